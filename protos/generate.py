@@ -1,0 +1,70 @@
+"""Rebuild `generated/` from the protos: messages, servicers, their type stubs, and the descriptor set that Envoy reads.
+
+`make generate` runs it. With `--check` (`make lint`) it rebuilds elsewhere and fails, naming each file that is stale.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from google.api import annotations_pb2
+from grpc_tools import protoc
+
+PROTOS = Path(__file__).parent
+GENERATED = PROTOS.parent / "generated"
+GOOGLE = Path(annotations_pb2.__file__).parents[1]
+
+# Envoy shows an error's details as JSON only if the descriptor set has their types (DESIGN §9).
+ERROR_DETAILS = [PROTOS / "google/rpc/error_details.proto", PROTOS / "google/rpc/status.proto"]
+
+
+def build(out: Path) -> None:
+    """Fill the folder `out` with everything that follows from the protos."""
+    ours = sorted(PROTOS.glob("mo/**/*.proto"))
+    services = [source for source in ours if "\nservice " in source.read_text(encoding="utf-8")]
+    _protoc([*ours, *ERROR_DETAILS], f"--descriptor_set_out={out / 'descriptor.binpb'}", "--include_imports")
+    _protoc([*ours, PROTOS / "buf/validate/validate.proto"], f"--python_out={out}", f"--mypy_out=quiet:{out}")
+    _protoc(services, f"--grpc_python_out={out}", f"--mypy_grpc_out=quiet:{out}")
+
+
+def _protoc(sources: list[Path], *outputs: str) -> None:
+    builtin = Path(protoc.__file__).parent / "_proto"
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", f"-I{builtin}", *outputs]
+    # protoc finds its mypy plugins beside this Python.
+    path = {"PATH": str(Path(sys.executable).parent)}
+    subprocess.run([*command, *(str(s.relative_to(PROTOS)) for s in sources)], check=True, env=path)
+
+
+def stale(fresh: Path) -> list[str]:
+    """Name what differs between `fresh` and `generated/`, and vendored protos that the googleapis package has changed."""
+    ours, theirs = ({f.relative_to(d): f.read_bytes() for f in _files(d)} for d in (GENERATED, fresh))
+    names = [f"generated/{name}" for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)]
+    vendored = (f.relative_to(PROTOS) for f in (PROTOS / "google").rglob("*.proto"))
+    names += [f"protos/{f}" for f in vendored if (PROTOS / f).read_bytes() != (GOOGLE.parent / f).read_bytes()]
+    return sorted(names)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [f for f in folder.rglob("*") if f.is_file() and "__pycache__" not in f.parts]
+
+
+def main() -> int:
+    """Rebuild, or check; the exit status is 1 when the check fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder)
+        build(fresh)
+        if "--check" in sys.argv:
+            names = stale(fresh)
+            print(*(f"{name} is stale: run `make generate`" for name in names), sep="\n", end="\n" if names else "")
+            return 1 if names else 0
+        shutil.rmtree(GENERATED, ignore_errors=True)
+        shutil.copytree(fresh, GENERATED)
+    for f in (PROTOS / "google").rglob("*.proto"):
+        shutil.copyfile(GOOGLE.parent / f.relative_to(PROTOS), f)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
