@@ -1,0 +1,1 @@
+"""MO over gRPC: a lender's back end."""

@@ -1,0 +1,33 @@
+"""What each RPC asks of its caller: one table for all, and what is not in it is refused."""
+
+from typing import Final
+
+PUBLIC: Final = ""
+
+_CUSTOMERS = "/mo.customers.v1.CustomerService/"
+_LOANS = "/mo.loans.v1.LoanService/"
+_PAYMENTS = "/mo.payments.v1.PaymentService/"
+
+ACCESS: Final = {
+    f"{_CUSTOMERS}CreateCustomer": "customers:write",
+    f"{_CUSTOMERS}GetCustomer": "customers:read",
+    f"{_CUSTOMERS}ListCustomers": "customers:read",
+    f"{_CUSTOMERS}UpdateCustomer": "customers:write",
+    f"{_CUSTOMERS}GetCustomerBalance": "customers:read",
+    f"{_LOANS}CreateLoan": "loans:write",
+    f"{_LOANS}GetLoan": "loans:read",
+    f"{_LOANS}ListLoans": "loans:read",
+    f"{_LOANS}ActivateLoan": "loans:write",
+    f"{_LOANS}RejectLoan": "loans:write",
+    f"{_PAYMENTS}CreatePayment": "payments:write",
+    f"{_PAYMENTS}GetPayment": "payments:read",
+    f"{_PAYMENTS}ListPayments": "payments:read",
+    f"{_PAYMENTS}RejectPayment": "payments:write",
+    f"{_PAYMENTS}BatchCreatePayments": "payments:write",
+    "/grpc.health.v1.Health/Check": PUBLIC,
+    "/grpc.health.v1.Health/List": PUBLIC,
+    "/grpc.health.v1.Health/Watch": PUBLIC,
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": PUBLIC,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": PUBLIC,
+}
+"""From an RPC's full method name to the scope its caller needs; `PUBLIC` needs no key."""

@@ -1,0 +1,122 @@
+"""Every API key in memory, kept current by the database, so that checking a key costs no query (DESIGN §5, §10)."""
+
+import asyncio
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import structlog
+from mo.errors.v1.error_reason_pb2 import ErrorReason
+
+from mo_grpc.auth import store
+from mo_grpc.auth.models import KEYS_CHANNEL
+from mo_grpc.auth.rules import ApiKey, Credential
+from mo_grpc.db.engine import Database
+from mo_grpc.db.listen import listen
+from mo_grpc.errors import ServiceError, Unauthenticated, Unavailable
+
+log = structlog.get_logger()
+
+PATIENCE = 2.0
+"""Seconds of silence after which the keys are read again, in case a notification was lost."""
+
+MAX_AGE = 10.0
+"""Seconds without contact to the database after which no key is trusted any more."""
+
+LOOKUP_INTERVAL = 0.05
+"""Seconds between two look-ups of unknown ids: a flood of made-up keys costs 20 queries a second, and no more."""
+
+TOUCH_INTERVAL = 5.0
+"""Seconds between two writes of when keys were last used."""
+
+_INVALID = "The API key is not valid."
+
+
+class KeyRing:
+    """The keys, by id. Use it as an async context manager; keys are current while inside."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._keys: dict[str, ApiKey] = {}
+        self._checked_at = -MAX_AGE
+        self._used: dict[str, datetime] = {}
+        self._lookup = asyncio.Lock()
+        self._next_lookup = 0.0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> "KeyRing":
+        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._write_behind())]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with suppress(ServiceError):
+            await self._flush()
+
+    @property
+    def current(self) -> bool:
+        """Whether the keys are known to be those of the database, some seconds ago at most."""
+        return time.monotonic() - self._checked_at < MAX_AGE
+
+    async def authenticate(self, presented: str) -> ApiKey:
+        """Find the key that a caller presents.
+
+        Raises:
+            Unauthenticated: it is malformed, unknown, expired or revoked.
+            Unavailable: the database has been out of reach for so long that a revocation may have been missed.
+        """
+        credential = Credential.parse(presented)
+        if credential is None:
+            raise Unauthenticated(ErrorReason.API_KEY_INVALID, _INVALID)
+        if not self.current:
+            raise Unavailable
+        key = self._keys.get(credential.id) or await self._look_up(credential.id)
+        now = datetime.now(UTC)
+        if key is None or not key.admits(credential, now):
+            raise Unauthenticated(ErrorReason.API_KEY_INVALID, _INVALID)
+        self._used[key.id] = now
+        return key
+
+    async def _look_up(self, key_id: str) -> ApiKey | None:
+        """Ask the database for a key that may have been made this very moment, unless others just asked."""
+        async with self._lookup:
+            if key_id in self._keys or time.monotonic() < self._next_lookup:
+                return self._keys.get(key_id)
+            self._next_lookup = time.monotonic() + LOOKUP_INTERVAL
+            await self._load(key_id)
+        return self._keys.get(key_id)
+
+    async def _load(self, key_id: str) -> None:
+        [key] = await self._database.read(lambda connection: store.get_api_keys(connection, [key_id]))
+        if key:
+            self._keys[key.id] = key
+
+    async def _load_all(self) -> None:
+        keys = await self._database.read(store.list_api_keys)
+        self._keys = {key.id: key for key in keys}
+        self._checked_at = time.monotonic()
+
+    async def _follow(self) -> None:
+        """Keep the keys current; while the database is away, keep trying, and let them grow too old to be trusted."""
+        while True:
+            try:
+                async for key_id in listen(self._database.url, KEYS_CHANNEL, PATIENCE):
+                    await (self._load_all() if key_id is None else self._load(key_id))
+            except ServiceError as error:
+                # Whatever was missed meanwhile is read when the connection is back.
+                self._checked_at = -MAX_AGE
+                log.warning("api keys cannot be followed", cause=str(error.__cause__), retry_in=0.2)
+                await asyncio.sleep(0.2)
+
+    async def _write_behind(self) -> None:
+        while True:
+            await asyncio.sleep(TOUCH_INTERVAL)
+            with suppress(ServiceError):
+                await self._flush()
+
+    async def _flush(self) -> None:
+        used, self._used = self._used, {}
+        if used:
+            await self._database.write(lambda connection: store.touch_api_keys(connection, used))

@@ -1,0 +1,74 @@
+"""Every SQL statement about API keys. Commands come in sets, and each has a result of its own, in order."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mo_grpc.auth.rules import ApiKey, NewApiKey
+
+_COLUMNS = "id, name, secret_hash, scopes, created_at, expires_at, revoked_at, last_used_at"
+
+_GET = text(f"SELECT {_COLUMNS} FROM api_keys WHERE id = ANY(:ids)")  # noqa: S608 - a constant
+
+_LIST = text(f"SELECT {_COLUMNS} FROM api_keys ORDER BY created_at, id")  # noqa: S608 - a constant
+
+# Scopes are joined with spaces because unnest would flatten an array of arrays.
+_CREATE = text("""
+    INSERT INTO api_keys (id, name, secret_hash, scopes, created_at, expires_at)
+    SELECT id, name, secret_hash, string_to_array(scopes, ' '), clock_timestamp(), expires_at
+    FROM unnest(CAST(:ids AS text[]), CAST(:names AS text[]), CAST(:secret_hashes AS bytea[]), CAST(:scopes AS text[]),
+        CAST(:expires_ats AS timestamptz[])) AS new (id, name, secret_hash, scopes, expires_at)
+    ORDER BY id
+""")
+
+_REVOKE = text("""
+    UPDATE api_keys SET revoked_at = coalesce(revoked_at, clock_timestamp()) WHERE id = ANY(:ids) RETURNING id
+""")
+
+_TOUCH = text("""
+    UPDATE api_keys SET last_used_at = greatest(last_used_at, used.at)
+    FROM unnest(CAST(:ids AS text[]), CAST(:ats AS timestamptz[])) AS used (id, at) WHERE api_keys.id = used.id
+""")
+
+
+def _api_key(row: Sequence[object]) -> ApiKey:
+    key = ApiKey(*row)  # type: ignore[arg-type] # the statement selects the fields in their order
+    return key._replace(scopes=frozenset(key.scopes))
+
+
+async def get_api_keys(connection: AsyncConnection, ids: Sequence[str]) -> list[ApiKey | None]:
+    """Get keys by id; None where there is no such key."""
+    found = {row[0]: _api_key(row) for row in await connection.execute(_GET, {"ids": list(set(ids))})}
+    return [found.get(key_id) for key_id in ids]
+
+
+async def list_api_keys(connection: AsyncConnection) -> list[ApiKey]:
+    """List all keys, revoked and expired ones included, oldest first."""
+    return [_api_key(row) for row in await connection.execute(_LIST)]
+
+
+async def create_api_keys(connection: AsyncConnection, commands: Sequence[NewApiKey]) -> None:
+    """Store new keys."""
+    await connection.execute(
+        _CREATE,
+        {
+            "ids": [command.credential.id for command in commands],
+            "names": [command.name for command in commands],
+            "secret_hashes": [command.credential.secret_hash for command in commands],
+            "scopes": [" ".join(sorted(command.scopes)) for command in commands],
+            "expires_ats": [command.expires_at for command in commands],
+        },
+    )
+
+
+async def revoke_api_keys(connection: AsyncConnection, ids: Sequence[str]) -> list[bool]:
+    """Revoke keys for good; False where there is no such key."""
+    revoked = set((await connection.execute(_REVOKE, {"ids": sorted(set(ids))})).scalars())
+    return [key_id in revoked for key_id in ids]
+
+
+async def touch_api_keys(connection: AsyncConnection, used: Mapping[str, datetime]) -> None:
+    """Note when keys were last used."""
+    await connection.execute(_TOUCH, {"ids": list(used), "ats": list(used.values())})

@@ -1,0 +1,101 @@
+"""Every setting of the service, read from the environment and `.env`; nothing else reads either.
+
+`env.example` lists them all. Names without the `MO_` prefix are those of the Django service that this one replaces.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy import URL, make_url
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The source tree: where `migrations/`, `envoy/` and `generated/` are."""
+
+DRIVER = "postgresql+psycopg"
+
+
+def _psycopg(url: SecretStr) -> URL:
+    """Any `postgresql://` URL, served by psycopg 3."""
+    return make_url(url.get_secret_value()).set(drivername=DRIVER)
+
+
+def _split(value: object) -> object:
+    """Accept `a, b` and `a b` where a list of strings is meant."""
+    return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
+CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Settings(BaseSettings):
+    """The settings of one process. Empty values count as unset."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", env_ignore_empty=True, frozen=True
+    )
+
+    # Where the embedded PostgreSQL, its sockets and the run's files live.
+    mo_data_dir: Path = Path(".mo")
+
+    # Either one URL, or the DATABASE_* parts; neither means the embedded PostgreSQL.
+    mo_database_url: SecretStr | None = None
+    mo_migration_database_url: SecretStr | None = None
+    database_host: str | None = None
+    database_port: Port = 5432
+    database_name: str = "mo"
+    database_user: str = "mo"
+    database_passwd: SecretStr | None = None
+    mo_database_pool_size: Annotated[int, Field(ge=1, le=1000)] = 10
+
+    mo_grpc_host: str = "127.0.0.1"
+    mo_grpc_port: Port = 50051
+    mo_http_host: str = "127.0.0.1"
+    mo_http_port: Port = 8080
+
+    # The address at which Envoy finds the gRPC server; by default the server's own.
+    mo_edge_upstream_host: str | None = None
+    mo_edge_admin_port: Port | None = None
+    mo_max_request_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
+    cors_allowed_origins: CommaList = ()
+    cors_allow_credentials: bool = False
+
+    api_key_custom_header: str = "x-api-key"
+    mo_reflection: bool = True
+    mo_health: bool = True
+
+    mo_log_level: Literal["debug", "info", "warning", "error"] = "info"
+    mo_log_format: Literal["json", "console"] = "json"
+    mo_shutdown_grace_seconds: Annotated[float, Field(ge=0)] = 20.0
+
+    @field_validator("api_key_custom_header")
+    @classmethod
+    def _as_metadata_key(cls, value: str) -> str:
+        """Django's `HTTP_X_API_KEY`, HTTP's `X-API-KEY` and gRPC's `x-api-key` name the same header."""
+        return value.lower().removeprefix("http_").replace("_", "-")
+
+    @cached_property
+    def external_database_url(self) -> URL | None:
+        """The URL of a PostgreSQL that is not ours, or None when the embedded one is meant."""
+        if self.mo_database_url is not None:
+            return _psycopg(self.mo_database_url)
+        if self.database_host is None:
+            return None
+        return URL.create(
+            DRIVER,
+            username=self.database_user,
+            password=self.database_passwd.get_secret_value() if self.database_passwd else None,
+            host=self.database_host,
+            port=self.database_port,
+            database=self.database_name,
+        )
+
+    @cached_property
+    def external_migration_database_url(self) -> URL | None:
+        """The URL that owns the schema: `MO_MIGRATION_DATABASE_URL`, or the one the service uses."""
+        if self.mo_migration_database_url is not None:
+            return _psycopg(self.mo_migration_database_url)
+        return self.external_database_url

@@ -1,0 +1,74 @@
+"""The values of a customer, and the decisions about one, without any SQL."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from mo.errors.v1.error_reason_pb2 import ErrorReason
+
+from mo_grpc.errors import Resource, StaleEtag
+
+RESOURCE = Resource("customer", "mo.customers.v1.Customer", ErrorReason.CUSTOMER_NOT_FOUND, ErrorReason.CUSTOMER_ALREADY_EXISTS)
+
+
+class Status(IntEnum):
+    """Whether a customer may borrow; the numbers are those of the wire and of the database."""
+
+    ACTIVE = 1
+    INACTIVE = 2
+
+
+class Customer(NamedTuple):
+    """A customer as stored; the fields are in the order of the table's columns."""
+
+    id: int
+    external_id: str
+    status: int
+    score: Decimal
+    preapproved_at: datetime | None
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class NewCustomer(NamedTuple):
+    """The command to create a customer."""
+
+    external_id: str
+    score: Decimal
+    preapproved_at: datetime | None
+
+
+class CustomerChange(NamedTuple):
+    """The command to change the named `values` of a customer; an empty `etag` is not compared."""
+
+    external_id: str
+    etag: str
+    values: Mapping[str, Any]
+
+
+class Balance(NamedTuple):
+    """What a customer owes (over PENDING and ACTIVE loans), beside the credit line."""
+
+    external_id: str
+    score: Decimal
+    total_debt: Decimal
+
+    @property
+    def available_amount(self) -> Decimal:
+        """What may still be lent; negative when the debt is above the score."""
+        return self.score - self.total_debt
+
+
+def etag(customer: Customer) -> str:
+    """What changes whenever the customer does (AIP-154)."""
+    return f'"{customer.version}"'
+
+
+def change(customer: Customer, command: CustomerChange, now: datetime) -> Customer | StaleEtag:
+    """Apply a change to a locked customer, unless it was decided on an older state."""
+    if command.etag and command.etag != etag(customer):
+        return StaleEtag(customer.external_id, etag(customer))
+    return customer._replace(version=customer.version + 1, updated_at=now, **command.values)

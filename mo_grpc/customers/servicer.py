@@ -1,0 +1,110 @@
+"""CustomerService over the store of customers."""
+
+from google.protobuf.message import Message
+from mo.customers.v1 import customers_pb2, customers_pb2_grpc
+
+from mo_grpc.customers import store
+from mo_grpc.customers.rules import Balance, Customer, CustomerChange, NewCustomer, etag
+from mo_grpc.db.engine import Database
+from mo_grpc.errors import FieldViolation, InvalidFields
+from mo_grpc.interceptors.validation import validate
+from mo_grpc.wire import moment, money, page_size, page_token, parse_money, parse_page_token, timestamp
+
+CHANGEABLE = ("score", "status", "preapproved_at")
+
+
+class CustomerServicer(customers_pb2_grpc.CustomerServiceServicer):
+    """See `mo/customers/v1/customers.proto`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def CreateCustomer(self, request: customers_pb2.CreateCustomerRequest, context: object) -> customers_pb2.Customer:
+        customer = request.customer
+        preapproved_at = moment(customer.preapproved_at) if customer.HasField("preapproved_at") else None
+        command = NewCustomer(customer.external_id, parse_money(customer.score), preapproved_at)
+        return to_message(await self._database.write_one(store.create_customers, command))
+
+    async def GetCustomer(self, request: customers_pb2.GetCustomerRequest, context: object) -> customers_pb2.Customer:
+        return to_message(await self._database.read_one(store.get_customers, request.external_id))
+
+    async def ListCustomers(
+        self, request: customers_pb2.ListCustomersRequest, context: object
+    ) -> customers_pb2.ListCustomersResponse:
+        limit = page_size(request.page_size)
+        before = parse_page_token(request.page_token, ())
+        found = await self._database.read(lambda c: store.list_customers(c, before, limit + 1))
+        page = found[:limit]
+        return customers_pb2.ListCustomersResponse(
+            customers=map(to_message, page),
+            next_page_token=page_token(page[-1].id, ()) if len(found) > limit else "",
+        )
+
+    async def UpdateCustomer(self, request: customers_pb2.UpdateCustomerRequest, context: object) -> customers_pb2.Customer:
+        return to_message(await self._database.write_one(store.change_customers, to_change(request)))
+
+    async def GetCustomerBalance(
+        self, request: customers_pb2.GetCustomerBalanceRequest, context: object
+    ) -> customers_pb2.CustomerBalance:
+        return balance_message(await self._database.read_one(store.get_balances, request.external_id))
+
+
+def to_message(customer: Customer) -> customers_pb2.Customer:
+    """A stored customer, as the wire has it."""
+    return customers_pb2.Customer(
+        external_id=customer.external_id,
+        status=customers_pb2.Customer.Status.ValueType(customer.status),
+        score=money(customer.score),
+        preapproved_at=timestamp(customer.preapproved_at),
+        created_at=timestamp(customer.created_at),
+        updated_at=timestamp(customer.updated_at),
+        etag=etag(customer),
+    )
+
+
+def balance_message(balance: Balance) -> customers_pb2.CustomerBalance:
+    """A balance, as the wire has it."""
+    return customers_pb2.CustomerBalance(
+        external_id=balance.external_id,
+        score=money(balance.score),
+        total_debt=money(balance.total_debt),
+        available_amount=money(balance.available_amount),
+    )
+
+
+def to_change(request: customers_pb2.UpdateCustomerRequest) -> CustomerChange:
+    """The command of an update, from the fields that the mask names; of the others, nothing is read (AIP-134).
+
+    Raises:
+        InvalidFields: a named field is wrong or may not be cleared, or there is nothing to change.
+    """
+    sent = request.customer
+    named = set(request.update_mask.paths) or {field.name for field, _ in sent.ListFields()} & set(CHANGEABLE)
+    if "*" in named:
+        named = set(CHANGEABLE)
+    masked = customers_pb2.Customer(external_id=sent.external_id, etag=sent.etag)
+    for name in named:
+        _copy(sent, masked, name)
+    required = ["external_id", *sorted(named & {"score", "status"})]
+    violations = [FieldViolation(name, "is required") for name in required if not getattr(masked, name)]
+    if not named:
+        violations.append(FieldViolation("update_mask", "names nothing to change, and no field was sent"))
+    if violations:
+        raise InvalidFields(violations)
+    validate(masked)
+    values: dict[str, object] = {}
+    if "score" in named:
+        values["score"] = parse_money(masked.score)
+    if "status" in named:
+        values["status"] = masked.status
+    if "preapproved_at" in named:
+        values["preapproved_at"] = moment(masked.preapproved_at) if masked.HasField("preapproved_at") else None
+    return CustomerChange(masked.external_id, masked.etag, values)
+
+
+def _copy(source: Message, target: Message, name: str) -> None:
+    value = getattr(source, name)
+    if not isinstance(value, Message):
+        setattr(target, name, value)
+    elif source.HasField(name):
+        getattr(target, name).CopyFrom(value)

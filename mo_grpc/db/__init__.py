@@ -1,0 +1,1 @@
+"""The database: engine, transactions, notifications, and the embedded PostgreSQL. Nothing else opens a connection."""

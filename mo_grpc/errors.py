@@ -1,0 +1,190 @@
+"""What may go wrong with a call, as exceptions that know their `google.rpc.Status`.
+
+    ServiceError
+    ├── InvalidFields       INVALID_ARGUMENT + BadRequest
+    ├── InvalidPageToken    INVALID_ARGUMENT + BadRequest
+    ├── NotFound            NOT_FOUND + ResourceInfo
+    ├── AlreadyExists       ALREADY_EXISTS + ResourceInfo
+    ├── PreconditionFailed  FAILED_PRECONDITION + PreconditionFailure
+    ├── StaleEtag           ABORTED
+    ├── Unauthenticated     UNAUTHENTICATED
+    ├── PermissionDenied    PERMISSION_DENIED
+    ├── Conflict            ABORTED + RetryInfo
+    ├── Unavailable         UNAVAILABLE + RetryInfo
+    └── Internal            INTERNAL
+
+Each carries one `ErrorInfo` with a reason of `mo.errors.v1.ErrorReason` (AIP-193). The stores return them as values, so that
+one refused command does not roll its neighbours back; the servicers raise them; one interceptor sends them.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import ClassVar, NamedTuple
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import code_pb2
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, PreconditionFailure, ResourceInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from mo.errors.v1.error_reason_pb2 import ErrorReason
+
+DOMAIN = "mo"
+
+
+class ServiceError(Exception):
+    """A call is refused, or failed, in a way its caller should know."""
+
+    code: ClassVar[code_pb2.Code.ValueType]
+
+    def __init__(
+        self,
+        reason: ErrorReason.ValueType,
+        message: str,
+        details: Iterable[Message] = (),
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.details = tuple(details)
+        self.metadata = dict(metadata or {})
+
+    def to_status(self) -> Status:
+        """What goes over the wire."""
+        info = ErrorInfo(reason=ErrorReason.Name(self.reason), domain=DOMAIN, metadata=self.metadata)
+        status = Status(code=self.code, message=self.message)
+        for detail in (info, *self.details):
+            status.details.add().Pack(detail)
+        return status
+
+
+class FieldViolation(NamedTuple):
+    """One wrong field, named as the REST caller sent it, and why."""
+
+    field: str
+    description: str
+
+
+class InvalidFields(ServiceError):
+    """Some fields of the request are wrong."""
+
+    code = code_pb2.INVALID_ARGUMENT
+
+    def __init__(self, violations: Iterable[FieldViolation]) -> None:
+        found = [BadRequest.FieldViolation(field=v.field, description=v.description) for v in violations]
+        message = "; ".join(f"{v.field}: {v.description}" if v.field else v.description for v in found)
+        super().__init__(ErrorReason.INVALID_FIELDS, message, [BadRequest(field_violations=found)])
+
+
+class InvalidPageToken(ServiceError):
+    """The page token is damaged, or was made by a list with other filters."""
+
+    code = code_pb2.INVALID_ARGUMENT
+
+    def __init__(self) -> None:
+        text = "is not a token that this list gave, with these filters"
+        violation = BadRequest.FieldViolation(field="page_token", description=text)
+        details = [BadRequest(field_violations=[violation])]
+        super().__init__(ErrorReason.INVALID_PAGE_TOKEN, f"page_token: {text}", details)
+
+
+class Resource(NamedTuple):
+    """A kind of resource: its name in plain words, its message, and its reasons."""
+
+    name: str
+    type: str
+    not_found: ErrorReason.ValueType
+    already_exists: ErrorReason.ValueType
+
+
+class NotFound(ServiceError):
+    """There is no such resource."""
+
+    code = code_pb2.NOT_FOUND
+
+    def __init__(self, resource: Resource, external_id: str) -> None:
+        message = f"There is no {resource.name} '{external_id}'."
+        details = [ResourceInfo(resource_type=resource.type, resource_name=external_id)]
+        super().__init__(resource.not_found, message, details, {"external_id": external_id})
+
+
+class AlreadyExists(ServiceError):
+    """The id is taken."""
+
+    code = code_pb2.ALREADY_EXISTS
+
+    def __init__(self, resource: Resource, external_id: str) -> None:
+        message = f"There is a {resource.name} '{external_id}' already."
+        details = [ResourceInfo(resource_type=resource.type, resource_name=external_id)]
+        super().__init__(resource.already_exists, message, details, {"external_id": external_id})
+
+
+class PreconditionFailed(ServiceError):
+    """The state of a resource forbids what was asked; `subject` is the id of that resource."""
+
+    code = code_pb2.FAILED_PRECONDITION
+
+    def __init__(
+        self, reason: ErrorReason.ValueType, message: str, subject: str, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        kind = ErrorReason.Name(reason)
+        violation = PreconditionFailure.Violation(type=kind, subject=subject, description=message)
+        super().__init__(reason, message, [PreconditionFailure(violations=[violation])], metadata)
+
+
+class StaleEtag(ServiceError):
+    """The resource has changed since its etag was read (AIP-154)."""
+
+    code = code_pb2.ABORTED
+
+    def __init__(self, external_id: str, etag: str) -> None:
+        message = f"'{external_id}' has changed since it was read; read it again."
+        super().__init__(ErrorReason.STALE_ETAG, message, metadata={"external_id": external_id, "etag": etag})
+
+
+class Unauthenticated(ServiceError):
+    """The caller is not known."""
+
+    code = code_pb2.UNAUTHENTICATED
+
+
+class PermissionDenied(ServiceError):
+    """The caller may not do this."""
+
+    code = code_pb2.PERMISSION_DENIED
+
+    def __init__(self, scope: str) -> None:
+        message = f"The API key lacks the scope '{scope}'."
+        super().__init__(ErrorReason.SCOPE_MISSING, message, metadata={"scope": scope})
+
+
+def _retry_after(milliseconds: int) -> RetryInfo:
+    return RetryInfo(retry_delay=Duration(nanos=milliseconds * 1_000_000))
+
+
+class Conflict(ServiceError):
+    """Other transactions were in the way, each time it was tried."""
+
+    code = code_pb2.ABORTED
+
+    def __init__(self) -> None:
+        super().__init__(ErrorReason.CONFLICT, "Other calls were in the way; please retry.", [_retry_after(50)])
+
+
+class Unavailable(ServiceError):
+    """The database cannot be reached."""
+
+    code = code_pb2.UNAVAILABLE
+
+    def __init__(self) -> None:
+        message = "The service cannot reach its database; please retry."
+        super().__init__(ErrorReason.DATABASE_UNAVAILABLE, message, [_retry_after(500)])
+
+
+class Internal(ServiceError):
+    """A fault of the service; the log of the request id tells which."""
+
+    code = code_pb2.INTERNAL
+
+    def __init__(self, request_id: str) -> None:
+        message = f"The service failed; tell us the request id {request_id}."
+        super().__init__(ErrorReason.INTERNAL_ERROR, message, metadata={"request_id": request_id})

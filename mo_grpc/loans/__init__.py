@@ -1,0 +1,1 @@
+"""Loans that draw on a credit line."""

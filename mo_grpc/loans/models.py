@@ -1,0 +1,63 @@
+"""The table of loans."""
+
+from datetime import datetime
+from decimal import Decimal
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Identity,
+    Index,
+    Numeric,
+    SmallInteger,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.orm import Mapped, mapped_column
+
+from mo_grpc.db.base import Base, external_id_check
+
+
+class Loan(Base):
+    """A loan. `outstanding` is `amount` less the details of COMPLETED payments against it."""
+
+    __tablename__ = "loans"
+    __table_args__ = (
+        UniqueConstraint("external_id"),
+        # Lets a payment's detail name the loan and the customer together, so that no payment touches two customers.
+        UniqueConstraint("id", "customer_id"),
+        external_id_check(),
+        CheckConstraint("amount > 0", "amount"),
+        CheckConstraint("outstanding BETWEEN 0 AND amount", "outstanding"),
+        CheckConstraint(
+            "CASE status"
+            " WHEN 1 THEN taken_at IS NULL AND outstanding = amount"
+            " WHEN 2 THEN taken_at IS NOT NULL AND outstanding > 0"
+            " WHEN 3 THEN taken_at IS NULL AND outstanding = amount"
+            " WHEN 4 THEN taken_at IS NOT NULL AND outstanding = 0"
+            " ELSE false END",
+            "status",
+        ),
+        CheckConstraint("length(contract_version) BETWEEN 1 AND 30", "contract_version"),
+        # The lists, by each combination of filters, newest first.
+        Index(None, "customer_id", "id"),
+        Index(None, "customer_id", "status", "id"),
+        Index(None, "status", "id"),
+        # The distribution of a payment: the active loans, oldest first.
+        Index("loans_distribution_idx", "customer_id", "taken_at", "id", postgresql_where=text("status = 2")),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    customer_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("customers.id"))
+    external_id: Mapped[str] = mapped_column(Text(collation="C"))
+    amount: Mapped[Decimal] = mapped_column(Numeric(12, 2))
+    outstanding: Mapped[Decimal] = mapped_column(Numeric(12, 2))
+    status: Mapped[int] = mapped_column(SmallInteger, server_default=text("1"))
+    contract_version: Mapped[str | None] = mapped_column(Text)
+    taken_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
+    maximum_payment_date: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True))
+    created_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True))
+    updated_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True))

@@ -1,0 +1,121 @@
+"""The values of a loan, and the decisions about one, without any SQL (DESIGN §3)."""
+
+from datetime import datetime
+from decimal import Decimal
+from enum import IntEnum
+from typing import NamedTuple
+
+from mo.errors.v1.error_reason_pb2 import ErrorReason
+
+from mo_grpc.customers.rules import Customer
+from mo_grpc.customers.rules import Status as CustomerStatus
+from mo_grpc.errors import PreconditionFailed, Resource
+
+RESOURCE = Resource("loan", "mo.loans.v1.Loan", ErrorReason.LOAN_NOT_FOUND, ErrorReason.LOAN_ALREADY_EXISTS)
+
+# One payment may touch every open loan, so this bounds the size of a payment's details: about 1 MiB on the wire.
+MAX_OPEN_LOANS = 10_000
+
+
+class Status(IntEnum):
+    """Where a loan is in its life; the numbers are those of the wire and of the database."""
+
+    PENDING = 1
+    ACTIVE = 2
+    REJECTED = 3
+    PAID = 4
+
+
+class Loan(NamedTuple):
+    """A loan as stored, with its customer's ids."""
+
+    id: int
+    customer_id: int
+    external_id: str
+    customer_external_id: str
+    amount: Decimal
+    outstanding: Decimal
+    status: int
+    contract_version: str | None
+    taken_at: datetime | None
+    maximum_payment_date: datetime
+    created_at: datetime
+    updated_at: datetime
+
+
+class NewLoan(NamedTuple):
+    """The command to create a loan."""
+
+    external_id: str
+    customer_external_id: str
+    amount: Decimal
+    contract_version: str | None
+    maximum_payment_date: datetime
+
+
+class Debt(NamedTuple):
+    """What a customer's PENDING and ACTIVE loans sum up to, and how many they are."""
+
+    total: Decimal = Decimal(0)
+    open_loans: int = 0
+
+
+def may_lend(customer: Customer, debt: Debt, amount: Decimal) -> PreconditionFailed | None:
+    """Decide whether a locked customer gets a loan of `amount`; None means yes."""
+    if customer.status != CustomerStatus.ACTIVE:
+        return _inactive(customer)
+    available = customer.score - debt.total
+    if amount > available:
+        return PreconditionFailed(
+            ErrorReason.CREDIT_LIMIT_EXCEEDED,
+            f"A loan of {amount:.2f} does not fit the {available:.2f} left of the credit line.",
+            customer.external_id,
+            {
+                "customer_external_id": customer.external_id,
+                "amount": f"{amount:.2f}",
+                "available_amount": f"{available:.2f}",
+            },
+        )
+    if debt.open_loans >= MAX_OPEN_LOANS:
+        return PreconditionFailed(
+            ErrorReason.TOO_MANY_OPEN_LOANS,
+            f"The customer has {MAX_OPEN_LOANS} open loans already.",
+            customer.external_id,
+            {"customer_external_id": customer.external_id, "limit": str(MAX_OPEN_LOANS)},
+        )
+    return None
+
+
+def activate(loan: Loan, customer: Customer, now: datetime) -> Loan | PreconditionFailed:
+    """Pay a PENDING loan out to an ACTIVE customer."""
+    if loan.status != Status.PENDING:
+        return _wrong_status(loan, "activated")
+    if customer.status != CustomerStatus.ACTIVE:
+        return _inactive(customer)
+    return loan._replace(status=Status.ACTIVE, taken_at=now, updated_at=now)
+
+
+def reject(loan: Loan, _customer: Customer, now: datetime) -> Loan | PreconditionFailed:
+    """Refuse a PENDING loan, which frees its credit."""
+    if loan.status != Status.PENDING:
+        return _wrong_status(loan, "rejected")
+    return loan._replace(status=Status.REJECTED, updated_at=now)
+
+
+def _inactive(customer: Customer) -> PreconditionFailed:
+    return PreconditionFailed(
+        ErrorReason.CUSTOMER_INACTIVE,
+        f"The customer '{customer.external_id}' is INACTIVE.",
+        customer.external_id,
+        {"customer_external_id": customer.external_id},
+    )
+
+
+def _wrong_status(loan: Loan, verb: str) -> PreconditionFailed:
+    status = Status(loan.status).name
+    return PreconditionFailed(
+        ErrorReason.LOAN_WRONG_STATUS,
+        f"Only a PENDING loan can be {verb}; '{loan.external_id}' is {status}.",
+        loan.external_id,
+        {"external_id": loan.external_id, "status": status},
+    )

@@ -1,0 +1,1 @@
+"""Payments, spread over a customer's loans."""

@@ -1,0 +1,126 @@
+"""The values of a payment, and the decisions about one, without any SQL (DESIGN §3)."""
+
+from collections.abc import Iterable, MutableMapping
+from datetime import datetime
+from decimal import Decimal
+from enum import IntEnum
+from typing import NamedTuple
+
+from mo.errors.v1.error_reason_pb2 import ErrorReason
+
+from mo_grpc.errors import PreconditionFailed, Resource
+
+RESOURCE = Resource("payment", "mo.payments.v1.Payment", ErrorReason.PAYMENT_NOT_FOUND, ErrorReason.PAYMENT_ALREADY_EXISTS)
+
+
+class Status(IntEnum):
+    """What became of a payment; the numbers are those of the wire and of the database."""
+
+    COMPLETED = 1
+    REJECTED = 2
+
+
+class RejectionKind(IntEnum):
+    """Why a payment is REJECTED; the numbers are those of the wire and of the database."""
+
+    INSUFFICIENT_DEBT = 1
+    BOUNCED = 2
+
+
+class Detail(NamedTuple):
+    """The part of a payment that went to one loan."""
+
+    loan_id: int
+    loan_external_id: str
+    amount: Decimal
+
+
+class Payment(NamedTuple):
+    """A payment as stored, with its customer's ids and its details, the oldest loan first."""
+
+    id: int
+    customer_id: int
+    external_id: str
+    customer_external_id: str
+    total_amount: Decimal
+    status: int
+    paid_at: datetime | None
+    rejected_at: datetime | None
+    rejection_kind: int | None
+    rejection_reason: str | None
+    created_at: datetime
+    updated_at: datetime
+    details: tuple[Detail, ...] = ()
+
+
+class NewPayment(NamedTuple):
+    """The command to take a payment."""
+
+    external_id: str
+    customer_external_id: str
+    total_amount: Decimal
+
+
+class PaymentRejection(NamedTuple):
+    """The command to take a payment back."""
+
+    external_id: str
+    reason: str
+
+
+class OpenLoan(NamedTuple):
+    """What the distribution knows of an ACTIVE loan."""
+
+    id: int
+    external_id: str
+    outstanding: Decimal
+
+
+def spread(total_amount: Decimal, loans: MutableMapping[int, OpenLoan]) -> tuple[Detail, ...] | None:
+    """Spread a payment over a customer's ACTIVE loans, given oldest first, and take it from their `outstanding`.
+
+    Each loan is paid in full before the next; one paid in full leaves `loans`. None, and nothing changed, if the payment is
+    more than the debt.
+    """
+    details: list[Detail] = []
+    rest = total_amount
+    for loan in loans.values():
+        amount = min(rest, loan.outstanding)
+        details.append(Detail(loan.id, loan.external_id, amount))
+        rest -= amount
+        if not rest:
+            break
+    if rest:
+        return None
+    for detail in details:
+        left = loans[detail.loan_id].outstanding - detail.amount
+        if left:
+            loans[detail.loan_id] = loans[detail.loan_id]._replace(outstanding=left)
+        else:
+            del loans[detail.loan_id]
+    return tuple(details)
+
+
+def insufficient_debt(total_amount: Decimal, loans: Iterable[OpenLoan]) -> str:
+    """The reason, in words, of a payment of more than the ACTIVE debt."""
+    debt = sum((loan.outstanding for loan in loans), Decimal(0))
+    return f"The payment of {total_amount:.2f} is more than the active debt of {debt:.2f}."
+
+
+def bounce(payment: Payment, reason: str, now: datetime) -> Payment | PreconditionFailed:
+    """Take a COMPLETED payment back; its loans are to get the amounts of its details back."""
+    if payment.status != Status.COMPLETED:
+        status = Status(payment.status).name
+        return PreconditionFailed(
+            ErrorReason.PAYMENT_WRONG_STATUS,
+            f"Only a COMPLETED payment can be rejected; '{payment.external_id}' is {status}.",
+            payment.external_id,
+            {"external_id": payment.external_id, "status": status},
+        )
+    return payment._replace(
+        status=Status.REJECTED,
+        rejected_at=now,
+        rejection_kind=RejectionKind.BOUNCED,
+        rejection_reason=reason,
+        updated_at=now,
+    )

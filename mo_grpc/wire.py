@@ -1,0 +1,75 @@
+"""Between the wire's formats and Python's: money, times, page tokens."""
+
+import base64
+import binascii
+import hashlib
+import struct
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from mo_grpc.errors import InvalidPageToken
+
+DEFAULT_PAGE_SIZE = 50
+MAX_PAGE_SIZE = 1000
+
+_CENT = Decimal("0.01")
+
+
+def money(amount: Decimal) -> str:
+    """A decimal string with two places, as every answer has it."""
+    return f"{amount:.2f}"
+
+
+def parse_money(text: str) -> Decimal:
+    """An amount that has passed the proto's rules; always with two places, so that equal amounts print alike."""
+    return Decimal(text).quantize(_CENT)
+
+
+def timestamp(value: datetime | None) -> Timestamp | None:
+    """A protobuf timestamp; None stays absent."""
+    if value is None:
+        return None
+    result = Timestamp()
+    result.FromDatetime(value)
+    return result
+
+
+def moment(value: Timestamp) -> datetime:
+    """A moment in UTC; what is finer than a microsecond is cut off, as PostgreSQL stores none of it."""
+    return value.ToDatetime(tzinfo=UTC)
+
+
+def page_size(requested: int) -> int:
+    """The number of rows to answer: the default for 0, and never more than the most (AIP-158)."""
+    return min(requested or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+
+
+_TOKEN = struct.Struct(">q8s")
+
+
+def page_token(last_id: int, filters: tuple[object, ...]) -> str:
+    """The token of the page that follows the row `last_id`, in a list with these filters."""
+    return base64.urlsafe_b64encode(_TOKEN.pack(last_id, _digest(filters))).decode()
+
+
+def parse_page_token(token: str, filters: tuple[object, ...]) -> int | None:
+    """The id that the page starts below; None for the first page.
+
+    Raises:
+        InvalidPageToken: the token is damaged or belongs to other filters.
+    """
+    if not token:
+        return None
+    try:
+        last_id, digest = _TOKEN.unpack(base64.b64decode(token, altchars=b"-_", validate=True))
+    except (binascii.Error, struct.error, ValueError) as error:
+        raise InvalidPageToken from error
+    if digest != _digest(filters):
+        raise InvalidPageToken
+    return int(last_id)
+
+
+def _digest(filters: tuple[object, ...]) -> bytes:
+    return hashlib.blake2b(repr(filters).encode(), digest_size=8).digest()
