@@ -1,0 +1,133 @@
+"""The command line: `mo-grpc up | serve | migrate | edge | demo | keys`."""
+
+import sys
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
+
+from mo_grpc import logs
+from mo_grpc.auth import store
+from mo_grpc.auth.access import ACCESS
+from mo_grpc.auth.rules import BUSINESS_SCOPES, Credential, NewApiKey
+from mo_grpc.config import Settings
+from mo_grpc.db.embedded import EmbeddedPostgresError
+from mo_grpc.db.engine import migration_url, once
+from mo_grpc.edge import EdgeError, render, run
+from mo_grpc.errors import ServiceError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+keys = typer.Typer(no_args_is_help=True, help="API keys: who may call.")
+app.add_typer(keys, name="keys")
+
+SCOPES = sorted({scope for scope in ACCESS.values() if scope})
+
+
+def _settings() -> Settings:
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            print(f"{str(problem['loc'][0]).upper()}: {problem['msg']}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    logs.configure(settings)
+    return settings
+
+
+@app.command()
+def up() -> None:
+    """Run everything: PostgreSQL, migrations, the gRPC server, Envoy. Ctrl-C stops it all."""
+    from mo_grpc.up import up
+
+    raise typer.Exit(up(_settings()))
+
+
+@app.command()
+def serve() -> None:
+    """Run the gRPC server alone."""
+    from mo_grpc.server import serve
+
+    serve(_settings())
+
+
+@app.command()
+def migrate(
+    revision: Annotated[str, typer.Option(help="Where to go: `head`, or an older revision.")] = "head",
+    down: Annotated[bool, typer.Option("--down", help="Go back to the revision, losing data.")] = False,
+) -> None:
+    """Bring the database's schema up to date."""
+    from mo_grpc.db.migrate import downgrade, upgrade
+
+    url = migration_url(_settings())
+    (downgrade if down else upgrade)(url, revision)
+
+
+@app.command()
+def edge(
+    show: Annotated[bool, typer.Option("--print", help="Print Envoy's configuration instead of running it.")] = False,
+) -> None:
+    """Run Envoy alone, in front of a running gRPC server."""
+    settings = _settings()
+    if show:
+        print(render(settings))
+    else:
+        run(settings)
+
+
+@keys.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="Whose key it is, in words.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="A scope it gets; may be repeated. Default: all business scopes.")
+    ] = None,
+    expires: Annotated[
+        datetime | None, typer.Option(help="When it ends, in UTC.", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
+    ] = None,
+) -> None:
+    """Make an API key and print it, alone, on standard output. It is shown this once."""
+    unknown = set(scope or ()) - set(SCOPES)
+    if unknown:
+        raise typer.BadParameter(f"no such scope: {', '.join(sorted(unknown))}; there are {', '.join(SCOPES)}")
+    if not 1 <= len(name) <= 100:
+        raise typer.BadParameter("a name has 1 to 100 characters")
+    expires_at = expires.replace(tzinfo=UTC) if expires else None
+    command = NewApiKey(Credential.generate(), name, frozenset(scope or BUSINESS_SCOPES), expires_at)
+    once(_settings(), lambda database: database.write(lambda c: store.create_api_keys(c, [command])))
+    print(command.credential)
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """List the API keys, without their secrets."""
+    table = Table("id", "name", "scopes", "created", "expires", "revoked", "last used")
+    for key in once(_settings(), lambda database: database.read(store.list_api_keys)):
+        times = (key.created_at, key.expires_at, key.revoked_at, key.last_used_at)
+        shown = [f"{time:%Y-%m-%d %H:%M:%S}" if time else "" for time in times]
+        table.add_row(key.id, key.name, " ".join(sorted(key.scopes)), *shown)
+    Console(width=None if sys.stdout.isatty() else 240).print(table)
+
+
+@keys.command("revoke")
+def revoke_key(key_id: Annotated[str, typer.Argument(metavar="ID", help="The id, as `keys list` shows it.")]) -> None:
+    """Revoke an API key, for good; every server refuses it within a second."""
+    [revoked] = once(_settings(), lambda database: database.write(lambda c: store.revoke_api_keys(c, [key_id])))
+    if not revoked:
+        print(f"There is no API key {key_id}.", file=sys.stderr)
+        raise typer.Exit(1)
+    print(f"Revoked {key_id}.")
+
+
+def main() -> None:
+    """Run the command line; a fault that the user can mend is one line on standard error, and exit status 1."""
+    try:
+        app()
+    except (EdgeError, EmbeddedPostgresError, ServiceError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except SQLAlchemyError as error:
+        print(f"The database refused: {getattr(error, 'orig', None) or error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,40 @@
+"""Turns whatever a call raises into a `google.rpc.Status` with details; nothing else ends a call with an error."""
+
+import uuid
+
+import grpc
+import structlog
+from google.rpc import code_pb2
+
+from mo_grpc.errors import Internal, ServiceError
+from mo_grpc.interceptors.base import Context, Interceptor
+
+log = structlog.get_logger()
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+class ErrorInterceptor(Interceptor):
+    """The outermost interceptor. A fault of ours answers INTERNAL and a request id; the log has the rest."""
+
+    async def failed(self, method: str, error: Exception, context: Context) -> None:
+        """End the call with the status of `error`."""
+        if not isinstance(error, ServiceError):
+            request_id = _request_id(context)
+            log.error("call failed", method=method, request_id=request_id, exc_info=error)
+            error = Internal(request_id)
+        elif error.code == code_pb2.UNAVAILABLE:
+            log.warning("call unavailable", method=method, request_id=_request_id(context), cause=repr(error.__cause__))
+        status = error.to_status()
+        await context.abort(
+            _CODES[status.code], status.message, trailing_metadata=((_DETAILS_KEY, status.SerializeToString()),)
+        )
+
+
+def _request_id(context: Context) -> str:
+    """The edge's request id, or a new one for a direct call."""
+    for key, value in context.invocation_metadata() or ():
+        if key == "x-request-id" and isinstance(value, str):
+            return value[:64]
+    return str(uuid.uuid4())

@@ -1,0 +1,39 @@
+"""Structured logs on stderr: JSON for machines, coloured lines for people."""
+
+import logging
+import sys
+
+import structlog
+
+from mo_grpc.config import Settings
+
+
+def configure(settings: Settings) -> None:
+    """Set up structlog for this process, and pass the libraries' warnings through it."""
+    level = getattr(logging, settings.mo_log_level.upper())
+    renderer = (
+        structlog.processors.JSONRenderer()
+        if settings.mo_log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    shared: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    tracebacks: list[structlog.typing.Processor] = (
+        [structlog.processors.dict_tracebacks] if settings.mo_log_format == "json" else []
+    )
+    structlog.configure(
+        processors=[*shared, *tracebacks, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *tracebacks, renderer],
+            foreign_pre_chain=shared,
+        )
+    )
+    logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)

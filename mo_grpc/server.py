@@ -1,0 +1,112 @@
+"""The gRPC server: every service, health and reflection, behind the interceptors; drained on SIGTERM."""
+
+import asyncio
+import signal
+
+import grpc
+import structlog
+import uvloop
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+from mo.customers.v1 import customers_pb2_grpc
+from mo.loans.v1 import loans_pb2_grpc
+from mo.payments.v1 import payments_pb2_grpc
+
+from mo_grpc.auth.keyring import KeyRing
+from mo_grpc.config import Settings
+from mo_grpc.customers.servicer import CustomerServicer
+from mo_grpc.db.engine import Database, database_url
+from mo_grpc.interceptors.authentication import AuthenticationInterceptor
+from mo_grpc.interceptors.errors import ErrorInterceptor
+from mo_grpc.interceptors.validation import ValidationInterceptor
+from mo_grpc.loans.servicer import LoanServicer
+from mo_grpc.payments.servicer import PaymentServicer
+
+log = structlog.get_logger()
+
+SERVICES = ("mo.customers.v1.CustomerService", "mo.loans.v1.LoanService", "mo.payments.v1.PaymentService")
+_REFLECTION = ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
+
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+"""gRPC's own default; said on purpose, because pages are bounded by it (see `payments.store.MAX_LISTED_DETAILS`)."""
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def make_server(settings: Settings, database: Database, keys: KeyRing) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
+    """Build the server, not yet started and without a port, and the health that it reports."""
+    server = grpc.aio.server(
+        interceptors=(
+            ErrorInterceptor(),
+            AuthenticationInterceptor(keys, settings.api_key_custom_header),
+            ValidationInterceptor(),
+        ),
+        options=(
+            # Off, or a forgotten server on the same port silently takes half the calls.
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            # Twice what the edge lets through; near its default of 8 KiB, gRPC refuses at random.
+            ("grpc.max_metadata_size", 16 * 1024),
+        ),
+    )
+    customers_pb2_grpc.add_CustomerServiceServicer_to_server(CustomerServicer(database), server)
+    loans_pb2_grpc.add_LoanServiceServicer_to_server(LoanServicer(database), server)
+    payments_pb2_grpc.add_PaymentServiceServicer_to_server(PaymentServicer(database), server)
+    status = health.aio.HealthServicer()
+    if settings.mo_health:
+        health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    if settings.mo_reflection:
+        _add_reflection(server)
+    return server, status
+
+
+def _add_reflection(server: grpc.aio.Server) -> None:
+    """Serve reflection as v1 and as v1alpha; the two differ in their names alone."""
+    servicer = reflection.aio.ReflectionServicer((*SERVICES, health.SERVICE_NAME, *_REFLECTION))
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+    handler = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    v1 = grpc.method_handlers_generic_handler(_REFLECTION[0], {"ServerReflectionInfo": handler})
+    server.add_generic_rpc_handlers((v1,))
+
+
+async def report_health(status: health.aio.HealthServicer, keys: KeyRing) -> None:
+    """Say SERVING, for the server and for each service, while the database is in reach, and NOT_SERVING while it is not."""
+    while True:
+        now = SERVING if keys.current else NOT_SERVING
+        for service in ("", *SERVICES):
+            await status.set(service, now)
+        await asyncio.sleep(0.1)
+
+
+async def serve_async(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; then say NOT_SERVING, finish the running calls, and close the database."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    database = Database(database_url(settings), settings.mo_database_pool_size)
+    async with KeyRing(database) as keys:
+        server, status = make_server(settings, database, keys)
+        address = f"{settings.mo_grpc_host}:{settings.mo_grpc_port}"
+        server.add_insecure_port(address)
+        await server.start()
+        health_reports = asyncio.create_task(report_health(status, keys))
+        log.info("serving", address=address)
+        await stop.wait()
+        log.info("draining", grace_seconds=settings.mo_shutdown_grace_seconds)
+        health_reports.cancel()
+        await status.enter_graceful_shutdown()
+        await server.stop(settings.mo_shutdown_grace_seconds)
+    await database.close()
+    log.info("stopped")
+
+
+def serve(settings: Settings) -> None:
+    """Serve in this process, on uvloop."""
+    uvloop.run(serve_async(settings))

@@ -1,0 +1,179 @@
+"""The main job, `mo-grpc up`: PostgreSQL, migrations, the gRPC server and Envoy, watched over until one ends or all shall."""
+
+import http.client
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple, NoReturn
+
+from mo_grpc.auth.rules import BUSINESS_SCOPES, Credential, NewApiKey
+from mo_grpc.auth.store import create_api_keys
+from mo_grpc.config import Settings
+from mo_grpc.db.embedded import EmbeddedPostgres
+from mo_grpc.db.engine import migration_url, once
+from mo_grpc.db.migrate import upgrade
+from mo_grpc.processes import AlreadyLockedError, FileLock, spawn, stop, tail
+
+PATIENCE = 60.0
+"""Seconds that the parts may take until they answer."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_CREATE_CUSTOMER = "mo.customers.v1.CustomerService/CreateCustomer"
+_MO_GRPC = [sys.executable, "-m", "mo_grpc"]
+
+
+class Stop(BaseException):
+    """Somebody asked for the end."""
+
+
+class StartError(Exception):
+    """A part did not start, or ended; the message says which and why."""
+
+
+class Part(NamedTuple):
+    """A running part."""
+
+    name: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+
+def up(settings: Settings) -> int:
+    """Run everything until SIGINT, SIGTERM or SIGHUP, or until a part ends; answer the exit status."""
+    for number in _SIGNALS:
+        signal.signal(number, _on_signal)
+    try:
+        with ExitStack() as cleanup:
+            try:
+                _run(settings, cleanup)
+            finally:
+                # `make` forwards the terminal's Ctrl-C, so a second one is no new wish: nothing aborts the clean-up.
+                for number in _SIGNALS:
+                    signal.signal(number, signal.SIG_IGN)
+    except Stop:
+        print("Stopped.", flush=True)
+        return 0
+    except StartError as error:
+        print(error, file=sys.stderr, flush=True)
+        return 1
+
+
+def _on_signal(number: int, frame: FrameType | None) -> NoReturn:
+    raise Stop
+
+
+def _run(settings: Settings, cleanup: ExitStack) -> NoReturn:
+    """Start the parts in order; `cleanup` stops them in the opposite one."""
+    data_dir = settings.mo_data_dir.resolve()
+    logs = data_dir / "log"
+    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _hold(data_dir / "up.lock", settings, cleanup)
+    _check_port("MO_GRPC_PORT", settings.mo_grpc_host, settings.mo_grpc_port)
+    _check_port("MO_HTTP_PORT", settings.mo_http_host, settings.mo_http_port)
+    parts: list[Part] = []
+    if settings.external_database_url is None:
+        postgres = EmbeddedPostgres(data_dir)
+        postgres.start()
+        cleanup.callback(postgres.stop)
+        parts.append(Part("PostgreSQL", postgres.process, logs / "postgres.log"))
+    upgrade(migration_url(settings))
+    for name, command in (("The gRPC server", "serve"), ("Envoy", "edge")):
+        log = logs / f"{command}.log"
+        process = spawn([*_MO_GRPC, command], log)
+        cleanup.callback(stop, process, signal.SIGTERM, settings.mo_shutdown_grace_seconds + 10)
+        parts.append(Part(name, process, log))
+    _wait_until_ready(settings, parts)
+    print(greeting(settings, _new_key(settings)), flush=True)
+    while True:
+        _check(parts)
+        time.sleep(0.2)
+
+
+def _hold(path: Path, settings: Settings, cleanup: ExitStack) -> None:
+    lock = FileLock(path)
+    try:
+        lock.acquire()
+    except AlreadyLockedError:
+        raise StartError(f"It is running already: {_addresses(settings)}, data in {settings.mo_data_dir}.") from None
+    cleanup.callback(lock.release)
+
+
+def _check_port(setting: str, host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StartError(f"Port {port} of {host} cannot be used ({error.strerror}); set {setting} to another.") from None
+
+
+def _new_key(settings: Settings) -> Credential:
+    """Make a key with every business scope."""
+    command = NewApiKey(Credential.generate(), "demo", frozenset(BUSINESS_SCOPES), None)
+    once(settings, lambda database: database.write(lambda c: create_api_keys(c, [command])))
+    return command.credential
+
+
+def _check(parts: list[Part]) -> None:
+    for part in parts:
+        status = part.process.poll()
+        if status is not None:
+            end = f"by signal {-status}" if status < 0 else f"with exit status {status}"
+            raise StartError(f"{part.name} ended {end}, so all stops. The end of {part.log}:\n{tail(part.log)}")
+
+
+def _wait_until_ready(settings: Settings, parts: list[Part]) -> None:
+    """Wait for Envoy, which is ready when it finds the gRPC server healthy."""
+    deadline = time.monotonic() + PATIENCE
+    while not _ready(settings):
+        _check(parts)
+        if time.monotonic() > deadline:
+            raise StartError(f"Not ready after {PATIENCE:.0f} seconds; see the logs in {settings.mo_data_dir}/log.")
+        time.sleep(0.05)
+
+
+def _ready(settings: Settings) -> bool:
+    connection = http.client.HTTPConnection(_reachable(settings.mo_http_host), settings.mo_http_port, timeout=2)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def _reachable(host: str) -> str:
+    """An address at which a listener on `host` is reached from here."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not bound to
+
+
+def _addresses(settings: Settings) -> str:
+    grpc_host, http_host = _reachable(settings.mo_grpc_host), _reachable(settings.mo_http_host)
+    return f"gRPC on {grpc_host}:{settings.mo_grpc_port}, REST on http://{http_host}:{settings.mo_http_port}"
+
+
+def greeting(settings: Settings, key: Credential) -> str:
+    """What the newcomer reads: where it runs, a key, and two lines to paste."""
+    grpc_address = f"{_reachable(settings.mo_grpc_host)}:{settings.mo_grpc_port}"
+    url = f"http://{_reachable(settings.mo_http_host)}:{settings.mo_http_port}"
+    header = settings.api_key_custom_header
+    customer = '{"external_id": "ana", "score": "1000.00"}'
+    return f"""
+MO over gRPC is up. Ctrl-C stops it.
+
+  gRPC      {grpc_address}
+  REST      {url}
+  data      {settings.mo_data_dir}
+  API key   {key}
+
+Create a customer over gRPC, then read it over REST:
+
+  grpcurl -plaintext -H '{header}: {key}' -d '{{"customer": {customer}}}' {grpc_address} {_CREATE_CUSTOMER}
+  curl -H '{header}: {key}' {url}/v1/customers/ana
+"""
