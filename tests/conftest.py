@@ -1,0 +1,140 @@
+"""The whole service, started once as its users start it: `mo-grpc up`, with real PostgreSQL and real Envoy."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+
+from tests.doors import Door, GrpcDoor, RestDoor
+
+KEY = re.compile(r"mo_[0-9A-Za-z]{12}_[0-9A-Za-z]{38}")
+ORIGIN = "https://shop.example"
+
+
+def free_port() -> int:
+    """A port that nothing listens on right now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running service, and how to reach it."""
+
+    data_dir: Path
+    environment: dict[str, str]
+    api_key: str
+    grpc_address: str
+    http_url: str
+    greeting: str
+
+    def cli(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+        """Run `mo-grpc` with this service's settings."""
+        return run_cli(self.environment, *arguments, check=check)
+
+
+def run_cli(environment: dict[str, str], *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    """Run `mo-grpc` with these settings."""
+    command = [sys.executable, "-m", "mo_grpc", *arguments]
+    return subprocess.run(command, env=environment, check=check, capture_output=True, text=True, timeout=100)
+
+
+def settings_environment(data_dir: Path, **settings: str) -> dict[str, str]:
+    """The environment of a service of its own: free ports, its own data folder, no setting from outside."""
+    ours = {
+        "MO_DATA_DIR": str(data_dir),
+        "MO_GRPC_PORT": str(free_port()),
+        "MO_HTTP_PORT": str(free_port()),
+    }
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MO_", "DATABASE_", "CORS_", "API_KEY"))}
+    return kept | ours | settings
+
+
+def read_greeting(process: "subprocess.Popen[str]") -> str:
+    """What `up` prints until it is ready: everything up to the curl line."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.lstrip().startswith("curl"):
+            return "".join(lines)
+    raise AssertionError(f"`mo-grpc up` ended with {process.wait()}: {''.join(lines)}")
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The service that most tests share."""
+    data_dir = tmp_path_factory.mktemp("stack")
+    environment = settings_environment(data_dir, CORS_ALLOWED_ORIGINS=ORIGIN)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mo_grpc", "up"], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        greeting = read_greeting(process)
+        found = KEY.search(greeting)
+        assert found, greeting
+        yield Stack(
+            data_dir=data_dir,
+            environment=environment,
+            api_key=found[0],
+            grpc_address=f"127.0.0.1:{environment['MO_GRPC_PORT']}",
+            http_url=f"http://127.0.0.1:{environment['MO_HTTP_PORT']}",
+            greeting=greeting,
+        )
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+# pytest-grpc's fixtures, over the server of the stack instead of one of its own.
+
+
+@pytest.fixture(scope="module")
+def grpc_addr(stack: Stack) -> str:
+    return stack.grpc_address
+
+
+@pytest.fixture(scope="module")
+def grpc_server(stack: Stack) -> None:
+    """Running already."""
+
+
+@pytest.fixture
+def rest(stack: Stack) -> Iterator[httpx.Client]:
+    """An HTTP client with a key."""
+    with httpx.Client(base_url=stack.http_url, headers={"x-api-key": stack.api_key}, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def over_grpc(grpc_channel: grpc.Channel, stack: Stack) -> GrpcDoor:
+    return GrpcDoor(grpc_channel, (("x-api-key", stack.api_key),))
+
+
+@pytest.fixture
+def over_rest(rest: httpx.Client) -> RestDoor:
+    return RestDoor(rest)
+
+
+@pytest.fixture(params=["grpc", "rest"])
+def door(request: pytest.FixtureRequest) -> Door:
+    """Each of the two public doors in turn."""
+    opened: Door = request.getfixturevalue(f"over_{request.param}")
+    return opened
+
+
+@pytest.fixture
+def new_key(stack: Stack) -> Callable[..., str]:
+    """Makes API keys by the command line: `new_key("--scope", "loans:read")`."""
+    return lambda *arguments: stack.cli("keys", "create", "test", *arguments).stdout.strip()

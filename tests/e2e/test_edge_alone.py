@@ -1,0 +1,196 @@
+"""The edge with upstreams of its own: none, silent, or coming back; and what its settings change."""
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from mo.customers.v1 import customers_pb2, customers_pb2_grpc
+
+from mo_grpc import edge
+from mo_grpc.config import Settings
+from tests.conftest import free_port, settings_environment
+from tests.doors import refused
+
+ORIGIN = "https://app.example"
+REQUEST = customers_pb2.GetCustomerRequest(external_id="c-1")
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within 20 seconds"
+        time.sleep(0.02)
+
+
+def status_of(url: str) -> int:
+    try:
+        return httpx.get(url).status_code
+    except httpx.TransportError:
+        return 0
+
+
+@contextmanager
+def running(command: list[str], environment: dict[str, str]) -> Iterator[str]:
+    """Run an Envoy, and give its address once it answers."""
+    url = f"http://127.0.0.1:{environment['MO_HTTP_PORT']}"
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            wait_until(lambda: process.poll() is not None or status_of(f"{url}/healthz") == 200, "the edge")
+            assert process.poll() is None, "the edge has ended"
+            yield url
+        finally:
+            process.kill()
+
+
+@contextmanager
+def running_edge(folder: Path, upstream: str, **settings: str) -> Iterator[str]:
+    """Run `mo-grpc edge` in front of `upstream`."""
+    host, port = upstream.rsplit(":", 1)
+    environment = settings_environment(folder, MO_EDGE_UPSTREAM_HOST=host, MO_GRPC_PORT=port, **settings)
+    with running([sys.executable, "-m", "mo_grpc", "edge"], environment) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def lonely_edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An edge with nothing behind it."""
+    with running_edge(tmp_path_factory.mktemp("lonely"), f"127.0.0.1:{free_port()}") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def open_edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An edge with CORS for one origin."""
+    origins = {"CORS_ALLOWED_ORIGINS": ORIGIN, "CORS_ALLOW_CREDENTIALS": "true"}
+    with running_edge(tmp_path_factory.mktemp("open"), f"127.0.0.1:{free_port()}", **origins) as url:
+        yield url
+
+
+@pytest.fixture
+def silent_upstream() -> Iterator[str]:
+    """A server that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def reason_of(answer: httpx.Response) -> tuple[int, int, str]:
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    return answer.status_code, body["code"], body["details"][0]["reason"]
+
+
+def test_with_a_dead_upstream_rest_is_503_and_says_nothing_of_the_inside(lonely_edge: str) -> None:
+    answer = httpx.get(f"{lonely_edge}/v1/customers/c-1")
+    assert reason_of(answer) == (503, 14, "UPSTREAM_UNAVAILABLE")
+    assert answer.json()["message"] == "The service is down; please retry."
+
+
+def test_with_a_dead_upstream_grpc_is_unavailable_with_its_reason(lonely_edge: str) -> None:
+    with grpc.insecure_channel(lonely_edge.removeprefix("http://")) as channel, pytest.raises(grpc.RpcError) as caught:
+        customers_pb2_grpc.CustomerServiceStub(channel).GetCustomer(REQUEST)
+    status = refused(caught.value)
+    assert (status.code, status.reason) == (14, "UPSTREAM_UNAVAILABLE")
+
+
+def test_with_a_dead_upstream_the_edge_is_healthy_but_not_ready(lonely_edge: str) -> None:
+    assert httpx.get(f"{lonely_edge}/healthz").text == "ok\n"
+    assert reason_of(httpx.get(f"{lonely_edge}/readyz")) == (503, 14, "UPSTREAM_UNAVAILABLE")
+
+
+def test_readyz_follows_the_health_that_the_service_reports(tmp_path: Path) -> None:
+    server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.so_reuseport", 0)])
+    servicer = health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    # By name, as in docker-compose.
+    with running_edge(tmp_path, f"localhost:{port}") as url:
+        ready = f"{url}/readyz"
+        wait_until(lambda: status_of(ready) == 200, "ready")
+        servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        wait_until(lambda: status_of(ready) == 503, "not serving")
+        servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+        wait_until(lambda: status_of(ready) == 200, "ready again")
+        server.stop(grace=None).wait()
+        wait_until(lambda: status_of(ready) == 503, "stopped")
+
+
+def test_a_deadline_that_passes_is_504_over_rest_and_4_over_grpc_web(tmp_path: Path, silent_upstream: str) -> None:
+    with running_edge(tmp_path, silent_upstream) as url:
+        answer = httpx.get(f"{url}/v1/customers/c-1", headers={"grpc-timeout": "100m"})
+        assert reason_of(answer) == (504, 4, "REQUEST_TIMEOUT")
+        answer = httpx.post(
+            f"{url}/mo.customers.v1.CustomerService/GetCustomer",
+            content=b"\0\0\0\0\0",
+            headers={"grpc-timeout": "100m", "content-type": "application/grpc-web+proto"},
+        )
+        assert (answer.status_code, answer.headers["grpc-status"]) == (200, "4")
+
+
+def test_a_request_that_trickles_in_is_408(tmp_path: Path, silent_upstream: str) -> None:
+    port = free_port()
+    config = edge.render(Settings(mo_http_port=port, mo_grpc_port=int(silent_upstream.rsplit(":", 1)[1])))
+    # Nobody waits a minute for a test.
+    hurried = config.replace("max_stream_duration: 60s", "max_stream_duration: 0.2s")
+    hurried = hurried.replace("request_headers_timeout: 10s", "request_headers_timeout: 0.2s")
+    assert hurried != config
+    (tmp_path / "hurried.yaml").write_text(hurried)
+    command = [edge.envoy_path(), "-c", str(tmp_path / "hurried.yaml"), "--disable-hot-restart", "-l", "error"]
+    with running(command, {"MO_HTTP_PORT": str(port)}):
+        for start in (b"POST /v1/customers", b"POST /v1/customers HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n{"):
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+                connection.sendall(start)
+                answer = connection.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 408 ")
+            assert b'"REQUEST_TIMEOUT"' in answer
+
+
+def preflight(url: str, origin: str) -> httpx.Response:
+    asks = {"origin": origin, "access-control-request-method": "POST", "access-control-request-headers": "x-api-key"}
+    return httpx.options(f"{url}/v1/customers", headers=asks)
+
+
+def test_a_preflight_of_an_allowed_origin(open_edge: str) -> None:
+    answer = preflight(open_edge, ORIGIN)
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == ORIGIN
+    assert answer.headers["access-control-allow-credentials"] == "true"
+    allowed = set(answer.headers["access-control-allow-headers"].split(", "))
+    assert {"x-api-key", "idempotency-key", "content-type", "x-grpc-web", "grpc-timeout"} <= allowed
+    assert {"GET", "POST", "PATCH"} <= set(answer.headers["access-control-allow-methods"].split(", "))
+
+
+def test_an_allowed_origin_may_read_answers_refusals_included(open_edge: str) -> None:
+    for path in ("/v1/customers", "/nope"):
+        answer = httpx.get(open_edge + path, headers={"origin": ORIGIN})
+        assert answer.headers["access-control-allow-origin"] == ORIGIN
+        exposed = set(answer.headers["access-control-expose-headers"].split(", "))
+        assert {"idempotency-replayed", "grpc-status", "grpc-message", "x-request-id"} <= exposed
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", f"{ORIGIN}.evil.example", "http://app.example", "null"])
+def test_another_origin_gets_nothing(open_edge: str, origin: str) -> None:
+    read = httpx.get(f"{open_edge}/v1/customers", headers={"origin": origin})
+    for answer in (preflight(open_edge, origin), read):
+        assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
+def test_without_a_list_no_origin_gets_anything(lonely_edge: str) -> None:
+    answer = preflight(lonely_edge, ORIGIN)
+    assert reason_of(answer) == (404, 5, "ROUTE_NOT_FOUND")
+    assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
+def test_the_admin_interface_is_there_only_when_asked_for(tmp_path: Path) -> None:
+    port = free_port()
+    with running_edge(tmp_path, f"127.0.0.1:{free_port()}", MO_EDGE_ADMIN_PORT=str(port)):
+        wait_until(lambda: status_of(f"http://127.0.0.1:{port}/ready") == 200, "the admin interface")

