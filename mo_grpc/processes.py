@@ -1,7 +1,7 @@
 """Child processes that never outlive the one that started them, and locks that end with their holder.
 
-Run as `python -m mo_grpc.processes SIGNAL COMMAND…`, this module becomes the command, to be sent the signal (Linux's
-parent-death signal) when its parent dies, even by `kill -9`.
+Run as `python -m mo_grpc.processes SIGNAL PARENT UID GID COMMAND…`, this module becomes the command, to be sent the signal
+(Linux's parent-death signal) when its parent dies, even by `kill -9`.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 _PR_SET_PDEATHSIG = 1
 
@@ -49,14 +49,26 @@ class FileLock:
             self._descriptor = None
 
 
+class User(NamedTuple):
+    """Whom a child runs as."""
+
+    uid: int
+    gid: int
+
+
 def spawn(
-    command: Sequence[str], log: Path, dies_with: signal.Signals = signal.SIGTERM, **options: Any
+    command: Sequence[str],
+    log: Path,
+    dies_with: signal.Signals = signal.SIGTERM,
+    cwd: Path | None = None,
+    user: User | None = None,
 ) -> "subprocess.Popen[bytes]":
     """Start a child in a session of its own, out of reach of the terminal's Ctrl-C, that ends when this process does.
 
-    What it prints goes to the end of `log`. Further `options` are those of `subprocess.Popen`.
+    What it prints goes to the end of `log`.
     """
-    wrapper = [sys.executable, "-m", __name__, dies_with.name, str(os.getpid())]
+    identity = user or User(os.geteuid(), os.getegid())
+    wrapper = [sys.executable, "-m", __name__, dies_with.name, str(os.getpid()), *map(str, identity)]
     with log.open("ab") as output:
         return subprocess.Popen(
             [*wrapper, *command],
@@ -64,7 +76,7 @@ def spawn(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            **options,
+            cwd=cwd,
         )
 
 
@@ -84,7 +96,12 @@ def tail(log: Path, lines: int = 15) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
 
 
-def _become(dies_with: str, parent: str, *command: str) -> None:
+def _become(dies_with: str, parent: str, uid: str, gid: str, *command: str) -> None:
+    if int(uid) != os.geteuid():
+        os.setgroups([])
+        os.setgid(int(gid))
+        os.setuid(int(uid))
+    # Last, because a change of user forgets it.
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.Signals[dies_with])
     if os.getppid() != int(parent):  # it died before we could ask to be told

@@ -51,7 +51,7 @@ _TOKEN = struct.Struct(">q8s")
 
 def page_token(last_id: int, filters: tuple[object, ...]) -> str:
     """The token of the page that follows the row `last_id`, in a list with these filters."""
-    return base64.urlsafe_b64encode(_TOKEN.pack(last_id, _digest(filters))).decode()
+    return base64.urlsafe_b64encode(_TOKEN.pack(last_id, _digest(last_id, filters))).decode()
 
 
 def parse_page_token(token: str, filters: tuple[object, ...]) -> int | None:
@@ -66,10 +66,10 @@ def parse_page_token(token: str, filters: tuple[object, ...]) -> int | None:
         last_id, digest = _TOKEN.unpack(base64.b64decode(token, altchars=b"-_", validate=True))
     except (binascii.Error, struct.error, ValueError) as error:
         raise InvalidPageToken from error
-    if digest != _digest(filters):
+    if digest != _digest(last_id, filters):
         raise InvalidPageToken
     return int(last_id)
 
 
-def _digest(filters: tuple[object, ...]) -> bytes:
-    return hashlib.blake2b(repr(filters).encode(), digest_size=8).digest()
+def _digest(last_id: int, filters: tuple[object, ...]) -> bytes:
+    return hashlib.blake2b(repr((last_id, filters)).encode(), digest_size=8).digest()

@@ -24,7 +24,7 @@ from psycopg import sql
 from sqlalchemy import URL
 
 from mo_grpc.config import DRIVER
-from mo_grpc.processes import AlreadyLockedError, FileLock, spawn, stop, tail
+from mo_grpc.processes import AlreadyLockedError, FileLock, User, spawn, stop, tail
 
 ROLE = DATABASE = "mo"
 PATIENCE = 30.0
@@ -102,10 +102,10 @@ class EmbeddedPostgres:
             self._wait_for_a_dying_one(cluster)
             socket_dir = self._socket_dir(cluster)
             settings = [f"-c{name}={value}" for name, value in _SETTINGS.items()]
-            prefix, options = _unprivileged(self._home)
+            prefix, user = _unprivileged()
             command = [*prefix, str(_bin() / "postgres"), "-D", str(cluster), "-k", str(socket_dir), *settings]
             # SIGINT is PostgreSQL's fast shutdown.
-            self.process = spawn(command, self._log, dies_with=signal.SIGINT, cwd=cluster, **options)
+            self.process = spawn(command, self._log, dies_with=signal.SIGINT, cwd=cluster, user=user)
             self._socket_file.write_text(str(socket_dir))
             self._wait_until_ready()
         except BaseException:
@@ -125,31 +125,35 @@ class EmbeddedPostgres:
 
     def _cluster(self) -> Path:
         """The folder of PostgreSQL's own files; as root without user namespaces, one that another user may reach."""
-        _, options = _unprivileged(self._home)
-        if not options:
+        _, user = _unprivileged()
+        if not user:
             return self._home / "postgres"
         return _AS_ROOT / hashlib.sha256(str(self._home).encode()).hexdigest()[:16]
 
     def _prepare(self) -> Path:
         """Make the files, with the superuser's password, unless they are there."""
         cluster = self._cluster()
-        prefix, options = _unprivileged(self._home)
+        prefix, user = _unprivileged()
         if (cluster / "PG_VERSION").exists():
             return cluster
         password = secrets.token_urlsafe(24)
         _write_secret(self._home / "postgres.password", password)
-        cluster.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if options:
-            shutil.chown(cluster, options["user"], options["group"])
+        cluster.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        cluster.mkdir(mode=0o700, exist_ok=True)
+        if user:
+            os.chown(cluster, *user)
         # The password goes by a pipe: it is never an argument, nor in a file that initdb's user could not read.
         read_end, write_end = os.pipe()
         os.write(write_end, password.encode() + b"\n")
         os.close(write_end)
+        if user:
+            os.fchown(read_end, *user)
         command = [*prefix, str(_bin() / "initdb"), "-D", str(cluster), "-U", "postgres", "--auth=scram-sha-256"]
         command += [f"--pwfile=/dev/fd/{read_end}", "--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8"]
+        identity: dict[str, Any] = {"user": user.uid, "group": user.gid, "extra_groups": []} if user else {}
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, pass_fds=[read_end], cwd=cluster, timeout=120, check=False, **options
+                command, capture_output=True, text=True, pass_fds=[read_end], cwd=cluster, timeout=120, check=False, **identity
             )
         finally:
             os.close(read_end)
@@ -222,20 +226,20 @@ def _bin() -> Path:
 
 
 @cache
-def _unprivileged(home: Path) -> tuple[list[str], dict[str, Any]]:
-    """How to run PostgreSQL, which refuses root: a command prefix, and options of `subprocess.Popen`.
+def _unprivileged() -> tuple[list[str], User | None]:
+    """How to run PostgreSQL, which refuses root: a command prefix, and perhaps another user.
 
     An ordinary user needs neither. Root stays who it is in a user namespace where its number is not 0, which works in any of
     root's folders; where namespaces are switched off, another user does it, in a folder of their own.
     """
     if os.geteuid() != 0:
-        return [], {}
+        return [], None
     namespace = ["unshare", "--user", "--map-user=1", "--map-group=1"]
     with contextlib.suppress(FileNotFoundError):
         if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode == 0:
-            return namespace, {}
-    user = pwd.getpwnam("nobody")
-    return [], {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+            return namespace, None
+    nobody = pwd.getpwnam("nobody")
+    return [], User(nobody.pw_uid, nobody.pw_gid)
 
 
 def _runs_postgres(pid: str, cluster: Path) -> bool:
