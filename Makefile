@@ -1,14 +1,68 @@
 .DEFAULT_GOAL := help
+# The Python that makes .venv: `make PYTHON=python3.12 up`.
 PYTHON ?= python3
+# More options for `make test` or `make demo`: `make test ARGS='-k balance --no-cov'`.
+ARGS ?=
 BIN := .venv/bin
-RUN := $(BIN)/uv run --no-sync
+UV_VERSION := 0.13.9
+# uv fills the .venv that is here, with the Python that made it.
+export UV_PROJECT_ENVIRONMENT := .venv
+export UV_PYTHON_DOWNLOADS := never
 
 .PHONY: help
 help: ## List the commands.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
+.PHONY: up
+up: .venv/.synced ## Run everything: PostgreSQL, migrations, the gRPC server, Envoy. Ctrl-C stops it.
+	@$(BIN)/mo-grpc up
+
+.PHONY: demo
+demo: .venv/.synced ## Fill the running service with a portfolio, through its public API.
+	@$(BIN)/mo-grpc demo $(ARGS)
+
+.PHONY: test
+test: .venv/.synced ## Run all tests; fails below 95 % coverage.
+	@$(BIN)/pytest --cov --cov-report=term --cov-fail-under=95 $(ARGS)
+
+.PHONY: lint
+lint: .venv/.synced ## Check everything that needs no run: style, types, protos, lock file.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	$(BIN)/python protos/generate.py --check
+	protos/breaking.sh
+	$(BIN)/uv lock --check --quiet
+	$(BIN)/pre-commit validate-config
+
+.PHONY: format
+format: .venv/.synced ## Format the code and the protos, and mend what can be mended.
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/buf format --write
+
+.PHONY: generate
+generate: .venv/.synced ## Rebuild generated/ from protos/.
+	$(BIN)/python protos/generate.py
+
+.PHONY: breaking
+breaking: .venv/.synced ## Look for changes in the protos that would break a client of main.
+	protos/breaking.sh
+
+# Younger than the lock file when .venv holds what that says, and nothing else. From a .venv that uv made, uv would remove
+# itself, so such a one is made anew.
+NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 .venv/.synced: pyproject.toml uv.lock
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv sync --locked --all-extras --quiet --inexact
+	@if ! $(BIN)/python $(NEW_ENOUGH) 2>/dev/null || grep -q '^uv = ' .venv/pyvenv.cfg; then \
+		$(PYTHON) $(NEW_ENOUGH) || { \
+			echo 'Python 3.11 or newer is needed, and "$(PYTHON)" is not: try `make PYTHON=python3.12 $(MAKECMDGOALS)`.' >&2; exit 1; }; \
+		echo 'Setting up .venv (once; it may take a minute) ...'; \
+		$(PYTHON) -m venv --clear .venv; \
+	fi
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
+	@$(BIN)/uv --version 2>/dev/null | grep -qF 'uv $(UV_VERSION)' || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv==$(UV_VERSION)'
+	@$(BIN)/uv sync --locked --all-extras --quiet
 	@touch $@

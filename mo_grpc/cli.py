@@ -78,6 +78,32 @@ def edge(
         run(settings)
 
 
+@app.command()
+def demo(
+    customers: Annotated[int, typer.Option(min=1, max=10_000, help="How many customers it has.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, max=999_999_999, help="Another seed adds another portfolio.")] = 1,
+    until: Annotated[
+        datetime | None, typer.Option(help="The day on which its year ends, in UTC. Default: today.", formats=["%Y-%m-%d"])
+    ] = None,
+) -> None:
+    """Fill the database with a year of customers, loans and payments, through the API. A second run creates nothing twice."""
+    from mo_grpc.demo.run import DemoError, fill
+
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    end = until.replace(tzinfo=UTC) if until else today
+    if not datetime(2000, 1, 1, tzinfo=UTC) <= end <= today:
+        raise typer.BadParameter(f"the year ends from 2000-01-01 to today, {today:%Y-%m-%d}", param_hint="--until")
+    try:
+        tally, portfolio = fill(_settings(), customers, seed, end)
+    except DemoError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(tally)
+    Console().print(portfolio.summary(end))
+    for tip in portfolio.tips(end):
+        print(f"To begin with, {tip}")
+
+
 @keys.command("create")
 def create_key(
     name: Annotated[str, typer.Argument(help="Whose key it is, in words.")],

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 ROOT = Path(__file__).resolve().parent.parent
 """The source tree: where `migrations/`, `envoy/` and `generated/` are."""
@@ -70,6 +71,20 @@ class Settings(BaseSettings):
     mo_log_level: Literal["debug", "info", "warning", "error"] = "info"
     mo_log_format: Literal["json", "console"] = "json"
     mo_shutdown_grace_seconds: Annotated[float, Field(ge=0)] = 20.0
+
+    @field_validator("mo_database_url", "mo_migration_database_url")
+    @classmethod
+    def _is_postgresql(cls, value: SecretStr | None) -> SecretStr | None:
+        """Refuse what is no URL of a PostgreSQL, without repeating it: it may hold a password."""
+        if value is None:
+            return None
+        try:
+            backend = make_url(value.get_secret_value()).get_backend_name()
+        except (ArgumentError, ValueError):  # the latter for a port that is no number
+            backend = ""
+        if backend not in ("postgresql", "postgres"):
+            raise ValueError("must be a postgresql:// URL")
+        return value
 
     @field_validator("api_key_custom_header")
     @classmethod

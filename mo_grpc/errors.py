@@ -3,6 +3,7 @@
     ServiceError
     ├── InvalidFields       INVALID_ARGUMENT + BadRequest
     ├── InvalidPageToken    INVALID_ARGUMENT + BadRequest
+    ├── MalformedRequest    INVALID_ARGUMENT
     ├── NotFound            NOT_FOUND + ResourceInfo
     ├── AlreadyExists       ALREADY_EXISTS + ResourceInfo
     ├── PreconditionFailed  FAILED_PRECONDITION + PreconditionFailure
@@ -85,6 +86,15 @@ class InvalidPageToken(ServiceError):
         violation = BadRequest.FieldViolation(field="page_token", description=text)
         details = [BadRequest(field_violations=[violation])]
         super().__init__(ErrorReason.INVALID_PAGE_TOKEN, f"page_token: {text}", details)
+
+
+class MalformedRequest(ServiceError):
+    """What was sent is not the message that the RPC takes."""
+
+    code = code_pb2.INVALID_ARGUMENT
+
+    def __init__(self) -> None:
+        super().__init__(ErrorReason.MALFORMED_REQUEST, "The request is malformed: its bytes are not the message of this call.")
 
 
 class Resource(NamedTuple):

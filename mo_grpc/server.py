@@ -6,6 +6,8 @@ import signal
 import grpc
 import structlog
 import uvloop
+from google.protobuf import descriptor_pool, json_format
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 from mo.customers.v1 import customers_pb2_grpc
@@ -63,7 +65,11 @@ def make_server(settings: Settings, database: Database, keys: KeyRing) -> tuple[
 
 
 def _add_reflection(server: grpc.aio.Server) -> None:
-    """Serve reflection as v1 and as v1alpha; the two differ in their names alone."""
+    """Serve reflection as v1 and as v1alpha; the two differ in their names alone, and the library knows the older."""
+    alpha = FileDescriptorProto()
+    reflection_pb2.DESCRIPTOR.CopyToProto(alpha)
+    v1_file = json_format.Parse(json_format.MessageToJson(alpha).replace("v1alpha", "v1"), FileDescriptorProto())
+    descriptor_pool.Default().AddSerializedFile(v1_file.SerializeToString())
     servicer = reflection.aio.ReflectionServicer((*SERVICES, health.SERVICE_NAME, *_REFLECTION))
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
     handler = grpc.stream_stream_rpc_method_handler(

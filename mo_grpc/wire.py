@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from mo_grpc.errors import InvalidPageToken
+from mo_grpc.errors import FieldViolation, InvalidFields, InvalidPageToken
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
@@ -36,8 +36,14 @@ def timestamp(value: datetime | None) -> Timestamp | None:
     return result
 
 
-def moment(value: Timestamp) -> datetime:
-    """A moment in UTC; what is finer than a microsecond is cut off, as PostgreSQL stores none of it."""
+def moment(value: Timestamp, field: str) -> datetime:
+    """A moment in UTC; what is finer than a microsecond is cut off, as PostgreSQL stores none of it.
+
+    Raises:
+        InvalidFields: its nanoseconds are not the fraction of a second, which the protos' rules do not check.
+    """
+    if not 0 <= value.nanos < 1_000_000_000:
+        raise InvalidFields([FieldViolation(field, "must have 0 to 999,999,999 nanoseconds")])
     return value.ToDatetime(tzinfo=UTC)
 
 

@@ -60,7 +60,9 @@ def main() -> int:
             print(*(f"{name} is stale: run `make generate`" for name in names), sep="\n", end="\n" if names else "")
             return 1 if names else 0
         shutil.rmtree(GENERATED, ignore_errors=True)
-        shutil.copytree(fresh, GENERATED)
+        # A temporary folder is its owner's alone; what is made in it is not.
+        shutil.copytree(fresh, GENERATED, copy_function=shutil.copyfile)
+        GENERATED.chmod(0o755)
     for f in (PROTOS / "google").rglob("*.proto"):
         shutil.copyfile(GOOGLE.parent / f.relative_to(PROTOS), f)
     return 0

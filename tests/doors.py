@@ -74,7 +74,7 @@ class GrpcDoor:
 
     def __call__(self, rpc: str, **request: Any) -> Json:
         descriptor = method(rpc)
-        call = self.channel.unary_unary(
+        call: grpc.UnaryUnaryMultiCallable[Any, Any] = self.channel.unary_unary(
             f"/{descriptor.containing_service.full_name}/{descriptor.name}",
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=GetMessageClass(descriptor.output_type).FromString,

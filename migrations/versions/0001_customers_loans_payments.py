@@ -147,7 +147,9 @@ FUNCTIONS = [
 ROLE = [
     """
     DO $$ BEGIN
-        CREATE ROLE mo_service NOLOGIN;
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'mo_service') THEN
+            CREATE ROLE mo_service NOLOGIN;
+        END IF;
     EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
     END $$
     """,

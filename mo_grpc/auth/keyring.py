@@ -96,7 +96,6 @@ class KeyRing:
     async def _load_all(self) -> None:
         keys = await self._database.read(store.list_api_keys)
         self._keys = {key.id: key for key in keys}
-        self._checked_at = time.monotonic()
 
     async def _follow(self) -> None:
         """Keep the keys current; while the database is away, keep trying, and let them grow too old to be trusted."""
@@ -104,6 +103,8 @@ class KeyRing:
             try:
                 async for key_id in listen(self._database.url, KEYS_CHANNEL, PATIENCE):
                     await (self._load_all() if key_id is None else self._load(key_id))
+                    # A notification, too, is contact: where keys change all the time, silence never comes.
+                    self._checked_at = time.monotonic()
             except ServiceError as error:
                 # Whatever was missed meanwhile is read when the connection is back.
                 self._checked_at = -MAX_AGE

@@ -21,7 +21,7 @@ class CustomerServicer(customers_pb2_grpc.CustomerServiceServicer):
 
     async def CreateCustomer(self, request: customers_pb2.CreateCustomerRequest, context: object) -> customers_pb2.Customer:
         customer = request.customer
-        preapproved_at = moment(customer.preapproved_at) if customer.HasField("preapproved_at") else None
+        preapproved_at = moment(customer.preapproved_at, "preapproved_at") if customer.HasField("preapproved_at") else None
         command = NewCustomer(customer.external_id, parse_money(customer.score), preapproved_at)
         return to_message(await self._database.write_one(store.create_customers, command))
 
@@ -98,7 +98,9 @@ def to_change(request: customers_pb2.UpdateCustomerRequest) -> CustomerChange:
     if "status" in named:
         values["status"] = masked.status
     if "preapproved_at" in named:
-        values["preapproved_at"] = moment(masked.preapproved_at) if masked.HasField("preapproved_at") else None
+        values["preapproved_at"] = (
+            moment(masked.preapproved_at, "preapproved_at") if masked.HasField("preapproved_at") else None
+        )
     return CustomerChange(masked.external_id, masked.etag, values)
 
 

@@ -1,19 +1,22 @@
 """A real PostgreSQL out of a wheel, for trying and testing: no Docker, no root, no system service.
 
 Its files live in `<data dir>/postgres`. It listens on a Unix socket alone, asks for a generated password, keeps fsync on, and
-ends with the process that started it.
+ends with whoever started it; on Linux that is the thread that called `start`.
 """
 
 import contextlib
-import hashlib
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,9 +33,14 @@ ROLE = DATABASE = "mo"
 PATIENCE = 30.0
 """Seconds that PostgreSQL may take to start, or to end."""
 
-_MAX_SOCKET_PATH = 100  # the kernel's limit is 108 bytes, or 104
+_PORT = 5432  # part of the socket's name; said on purpose, as PGPORT would choose another
+_SOCKET = f".s.PGSQL.{_PORT}"
+# The kernel's limit is 108 bytes, or 104; what else may be in a socket's path is a matter of commas in PostgreSQL's list of
+# folders, colons in SQLAlchemy's list of hosts, and spaces in libpq's URLs.
+_SOCKET_PATH = re.compile(r"[\w./~+@%-]{1,98}", re.ASCII)
 _AS_ROOT = Path("/var/lib/mo-grpc")
 _SETTINGS = {
+    "port": str(_PORT),
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "max_connections": "100",
@@ -53,17 +61,26 @@ def embedded_url(data_dir: Path, role: str = ROLE) -> URL:
     """Where the PostgreSQL of a data folder listens, for the role that owns the schema.
 
     Raises:
-        EmbeddedPostgresError: none runs there.
+        EmbeddedPostgresError: none runs there, or it is another user's.
     """
-    home = data_dir.resolve()
     try:
-        socket_dir = (home / "postgres.socket").read_text()
-        password = (home / "postgres.password").read_text()
-    except FileNotFoundError:
+        url = _url(data_dir.resolve(), role)
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(f"{url.query['host']}/{_SOCKET}")
+    except PermissionError as error:
+        raise EmbeddedPostgresError(f"The PostgreSQL in {data_dir} is another user's ({error}).") from None
+    except OSError:
         raise EmbeddedPostgresError(
             f"No PostgreSQL runs in {data_dir}. Start one with `make up`, or set MO_DATABASE_URL to use another."
         ) from None
-    return URL.create(DRIVER, username=role, password=password, database=DATABASE, query={"host": socket_dir})
+    return url
+
+
+def _url(home: Path, role: str) -> URL:
+    """The URL as the last start left it, whether PostgreSQL answers or not."""
+    socket_dir = (home / "postgres.socket").read_text()
+    password = (home / "postgres.password").read_text()
+    return URL.create(DRIVER, username=role, password=password, port=_PORT, database=DATABASE, query={"host": socket_dir})
 
 
 class EmbeddedPostgres:
@@ -74,8 +91,8 @@ class EmbeddedPostgres:
     def __init__(self, data_dir: Path) -> None:
         self._home = data_dir.resolve()
         self._log = self._home / "log" / "postgres.log"
-        self._socket_file = self._home / "postgres.socket"
         self._lock = FileLock(self._home / "postgres.lock")
+        self._cleanup = ExitStack()
 
     def __enter__(self) -> Self:
         self.start()
@@ -91,100 +108,85 @@ class EmbeddedPostgres:
             AlreadyRunningError: another process runs it.
             EmbeddedPostgresError: it does not start; the message has the end of its log.
         """
-        self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._log.parent.mkdir(mode=0o700, exist_ok=True)
         try:
+            self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._log.parent.mkdir(mode=0o700, exist_ok=True)
             self._lock.acquire()
         except AlreadyLockedError:
             raise AlreadyRunningError(f"PostgreSQL runs in {self._home} already.") from None
+        except OSError as error:
+            raise EmbeddedPostgresError(f"The data folder cannot be used: {error}.") from None
+        # Only what this object made is ever undone: the files it finds may be a copy of another folder's and name that one.
+        self._cleanup.callback(self._lock.release)
         try:
-            cluster = self._prepare()
-            self._wait_for_a_dying_one(cluster)
-            socket_dir = self._socket_dir(cluster)
-            settings = [f"-c{name}={value}" for name, value in _SETTINGS.items()]
-            prefix, user = _unprivileged()
-            command = [*prefix, str(_bin() / "postgres"), "-D", str(cluster), "-k", str(socket_dir), *settings]
-            # SIGINT is PostgreSQL's fast shutdown.
-            self.process = spawn(command, self._log, dies_with=signal.SIGINT, cwd=cluster, user=user)
-            self._socket_file.write_text(str(socket_dir))
+            self._run(self._prepare())
             self._wait_until_ready()
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
-        """Shut PostgreSQL down: sessions are ended, what is committed is kept."""
-        if hasattr(self, "process"):
-            stop(self.process, signal.SIGINT, PATIENCE)
-        if self._socket_file.exists():
-            socket_dir = Path(self._socket_file.read_text())
-            self._socket_file.unlink()
-            if socket_dir not in (self._home, self._cluster()):
-                shutil.rmtree(socket_dir, ignore_errors=True)
-        self._lock.release()
-
-    def _cluster(self) -> Path:
-        """The folder of PostgreSQL's own files; as root without user namespaces, one that another user may reach."""
-        _, user = _unprivileged()
-        if not user:
-            return self._home / "postgres"
-        return _AS_ROOT / hashlib.sha256(str(self._home).encode()).hexdigest()[:16]
+        """Shut PostgreSQL down: sessions are ended, what is committed is kept. Nothing happens if it is not running."""
+        self._cleanup.close()
 
     def _prepare(self) -> Path:
-        """Make the files, with the superuser's password, unless they are there."""
-        cluster = self._cluster()
-        prefix, user = _unprivileged()
-        if (cluster / "PG_VERSION").exists():
-            return cluster
-        password = secrets.token_urlsafe(24)
-        _write_secret(self._home / "postgres.password", password)
-        cluster.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        cluster.mkdir(mode=0o700, exist_ok=True)
-        if user:
-            os.chown(cluster, *user)
-        # The password goes by a pipe: it is never an argument, nor in a file that initdb's user could not read.
-        read_end, write_end = os.pipe()
-        os.write(write_end, password.encode() + b"\n")
-        os.close(write_end)
-        if user:
-            os.fchown(read_end, *user)
-        command = [*prefix, str(_bin() / "initdb"), "-D", str(cluster), "-U", "postgres", "--auth=scram-sha-256"]
-        command += [f"--pwfile=/dev/fd/{read_end}", "--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8"]
-        identity: dict[str, Any] = {"user": user.uid, "group": user.gid, "extra_groups": []} if user else {}
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, pass_fds=[read_end], cwd=cluster, timeout=120, check=False, **identity
-            )
-        finally:
-            os.close(read_end)
-        if done.returncode:
-            shutil.rmtree(cluster, ignore_errors=True)
-            raise EmbeddedPostgresError(f"PostgreSQL's files could not be made: {done.stderr.strip()}")
+        """Make PostgreSQL's files, with the superuser's password, unless they are there; answer where they are."""
+        link = self._home / "postgres"
+        if not link.is_dir():
+            try:
+                self._make(link)
+            except (OSError, subprocess.SubprocessError) as error:
+                reason = getattr(error, "stderr", None) or str(error)
+                raise EmbeddedPostgresError(f"PostgreSQL's files could not be made: {reason.strip()}") from None
+        cluster = link.resolve()
+        _wait_for_survivors(cluster)
         return cluster
 
-    def _wait_for_a_dying_one(self, cluster: Path) -> None:
-        """Deal with the `postmaster.pid` of a PostgreSQL that this lock's last holder left behind.
-
-        It may be shutting down still. Or its number may belong to another process, or to a zombie, by now; PostgreSQL would
-        take either for a running server, so the file has to go.
-        """
-        pid_file = cluster / "postmaster.pid"
-        deadline = time.monotonic() + PATIENCE
-        while pid_file.exists():
-            pid = pid_file.read_text().split("\n", 1)[0]
-            if not _runs_postgres(pid, cluster):
-                pid_file.unlink(missing_ok=True)
-            elif time.monotonic() > deadline:
-                raise AlreadyRunningError(f"A PostgreSQL with process id {pid} runs in {cluster} and does not end.")
+    def _make(self, link: Path) -> None:
+        """Make the files under another name first, so that what is called `postgres` is always whole."""
+        in_place = os.geteuid() != 0 or _has_namespaces()
+        folder = self._home if in_place else _AS_ROOT
+        folder.mkdir(mode=0o755, exist_ok=True)
+        prefix = f"postgres.{self._home.stat().st_ino}."  # in a folder that several may share
+        for leftover in folder.glob(f"{prefix}*.new"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        made = Path(tempfile.mkdtemp(".new", prefix, folder))
+        try:
+            if not in_place:
+                nobody = pwd.getpwnam("nobody")
+                os.chown(made, nobody.pw_uid, nobody.pw_gid)
+            password = secrets.token_urlsafe(24)
+            _initdb(made, password)
+            _write_private(self._home / "postgres.password", password)
+            if in_place:
+                made.rename(link)
             else:
-                time.sleep(0.05)
+                link.symlink_to(made.rename(made.with_suffix("")))
+        except BaseException:
+            shutil.rmtree(made, ignore_errors=True)
+            raise
+        # A folder's new name is durable when the folder is.
+        for changed in {folder, self._home}:
+            descriptor = os.open(changed, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
 
-    def _socket_dir(self, cluster: Path) -> Path:
-        """A folder for the socket: beside the files if the path is short enough, as sockets' paths are bounded."""
-        place = self._home if cluster.parent == self._home else cluster
-        if len(os.fsencode(place / ".s.PGSQL.5432.lock")) <= _MAX_SOCKET_PATH:
-            return place
-        return Path(tempfile.mkdtemp(prefix="mo-grpc-"))
+    def _run(self, cluster: Path) -> None:
+        prefix, user = _whoever_may_run(cluster)
+        socket_dir = cluster
+        if not _SOCKET_PATH.fullmatch(f"{cluster}/{_SOCKET}.lock"):
+            socket_dir = Path(tempfile.mkdtemp(prefix="mo-grpc-"))
+            self._cleanup.callback(shutil.rmtree, socket_dir, ignore_errors=True)
+            if user:
+                os.chown(socket_dir, *user)
+        where = self._home / "postgres.socket"
+        _write_private(where, str(socket_dir))
+        self._cleanup.callback(where.unlink, missing_ok=True)
+        settings = [f"-c{name}={value}" for name, value in _SETTINGS.items()]
+        command = [*prefix, str(_bin() / "postgres"), "-D", str(cluster), "-k", str(socket_dir), *settings]
+        # SIGINT is PostgreSQL's fast shutdown.
+        self.process = spawn(command, self._log, dies_with=signal.SIGINT, cwd=cluster, user=user)
+        self._cleanup.callback(stop, self.process, signal.SIGINT, PATIENCE)
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -200,13 +202,15 @@ class EmbeddedPostgres:
 
     def _make_role_and_database(self) -> None:
         """Make the role that owns the schema, no superuser, and its database."""
-        url = embedded_url(self._home, "postgres")
-        conninfo = {"host": url.query["host"], "user": "postgres", "password": url.password, "dbname": "postgres"}
-        with psycopg.connect(**conninfo, autocommit=True, connect_timeout=5) as connection:  # type: ignore[arg-type]
+        url = _url(self._home, "postgres").set(drivername="postgresql", database="postgres")
+        conninfo: dict[str, Any] = url.translate_connect_args(username="user", database="dbname") | dict(url.query)
+        with psycopg.connect(**conninfo, autocommit=True, connect_timeout=5) as connection:
             name = sql.Identifier(ROLE)
             if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [ROLE]).fetchone():
+                # A verifier instead of the password: a statement that fails is logged as it is.
+                secret = connection.pgconn.encrypt_password(str(url.password).encode(), ROLE.encode(), b"scram-sha-256")
                 make = sql.SQL("CREATE ROLE {} LOGIN CREATEROLE CREATEDB PASSWORD {}")
-                connection.execute(make.format(name, sql.Literal(url.password)))
+                connection.execute(make.format(name, sql.Literal(secret.decode())))
             if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
                 connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(DATABASE), name))
 
@@ -225,32 +229,84 @@ def _bin() -> Path:
     return Path(spec.origin).parent / "pginstall" / "bin"
 
 
+def _initdb(cluster: Path, password: str) -> None:
+    """Fill an empty folder with PostgreSQL's files."""
+    prefix, user = _whoever_may_run(cluster)
+    command = [*prefix, str(_bin() / "initdb"), "-D", str(cluster), "-U", "postgres", "--auth=scram-sha-256"]
+    command += ["--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8"]
+    identity: dict[str, Any] = {"user": user.uid, "group": user.gid, "extra_groups": []} if user else {}
+    # The password goes by a pipe: it is never an argument, nor in a file that initdb's user could not read.
+    read_end, write_end = os.pipe()
+    try:
+        os.write(write_end, password.encode() + b"\n")
+        os.close(write_end)
+        if user:
+            os.fchown(read_end, *user)
+        command.append(f"--pwfile=/dev/fd/{read_end}")
+        subprocess.run(
+            command, capture_output=True, text=True, pass_fds=[read_end], cwd=cluster, timeout=120, check=True, **identity
+        )
+    finally:
+        os.close(read_end)
+
+
 @cache
-def _unprivileged() -> tuple[list[str], User | None]:
-    """How to run PostgreSQL, which refuses root: a command prefix, and perhaps another user.
+def _has_namespaces() -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return subprocess.run([*_NAMESPACE, "true"], capture_output=True, check=False).returncode == 0
+    return False
+
+
+_NAMESPACE = ("unshare", "--user", "--map-user=1", "--map-group=1")
+
+
+def _whoever_may_run(cluster: Path) -> tuple[tuple[str, ...], User | None]:
+    """How to run PostgreSQL, which refuses root and wants to own its files: a command prefix, and perhaps another user.
 
     An ordinary user needs neither. Root stays who it is in a user namespace where its number is not 0, which works in any of
     root's folders; where namespaces are switched off, another user does it, in a folder of their own.
+
+    Raises:
+        EmbeddedPostgresError: the files were made in a namespace, and namespaces are switched off by now.
     """
     if os.geteuid() != 0:
-        return [], None
-    namespace = ["unshare", "--user", "--map-user=1", "--map-group=1"]
-    with contextlib.suppress(FileNotFoundError):
-        if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode == 0:
-            return namespace, None
-    nobody = pwd.getpwnam("nobody")
-    return [], User(nobody.pw_uid, nobody.pw_gid)
+        return (), None
+    owner = cluster.stat()
+    if owner.st_uid != 0:
+        return (), User(owner.st_uid, owner.st_gid)
+    if not _has_namespaces():
+        raise EmbeddedPostgresError(
+            f"{cluster} is root's, and PostgreSQL refuses root. Run this as another user with another MO_DATA_DIR, or allow "
+            "user namespaces (`unshare --user`), with which these files were made."
+        )
+    return _NAMESPACE, None
 
 
-def _runs_postgres(pid: str, cluster: Path) -> bool:
-    """Whether the process is a PostgreSQL of this cluster; a zombie has no command line."""
-    try:
-        return str(cluster) in Path(f"/proc/{int(pid)}/cmdline").read_text()
-    except (OSError, ValueError):
-        return False
+def _wait_for_survivors(cluster: Path) -> None:
+    """Wait for what this lock's last holder left behind, and take its `postmaster.pid` away.
+
+    A PostgreSQL may be shutting down still, or a session of a killed one be busy. With none left, the number in the file
+    belongs to another process, or to a zombie, which PostgreSQL would take for a running server.
+    """
+    if not Path("/proc/self").exists():
+        return  # then let PostgreSQL judge
+    deadline = time.monotonic() + PATIENCE
+    while pid := next(_running_in(cluster), None):
+        if time.monotonic() > deadline:
+            raise AlreadyRunningError(f"A PostgreSQL, process {pid}, runs in {cluster} and does not end.")
+        time.sleep(0.05)
+    (cluster / "postmaster.pid").unlink(missing_ok=True)
 
 
-def _write_secret(path: Path, text: str) -> None:
+def _running_in(cluster: Path) -> Iterator[str]:
+    """The numbers of the processes of a cluster's PostgreSQL, which all work in its folder; a zombie works nowhere."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "comm").read_text() == "postgres\n" and (process / "cwd").readlink() == cluster:
+                yield process.name
+
+
+def _write_private(path: Path, text: str) -> None:
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)

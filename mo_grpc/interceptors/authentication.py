@@ -1,6 +1,6 @@
 """Lets a call in only with an API key that has the scope its RPC asks for (DESIGN §5)."""
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.auth.access import ACCESS, PUBLIC
@@ -17,7 +17,7 @@ class AuthenticationInterceptor(Interceptor):
         self._keys = keys
         self._header = header
 
-    async def before(self, method: str, request: Message | None, context: Context) -> None:
+    async def before(self, method: str, request: Message | DecodeError | None, context: Context) -> None:
         """Refuse the call if its key does not open this RPC."""
         scope = ACCESS.get(method)
         if scope == PUBLIC:

@@ -6,27 +6,30 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 # Quoted, because these are generic for the type checker alone.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
-class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic in the stubs alone
+class Interceptor(grpc.aio.ServerInterceptor):
     """Calls `before` ahead of each handler, and `failed` for what it or the handler raises."""
 
     def __init__(self) -> None:
         self._wrapped: dict[str, Handler] = {}
 
-    async def before(self, method: str, request: Message | None, context: Context) -> None:
-        """Look at a call before its handler does; raise to refuse it. A stream of requests shows as None."""
+    async def before(self, method: str, request: Message | DecodeError | None, context: Context) -> None:
+        """Look at a call before its handler does; raise to refuse it.
+
+        A stream of requests shows as None, and bytes that are no message as the error that they are.
+        """
 
     async def failed(self, method: str, error: Exception, context: Context) -> None:
         """Deal with what the handler raised; by default, let it pass on."""
         raise error
 
-    async def intercept_service(  # type: ignore[override] # the stubs forget the None of an unknown method
+    async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
@@ -69,7 +72,20 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gener
         kind = f"{'stream' if streams else 'unary'}_{'stream' if handler.response_streaming else 'unary'}"
         behavior = getattr(handler, kind)
         make = getattr(grpc, f"{kind}_rpc_method_handler")
-        wrapped: Handler = make(
-            stream if handler.response_streaming else unary, handler.request_deserializer, handler.response_serializer
-        )
+        deserialize = handler.request_deserializer if streams else _tolerant(handler.request_deserializer)
+        wrapped: Handler = make(stream if handler.response_streaming else unary, deserialize, handler.response_serializer)
         return wrapped
+
+
+def _tolerant(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """Pass an error on as a value: gRPC, which reads the request before any interceptor, would answer UNKNOWN."""
+    if deserialize is None:
+        return None
+
+    def tolerant(content: bytes) -> Any:
+        try:
+            return deserialize(content)
+        except DecodeError as error:
+            return error
+
+    return tolerant

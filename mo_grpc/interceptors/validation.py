@@ -4,10 +4,10 @@ from functools import cache
 
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pool
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from protovalidate import Validator, Violation
 
-from mo_grpc.errors import FieldViolation, InvalidFields
+from mo_grpc.errors import FieldViolation, InvalidFields, MalformedRequest
 from mo_grpc.interceptors.base import Context, Interceptor
 
 _VALIDATOR = Validator()
@@ -16,8 +16,10 @@ _VALIDATOR = Validator()
 class ValidationInterceptor(Interceptor):
     """Checks the requests of RPCs that take one message; a stream's messages are its servicer's to check."""
 
-    async def before(self, method: str, request: Message | None, context: Context) -> None:
-        """Refuse a request that breaks a rule."""
+    async def before(self, method: str, request: Message | DecodeError | None, context: Context) -> None:
+        """Refuse a request that breaks a rule, or that is no message at all."""
+        if isinstance(request, DecodeError):
+            raise MalformedRequest from request
         if request is not None:
             validate(request, strip=body_field(method))
 

@@ -21,7 +21,7 @@ class LoanServicer(loans_pb2_grpc.LoanServiceServicer):
             customer_external_id=loan.customer_external_id,
             amount=parse_money(loan.amount),
             contract_version=loan.contract_version if loan.HasField("contract_version") else None,
-            maximum_payment_date=moment(loan.maximum_payment_date),
+            maximum_payment_date=moment(loan.maximum_payment_date, "maximum_payment_date"),
         )
         return to_message(await self._database.write_one(store.create_loans, command))
 

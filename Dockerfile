@@ -1,0 +1,32 @@
+# The service, and the tool that renders Envoy's configuration; PostgreSQL and Envoy have images of their own.
+
+FROM python:3.12-slim AS build
+ARG UV_VERSION=0.13.9
+RUN pip install --no-cache-dir --disable-pip-version-check "uv==${UV_VERSION}"
+ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
+WORKDIR /app
+# The libraries first: they change less often than the source. Without the extra `local` there is no PostgreSQL and no Envoy.
+COPY pyproject.toml uv.lock ./
+RUN uv sync --locked --no-dev --no-install-project --no-cache
+# In place, because migrations/, envoy/ and generated/ are read from the source tree.
+COPY README.md LICENSE ./
+COPY mo_grpc ./mo_grpc
+COPY generated ./generated
+COPY migrations ./migrations
+COPY envoy ./envoy
+COPY docker/healthcheck.py ./docker/healthcheck.py
+# Whatever the modes of the checkout, the service's user may read it.
+RUN uv sync --locked --no-dev --no-cache && chmod -R a+rX .
+
+FROM python:3.12-slim
+# /edge is for the volume in which Envoy finds its configuration: a new volume takes over the folder's owner.
+RUN useradd --system --uid 10001 --user-group --home-dir /nonexistent --shell /usr/sbin/nologin mo \
+    && install --directory --owner=mo --group=mo /edge
+COPY --from=build /app /app
+ENV PATH=/app/.venv/bin:$PATH PYTHONUNBUFFERED=1
+WORKDIR /app
+USER 10001:10001
+EXPOSE 50051
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 CMD ["python", "docker/healthcheck.py"]
+ENTRYPOINT ["mo-grpc"]
+CMD ["serve"]

@@ -1,0 +1,178 @@
+"""Makes the demo's calls, one moment after the other, to a gRPC server of its own whose clock follows the story.
+
+The service that users call takes its time from nobody, so the demo starts another over the same database: the same
+interceptors and servicers, behind a socket that only this user can reach, with an API key that is revoked at the end.
+"""
+
+import asyncio
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from typing import NamedTuple
+
+import grpc
+import uvloop
+from google.protobuf.message import Message
+from mo.customers.v1.customers_pb2 import CreateCustomerRequest
+from mo.loans.v1.loans_pb2 import CreateLoanRequest
+from mo.payments.v1.payments_pb2 import CreatePaymentRequest
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from mo_grpc.auth import store
+from mo_grpc.auth.keyring import KeyRing
+from mo_grpc.auth.rules import BUSINESS_SCOPES, Credential, NewApiKey
+from mo_grpc.config import Settings
+from mo_grpc.db.engine import Database, database_url
+from mo_grpc.demo.api import CHANNEL_OPTIONS, CONNECTIONS, EXISTS, OK, Api, slices
+from mo_grpc.demo.portfolio import Portfolio
+from mo_grpc.demo.story import YEAR, Event, customer_id, story
+from mo_grpc.server import make_server
+
+_MAX_BATCH = 1000
+
+_PATIENCE = 10.0
+"""Seconds that the private server may take to start."""
+
+_KEY_LIFETIME = timedelta(hours=1)
+"""Real time; the key of a demo that was killed before it could revoke it ends by itself."""
+
+
+class DemoError(Exception):
+    """The demo had to stop; the message says why."""
+
+
+class Tally(NamedTuple):
+    """What became of the calls."""
+
+    customers: int
+    loans: int
+    payments: int
+    existing: int
+    refused: int
+
+    def __str__(self) -> str:
+        if not self.customers + self.loans + self.payments:
+            return "All of it was there already; nothing was created."
+        text = f"Created {self.customers:,} customers, {self.loans:,} loans and {self.payments:,} payments."
+        if self.refused:
+            text += f" Refused {self.refused:,} calls, such as loans over the credit line."
+        if self.existing:
+            text += f" Left out {self.existing:,} calls that an earlier run had made."
+        return text
+
+
+class _Clock:
+    """The time that the private server sees."""
+
+    def __init__(self, now: datetime) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+def fill(settings: Settings, customers: int, seed: int, end: datetime) -> tuple[Tally, Portfolio]:
+    """Make those calls of the year before `end` that no earlier run has made; answer what there is then.
+
+    Raises:
+        DemoError: a call failed. What was done stays, and another run goes on from there.
+    """
+    try:
+        return uvloop.run(_fill(settings, customers, seed, end))
+    except grpc.aio.AioRpcError as error:
+        raise DemoError(f"The demo stopped: {error.details()} Run it again, and it goes on from there.") from error
+
+
+async def _fill(settings: Settings, customers: int, seed: int, end: datetime) -> tuple[Tally, Portfolio]:
+    numbers = range(1, customers + 1)
+    names = [customer_id(seed, number) for number in numbers]
+    clock = _Clock(end - YEAR)
+    async with _private_server(settings, clock) as api:
+        done = (await api.portfolio(names)).traces()
+        stories = [story(seed, number, end) for number in numbers]
+        left = sorted((event for events in stories for event in _left(events, done)), key=lambda event: event.at)
+        outcomes = await _tell(api, clock, left)
+        tally = Tally(
+            customers=outcomes[CreateCustomerRequest, OK],
+            loans=outcomes[CreateLoanRequest, OK],
+            payments=outcomes[CreatePaymentRequest, OK],
+            existing=sum(map(len, stories)) - len(left) + sum(n for (_, code), n in outcomes.items() if code is EXISTS),
+            refused=sum(n for (_, code), n in outcomes.items() if code not in (OK, EXISTS)),
+        )
+        return tally, await api.portfolio(names)
+
+
+def _left(events: list[Event], done: set[str]) -> list[Event]:
+    """What of a story is still to be told: its calls are made in order, so all before the last one done were made."""
+    last = max((place for place, event in enumerate(events) if event.trace in done), default=-1)
+    return events[last + 1 :]
+
+
+async def _tell(api: Api, clock: _Clock, events: list[Event]) -> "Counter[tuple[type[Message], grpc.StatusCode]]":
+    """Make the calls in order, each at its moment; lists follow the order of creation, so there is one call at a time."""
+    outcomes: Counter[tuple[type[Message], grpc.StatusCode]] = Counter()
+    if not events:
+        return outcomes
+    columns = (TextColumn("{task.description:10}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=len(events))
+        for at, requests in _calls(events):
+            clock.now = at
+            progress.update(task, description=f"{at:%Y-%m-%d}")
+            codes = await api.make(requests)
+            outcomes.update((type(request), code) for request, code in zip(requests, codes, strict=True))
+            progress.advance(task, len(requests))
+    return outcomes
+
+
+def _calls(events: list[Event]) -> Iterator[tuple[datetime, list[Message]]]:
+    """The moments and their requests: payments of one moment together, everything else one by one."""
+    for (at, kind), group in groupby(events, key=lambda event: (event.at, type(event.request))):
+        for some in slices(list(group), _MAX_BATCH if kind is CreatePaymentRequest else 1):
+            yield at, [event.request for event in some]
+
+
+@asynccontextmanager
+async def _private_server(settings: Settings, clock: Callable[[], datetime]) -> AsyncIterator[Api]:
+    """Serve on a socket of our own, to a key of our own, for as long as the context lasts."""
+    database = Database(database_url(settings), CONNECTIONS, clock)
+    try:
+        async with _temporary_key(database) as key, KeyRing(database) as keys:
+            server, _ = make_server(settings, database, keys)
+            # The folder is this user's alone, and so is the socket in it.
+            with tempfile.TemporaryDirectory(prefix="mo-demo-") as folder:
+                address = f"unix:{folder}/grpc.sock"
+                server.add_insecure_port(address)
+                await server.start()
+                try:
+                    await _wait_for_keys(keys)
+                    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+                        yield Api(channel, ((settings.api_key_custom_header, str(key)),))
+                finally:
+                    await server.stop(grace=None)
+    finally:
+        await database.close()
+
+
+async def _wait_for_keys(keys: KeyRing) -> None:
+    """The server trusts no key until it has read them all, a moment after its start."""
+    deadline = time.monotonic() + _PATIENCE
+    while not keys.current:
+        if time.monotonic() > deadline:
+            raise DemoError("The demo's server cannot follow the API keys in the database; see the log above.")
+        await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def _temporary_key(database: Database) -> AsyncIterator[Credential]:
+    command = NewApiKey(Credential.generate(), "mo-grpc demo", frozenset(BUSINESS_SCOPES), datetime.now(UTC) + _KEY_LIFETIME)
+    await database.write(lambda connection: store.create_api_keys(connection, [command]))
+    try:
+        yield command.credential
+    finally:
+        await database.write(lambda connection: store.revoke_api_keys(connection, [command.credential.id]))

@@ -1,0 +1,71 @@
+"""The stack's PostgreSQL, for preparing and verifying what no public door shows."""
+
+import itertools
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from sqlalchemy import URL
+
+from mo_grpc.db.embedded import embedded_url
+
+_run = uuid.uuid4().hex[:8]
+_count = itertools.count(1)
+
+Connection = psycopg.Connection[Any]
+
+
+def connect(url: URL, *, autocommit: bool = False) -> Connection:
+    """A connection of the tests' own; used as a context manager, it commits at the end."""
+    return psycopg.connect(url.set(drivername="postgresql").render_as_string(hide_password=False), autocommit=autocommit)
+
+
+def owner(data_dir: Path) -> Connection:
+    """A connection to a data folder's database, as the owner of the schema."""
+    return connect(embedded_url(data_dir))
+
+
+@contextmanager
+def fresh_database(data_dir: Path) -> Iterator[URL]:
+    """An empty database in a data folder's PostgreSQL, gone afterwards."""
+    url = embedded_url(data_dir)
+    name = f"fresh_{_run}_{next(_count)}"
+    with connect(url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        try:
+            yield url.set(database=name)
+        finally:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@contextmanager
+def locked(data_dir: Path, customer: str) -> Iterator[Connection]:
+    """Hold a customer's row, so that every call that changes it waits."""
+    with owner(data_dir) as connection:
+        connection.execute("SELECT FROM customers WHERE external_id = %s FOR UPDATE", [customer])
+        yield connection
+        connection.rollback()
+
+
+def waiting(connection: Connection) -> int:
+    """How many others wait for what this connection holds."""
+    row = connection.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def many_loans(data_dir: Path, customer: str, count: int) -> None:
+    """Give a customer PENDING loans of 1.00, sooner than by as many calls."""
+    statement = """
+        INSERT INTO loans (customer_id, external_id, amount, outstanding, maximum_payment_date, created_at, updated_at)
+        SELECT id, external_id || '-' || number, 1, 1, now, now, now
+        FROM customers, generate_series(1, %s) AS number, clock_timestamp() AS now WHERE external_id = %s
+    """
+    with owner(data_dir) as connection:
+        assert connection.execute(statement, [count, customer]).rowcount == count

@@ -1,0 +1,171 @@
+"""Each constraint of the schema refuses a row that breaks it, and that alone."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+from sqlalchemy import URL
+
+from mo_grpc.db.migrate import upgrade
+from tests.conftest import Stack
+from tests.databases import Connection, connect, fresh_database
+
+NOW = "2026-01-01T00:00:00Z"
+HASH = b"x" * 32
+ROWS: dict[str, dict[str, Any]] = {
+    "customers": {"id": 1, "external_id": "c", "score": 1000, "created_at": NOW, "updated_at": NOW},
+    "loans": {
+        "id": 1, "customer_id": 1, "external_id": "l", "amount": 100, "outstanding": 100, "status": 1,
+        "maximum_payment_date": NOW, "created_at": NOW, "updated_at": NOW,
+    },
+    "payments": {
+        "id": 1, "customer_id": 1, "external_id": "p", "total_amount": 10, "status": 1, "paid_at": NOW,
+        "created_at": NOW, "updated_at": NOW,
+    },
+    "payment_details": {"payment_id": 1, "loan_id": 1, "customer_id": 1, "amount": 10},
+    "api_keys": {"id": "k" * 12, "name": "k", "secret_hash": HASH, "scopes": [], "created_at": NOW},
+}  # fmt: skip
+NEW: dict[str, dict[str, Any]] = {
+    "customers": {"id": 2, "external_id": "c2"},
+    "loans": {"id": 2, "external_id": "l2"},
+    "payments": {"id": 2, "external_id": "p2"},
+    "payment_details": {"payment_id": 2},
+    "api_keys": {"id": "n" * 12},
+}
+REJECTED = {"status": 2, "paid_at": None, "rejected_at": NOW, "rejection_kind": 1, "rejection_reason": "Too much."}
+BOUNCED = REJECTED | {"paid_at": NOW, "rejection_kind": 2}
+NOT_IDS = ["", "x" * 61, "a b", "a/b", ".a", "-a", "é", "a\n"]
+
+BAD: list[tuple[str, dict[str, Any]]] = [
+    ("customers_pkey", {"id": 1}),
+    ("customers_external_id_key", {"external_id": "c"}),
+    *[("customers_external_id_check", {"external_id": bad}) for bad in NOT_IDS],
+    *[("customers_status_check", {"status": bad}) for bad in (0, 3, -1)],
+    ("customers_score_check", {"score": "-0.01"}),
+    ("loans_pkey", {"id": 1}),
+    ("loans_external_id_key", {"external_id": "l"}),
+    ("loans_customer_id_fkey", {"customer_id": 9}),
+    *[("loans_external_id_check", {"external_id": bad}) for bad in NOT_IDS],
+    *[("loans_amount_check", {"amount": bad, "outstanding": bad}) for bad in (0, -1)],
+    *[("loans_outstanding_check", {"status": 2, "taken_at": NOW, "outstanding": bad}) for bad in ("100.01", "-0.01")],
+    *[("loans_contract_version_check", {"contract_version": bad}) for bad in ("", "v" * 31)],
+    *[("loans_status_check", {"status": bad}) for bad in (0, 5)],
+    ("loans_status_check", {"status": 1, "taken_at": NOW}),
+    ("loans_status_check", {"status": 1, "outstanding": 99}),
+    ("loans_status_check", {"status": 2}),
+    ("loans_status_check", {"status": 2, "taken_at": NOW, "outstanding": 0}),
+    ("loans_status_check", {"status": 3, "taken_at": NOW}),
+    ("loans_status_check", {"status": 3, "outstanding": 0}),
+    ("loans_status_check", {"status": 4, "outstanding": 0}),
+    ("loans_status_check", {"status": 4, "taken_at": NOW, "outstanding": "0.01"}),
+    ("payments_pkey", {"id": 1}),
+    ("payments_external_id_key", {"external_id": "p"}),
+    ("payments_customer_id_fkey", {"customer_id": 9}),
+    *[("payments_external_id_check", {"external_id": bad}) for bad in NOT_IDS],
+    *[("payments_total_amount_check", {"total_amount": bad}) for bad in (0, -1)],
+    *[("payments_status_check", {"status": bad}) for bad in (0, 3)],
+    ("payments_status_check", {"paid_at": None}),
+    ("payments_status_check", {"rejected_at": NOW}),
+    ("payments_status_check", {"rejection_kind": 2}),
+    ("payments_status_check", {"rejection_reason": "Why?"}),
+    ("payments_status_check", REJECTED | {"rejected_at": None}),
+    ("payments_status_check", REJECTED | {"rejection_kind": None}),
+    ("payments_status_check", REJECTED | {"rejection_kind": 3}),
+    *[("payments_status_check", REJECTED | {"rejection_reason": bad}) for bad in (None, "", "x" * 501)],
+    ("payments_status_check", REJECTED | {"paid_at": NOW}),
+    ("payments_status_check", BOUNCED | {"paid_at": None}),
+    ("payment_details_pkey", {"payment_id": 1}),
+    *[("payment_details_amount_check", {"amount": bad}) for bad in (0, -1)],
+    ("payment_details_payment_id_customer_id_fkey", {"payment_id": 9}),
+    ("payment_details_loan_id_customer_id_fkey", {"loan_id": 9}),
+    # A payment of another customer, and a loan of another customer.
+    ("payment_details_payment_id_customer_id_fkey", {"payment_id": 3}),
+    ("payment_details_loan_id_customer_id_fkey", {"loan_id": 3}),
+    ("api_keys_pkey", {"id": "k" * 12}),
+    *[("api_keys_id_check", {"id": bad}) for bad in ("k" * 11, "k" * 13, "k" * 11 + "_")],
+    *[("api_keys_name_check", {"name": bad}) for bad in ("", "x" * 101)],
+    *[("api_keys_secret_hash_check", {"secret_hash": bad}) for bad in (b"", HASH + b"x")],
+]
+GOOD: list[tuple[str, dict[str, Any]]] = [
+    ("customers", {"score": 0, "status": 2, "external_id": "~".join("x" * 30)}),
+    ("loans", {"status": 2, "taken_at": NOW, "outstanding": "0.01", "contract_version": "v" * 30}),
+    ("loans", {"status": 3}),
+    ("loans", {"status": 4, "taken_at": NOW, "outstanding": 0}),
+    ("payments", {}),
+    ("payments", REJECTED),
+    ("payments", BOUNCED | {"rejection_reason": "x" * 500}),
+    ("payment_details", {}),
+    ("api_keys", {"name": "x" * 100, "expires_at": NOW, "revoked_at": NOW, "last_used_at": NOW}),
+]
+
+
+@pytest.fixture(scope="module")
+def migrated(stack: Stack) -> Iterator[URL]:
+    with fresh_database(stack.data_dir) as url:
+        upgrade(url)
+        yield url
+
+
+@pytest.fixture
+def rows(migrated: URL) -> Iterator[Connection]:
+    """A connection that sees one good row in each table, and some to refer to; nothing of it stays."""
+    with connect(migrated) as connection:
+        for table in ROWS:
+            insert(connection, table)
+        insert(connection, "payments", {"id": 2, "external_id": "p2"})
+        insert(connection, "customers", {"id": 3, "external_id": "other"})
+        insert(connection, "loans", {"id": 3, "external_id": "others", "customer_id": 3})
+        insert(connection, "payments", {"id": 3, "external_id": "others", "customer_id": 3})
+        yield connection
+        connection.rollback()
+
+
+def insert(connection: Connection, table: str, changes: dict[str, Any] | None = None) -> None:
+    row = ROWS[table] | (changes or {})
+    columns = sql.SQL(", ").join(map(sql.Identifier, row))
+    values = sql.SQL(", ").join(sql.Placeholder() * len(row))
+    connection.execute(
+        sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(sql.Identifier(table), columns, values), [*row.values()]
+    )
+
+
+def table_of(constraint: str) -> str:
+    return max((table for table in ROWS if constraint.startswith(f"{table}_")), key=len)
+
+
+def new_row(table: str) -> dict[str, Any]:
+    """What sets a row apart from those that are there."""
+    return NEW[table] if table != "payments" else {"id": 4, "external_id": "p4"}
+
+
+@pytest.mark.parametrize(("constraint", "changes"), BAD)
+def test_a_bad_row_is_refused(rows: Connection, constraint: str, changes: dict[str, Any]) -> None:
+    table = table_of(constraint)
+    with pytest.raises(psycopg.errors.IntegrityError) as refused:
+        insert(rows, table, new_row(table) | changes)
+    assert refused.value.diag.constraint_name == constraint
+
+
+@pytest.mark.parametrize(("table", "changes"), GOOD)
+def test_a_good_row_is_taken(rows: Connection, table: str, changes: dict[str, Any]) -> None:
+    insert(rows, table, new_row(table) | changes)
+
+
+def test_no_row_with_a_history_goes(rows: Connection) -> None:
+    for table in ("customers", "loans", "payments"):
+        with pytest.raises(psycopg.errors.ForeignKeyViolation), rows.transaction():
+            rows.execute(sql.SQL("DELETE FROM {} WHERE id = 1").format(sql.Identifier(table)))
+
+
+def test_every_constraint_has_a_bad_row(migrated: URL) -> None:
+    statement = """
+        SELECT conname FROM pg_constraint
+        WHERE connamespace = 'public'::regnamespace AND contype IN ('c', 'f', 'p', 'u')
+            AND conrelid <> 'alembic_version'::regclass
+    """
+    with connect(migrated) as connection:
+        constraints = {row[0] for row in connection.execute(statement)}
+    # The composite keys are there to be referred to; the primary keys within them speak first.
+    assert constraints == {name for name, _ in BAD} | {"loans_id_customer_id_key", "payments_id_customer_id_key"}

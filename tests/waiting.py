@@ -1,0 +1,12 @@
+"""Waiting for what takes a moment, without ever sleeping longer than it takes."""
+
+import time
+from collections.abc import Callable
+
+
+def eventually(what: Callable[[], bool], seconds: float) -> None:
+    """Ask again and again until it is so; fail when it still is not after some seconds."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, f"still not so after {seconds} seconds"
+        time.sleep(0.02)
