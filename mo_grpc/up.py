@@ -52,9 +52,7 @@ def up(settings: Settings) -> int:
             try:
                 _run(settings, cleanup)
             finally:
-                # `make` forwards the terminal's Ctrl-C, so a second one is no new wish: nothing aborts the clean-up.
-                for number in _SIGNALS:
-                    signal.signal(number, signal.SIG_IGN)
+                _ignore_signals()
     except Stop:
         print("Stopped.", flush=True)
         return 0
@@ -64,22 +62,35 @@ def up(settings: Settings) -> int:
 
 
 def _on_signal(number: int, frame: FrameType | None) -> NoReturn:
+    _ignore_signals()
     raise Stop
+
+
+def _ignore_signals() -> None:
+    """`make` forwards the terminal's Ctrl-C, so a second one is no new wish: nothing aborts the clean-up."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _run(settings: Settings, cleanup: ExitStack) -> NoReturn:
     """Start the parts in order; `cleanup` stops them in the opposite one."""
     data_dir = settings.mo_data_dir.resolve()
     logs = data_dir / "log"
-    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _hold(data_dir / "up.lock", settings, cleanup)
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        logs.mkdir(mode=0o700, exist_ok=True)
+        _hold(data_dir / "up.lock", settings, cleanup)
+    except OSError as error:
+        raise StartError(f"MO_DATA_DIR cannot be used: {error}.") from None
     _check_port("MO_GRPC_PORT", settings.mo_grpc_host, settings.mo_grpc_port)
     _check_port("MO_HTTP_PORT", settings.mo_http_host, settings.mo_http_port)
+    if settings.mo_edge_admin_port:
+        _check_port("MO_EDGE_ADMIN_PORT", "127.0.0.1", settings.mo_edge_admin_port)
     parts: list[Part] = []
     if settings.external_database_url is None:
         postgres = EmbeddedPostgres(data_dir)
+        cleanup.callback(postgres.stop)  # before the start, so that no signal comes between them
         postgres.start()
-        cleanup.callback(postgres.stop)
         parts.append(Part("PostgreSQL", postgres.process, logs / "postgres.log"))
     upgrade(migration_url(settings))
     for name, command in (("The gRPC server", "serve"), ("Envoy", "edge")):
@@ -153,15 +164,21 @@ def _reachable(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not bound to
 
 
+def _address(host: str, port: int) -> str:
+    """What to call to reach a listener on `host`; an IPv6 number needs brackets."""
+    host = _reachable(host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _addresses(settings: Settings) -> str:
-    grpc_host, http_host = _reachable(settings.mo_grpc_host), _reachable(settings.mo_http_host)
-    return f"gRPC on {grpc_host}:{settings.mo_grpc_port}, REST on http://{http_host}:{settings.mo_http_port}"
+    grpc_address = _address(settings.mo_grpc_host, settings.mo_grpc_port)
+    return f"gRPC on {grpc_address}, REST on http://{_address(settings.mo_http_host, settings.mo_http_port)}"
 
 
 def greeting(settings: Settings, key: Credential) -> str:
     """What the newcomer reads: where it runs, a key, and two lines to paste."""
-    grpc_address = f"{_reachable(settings.mo_grpc_host)}:{settings.mo_grpc_port}"
-    url = f"http://{_reachable(settings.mo_http_host)}:{settings.mo_http_port}"
+    grpc_address = _address(settings.mo_grpc_host, settings.mo_grpc_port)
+    url = f"http://{_address(settings.mo_http_host, settings.mo_http_port)}"
     header = settings.api_key_custom_header
     customer = '{"external_id": "ana", "score": "1000.00"}'
     return f"""

@@ -10,7 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from mo_grpc.auth.rules import Credential
+from mo_grpc.config import Settings
 from mo_grpc.db.embedded import EmbeddedPostgres, embedded_url
+from mo_grpc.up import greeting
 from tests.conftest import KEY, Stack, read_greeting, run_cli, settings_environment
 from tests.db.test_embedded import alive, eventually
 
@@ -67,6 +70,13 @@ def test_the_printed_lines_work_as_they_are(stack: Stack) -> None:
     assert '"external_id":"ana"' in answer.stdout
 
 
+def test_the_printed_addresses_can_be_called(tmp_path: Path) -> None:
+    settings = Settings(mo_data_dir=tmp_path, mo_grpc_host="0.0.0.0", mo_http_host="::", mo_grpc_port=1, mo_http_port=2)  # noqa: S104
+    printed = greeting(settings, Credential.generate())
+    assert "127.0.0.1:1 mo.customers" in printed
+    assert "http://[::1]:2/v1/customers/ana" in printed
+
+
 def test_a_second_up_says_that_one_is_running(stack: Stack) -> None:
     second = stack.cli("up", check=False)
     assert second.returncode == 1
@@ -106,11 +116,14 @@ def test_a_signal_stops_everything_cleanly(tmp_path: Path, number: signal.Signal
 
 
 def test_data_and_keys_survive_a_restart(tmp_path: Path) -> None:
-    environment = settings_environment(tmp_path)
+    # A path that needs care wherever it is handed on.
+    data_dir = tmp_path / "my data, 2"
+    environment = settings_environment(data_dir)
     url = f"http://127.0.0.1:{environment['MO_HTTP_PORT']}/v1/customers"
     with an_up(environment) as process:
         key = KEY.search(read_greeting(process))
         assert key
+        assert data_dir.stat().st_mode & 0o077 == 0
         headers = {"x-api-key": key[0]}
         assert httpx.post(url, headers=headers, json={"external_id": "kept", "score": "1"}).status_code == 200
         # Not even a chance to tidy up.
@@ -141,7 +154,7 @@ def signal_to(pid: int, number: signal.Signals) -> None:
     subprocess.run(["kill", f"-{number.value}", str(pid)], check=True)
 
 
-@pytest.mark.parametrize("setting", ["MO_GRPC_PORT", "MO_HTTP_PORT"])
+@pytest.mark.parametrize("setting", ["MO_GRPC_PORT", "MO_HTTP_PORT", "MO_EDGE_ADMIN_PORT"])
 def test_a_taken_port_is_told_before_anything_starts(tmp_path: Path, setting: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -176,4 +189,12 @@ def test_a_database_out_of_reach_is_told_in_a_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "The database refused" in done.stderr
     assert "hush-hush" not in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_data_folder_that_cannot_be_used_is_told_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run_cli(settings_environment(tmp_path / "file"), "up", check=False)
+    assert done.returncode == 1
+    assert "MO_DATA_DIR cannot be used" in done.stderr
     assert "Traceback" not in done.stderr

@@ -39,6 +39,7 @@ _SOCKET = f".s.PGSQL.{_PORT}"
 # folders, colons in SQLAlchemy's list of hosts, and spaces in libpq's URLs.
 _SOCKET_PATH = re.compile(r"[\w./~+@%-]{1,98}", re.ASCII)
 _AS_ROOT = Path("/var/lib/mo-grpc")
+_NAMESPACE = ("unshare", "--user", "--map-user=1", "--map-group=1")
 _SETTINGS = {
     "port": str(_PORT),
     "listen_addresses": "",
@@ -146,8 +147,11 @@ class EmbeddedPostgres:
         """Make the files under another name first, so that what is called `postgres` is always whole."""
         in_place = os.geteuid() != 0 or _has_namespaces()
         folder = self._home if in_place else _AS_ROOT
-        folder.mkdir(mode=0o755, exist_ok=True)
-        prefix = f"postgres.{self._home.stat().st_ino}."  # in a folder that several may share
+        if not in_place:
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o755)  # whatever the umask
+        home = self._home.stat()
+        prefix = f"postgres.{home.st_dev}-{home.st_ino}."  # in a folder that several may share
         for leftover in folder.glob(f"{prefix}*.new"):
             shutil.rmtree(leftover, ignore_errors=True)
         made = Path(tempfile.mkdtemp(".new", prefix, folder))
@@ -255,9 +259,6 @@ def _has_namespaces() -> bool:
     with contextlib.suppress(FileNotFoundError):
         return subprocess.run([*_NAMESPACE, "true"], capture_output=True, check=False).returncode == 0
     return False
-
-
-_NAMESPACE = ("unshare", "--user", "--map-user=1", "--map-group=1")
 
 
 def _whoever_may_run(cluster: Path) -> tuple[tuple[str, ...], User | None]:

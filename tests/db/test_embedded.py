@@ -1,9 +1,12 @@
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,6 +43,11 @@ def alive(pid: int) -> bool:
         return not re.search(r"^State:\s+Z", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     except FileNotFoundError:
         return False
+
+
+def try_to(connection: "psycopg.Connection[tuple[object, ...]]", query: str) -> None:
+    with contextlib.suppress(psycopg.Error):
+        connection.execute(query.encode())
 
 
 @pytest.fixture
@@ -106,13 +114,21 @@ def test_folders_that_are_not_ours_keep_their_modes(tmp_path: Path) -> None:
     assert [(p, p.stat().st_mode, p.stat().st_uid) for p in (tmp_path, private)] == before
 
 
-def test_a_long_path_is_no_hindrance(tmp_path: Path) -> None:
-    data_dir = tmp_path / ("long-" * 20) / ("longer-" * 20)
+@pytest.mark.parametrize("name", ["long-" * 40, "a space", "a,comma", "a:colon", "ñ"])
+def test_a_path_that_no_socket_can_have_is_no_hindrance(tmp_path: Path, name: str) -> None:
+    data_dir = tmp_path / name
     with EmbeddedPostgres(data_dir):
         socket_dir = Path((data_dir / "postgres.socket").read_text())
         assert socket_dir.stat().st_mode & 0o077 == 0
         assert ask(data_dir, "SELECT 1") == 1
     assert not socket_dir.exists()
+
+
+def test_the_starters_pgport_is_its_own_affair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPORT", "6000")
+    with EmbeddedPostgres(tmp_path):
+        monkeypatch.delenv("PGPORT")
+        assert ask(tmp_path, "SELECT 1") == 1
 
 
 def test_it_recovers_from_a_kill(tmp_path: Path) -> None:
@@ -125,17 +141,37 @@ def test_it_recovers_from_a_kill(tmp_path: Path) -> None:
         assert ask(tmp_path, "SELECT count(*) FROM acknowledged") == 0
 
 
+def test_it_waits_for_a_session_that_outlives_a_kill(tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path) as postgres, connect(embedded_url(tmp_path)) as connection:
+        session = connection.info.backend_pid
+        # Busy, so that it does not notice at once what happened to the others.
+        query = "SELECT count(*) FROM generate_series(1, 20000000)"
+        client = threading.Thread(target=try_to, args=(connection, query))
+        client.start()
+        eventually(lambda: Path(f"/proc/{session}/cmdline").read_text().rstrip("\0 ").endswith("SELECT"))
+        postgres.process.kill()
+        postgres.process.wait()
+        assert alive(session)
+        postgres.stop()
+        with EmbeddedPostgres(tmp_path):
+            assert not alive(session)
+            assert ask(tmp_path, "SELECT 1") == 1
+        client.join()
+
+
+HOLD = textwrap.dedent("""
+    import signal, sys
+    from pathlib import Path
+    from mo_grpc.db.embedded import EmbeddedPostgres
+    postgres = EmbeddedPostgres(Path(sys.argv[1]))
+    postgres.start()
+    print(postgres.process.pid, flush=True)
+    signal.pause()
+""")
+
+
 def test_it_ends_with_a_killed_starter_and_starts_again(tmp_path: Path) -> None:
-    script = textwrap.dedent("""
-        import signal, sys
-        from pathlib import Path
-        from mo_grpc.db.embedded import EmbeddedPostgres
-        postgres = EmbeddedPostgres(Path(sys.argv[1]))
-        postgres.start()
-        print(postgres.process.pid, flush=True)
-        signal.pause()
-    """)
-    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True) as starter:
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as starter:
         assert starter.stdout
         pid = int(starter.stdout.readline())
         assert alive(pid)
@@ -145,6 +181,64 @@ def test_it_ends_with_a_killed_starter_and_starts_again(tmp_path: Path) -> None:
         assert not alive(pid)
         assert postgres.process.pid != pid
         assert ask(tmp_path, "SELECT 1") == 1
+
+
+def test_a_killed_one_is_not_said_to_run(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout
+        pid = int(starter.stdout.readline())
+        assert embedded_url(tmp_path)
+        starter.kill()
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not alive(pid))
+    assert (tmp_path / "postgres.socket").exists()
+    with pytest.raises(EmbeddedPostgresError, match="No PostgreSQL runs"):
+        embedded_url(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_an_end_in_the_middle_of_the_first_start_spoils_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True) as starter:
+        eventually(lambda: bool(list(tmp_path.glob("postgres*/PG_VERSION"))))  # the first file of many
+        starter.send_signal(number)
+        assert starter.communicate()[0] == b""
+    with EmbeddedPostgres(tmp_path):
+        assert ask(tmp_path, "SELECT 1") == 1
+    # initdb was no child to be waited for; what it still wrote then is gone after the start that finds it.
+    eventually(lambda: not _works_in(tmp_path))
+    shutil.rmtree(tmp_path / "postgres")
+    with EmbeddedPostgres(tmp_path):
+        assert not list(tmp_path.glob("*.new"))
+
+
+def _works_in(folder: Path) -> list[str]:
+    """The processes that work somewhere in a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cwd").readlink().is_relative_to(folder):
+                found.append(process.name)
+    return found
+
+
+def test_a_failed_start_of_a_copy_leaves_the_original_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    with EmbeddedPostgres(original):
+        shutil.copytree(original, copy, ignore=shutil.ignore_patterns(".s.PGSQL.*"))
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(embedded, "find_spec", lambda name: None)
+            with pytest.raises(EmbeddedPostgresError, match="not installed"):
+                EmbeddedPostgres(copy).start()
+        assert ask(original, "SELECT 1") == 1
+    with EmbeddedPostgres(original):
+        assert ask(original, "SELECT 1") == 1
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(EmbeddedPostgresError, match="cannot be used"):
+        EmbeddedPostgres(tmp_path / "file").start()
 
 
 @pytest.mark.parametrize("number", ["own", "free", "nonsense"])
@@ -188,19 +282,44 @@ def test_an_ordinary_user_runs_it_as_itself(tmp_path: Path) -> None:
     assert starter == postgres != 0
 
 
+def start(data_dir: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", START, str(data_dir)]
+    return subprocess.run(command, env=os.environ | environment, check=False, capture_output=True, text=True)
+
+
 def test_where_namespaces_are_switched_off_root_lends_it_another_user(tmp_path: Path) -> None:
-    # Without `unshare` on PATH there are no namespaces to be had.
-    environment = dict(os.environ, PATH=str(tmp_path))
-    done = subprocess.run(
-        [sys.executable, "-c", START, str(tmp_path)], env=environment, check=False, capture_output=True, text=True
-    )
-    for folder in Path("/var/lib/mo-grpc").glob("*"):
-        shutil.rmtree(folder)
+    no_namespaces = {"PATH": str(tmp_path)}  # no `unshare` there
+    done = start(tmp_path, **no_namespaces)
+    files = (tmp_path / "postgres").resolve()
     programs = Path(embedded.__file__).parents  # PostgreSQL's are in the same tree
-    if all(path.stat().st_mode & 0o001 for path in programs):
-        starter, postgres = map(int, done.stdout.split())
-        assert (starter == 0) == (postgres != starter)
+    if os.geteuid() != 0:
+        assert done.stdout.split() == [str(os.geteuid())] * 2, done.stderr
+    elif all(path.stat().st_mode & 0o001 for path in programs):
+        try:
+            assert not files.is_relative_to(tmp_path)
+            first = (files / "global/pg_control").stat().st_ino
+            # The files stay whose they are, with namespaces or without.
+            for again in (done, start(tmp_path), start(tmp_path, **no_namespaces)):
+                starter, postgres = map(int, again.stdout.split())
+                assert starter == 0 != postgres == files.stat().st_uid, again.stderr
+                assert (files / "global/pg_control").stat().st_ino == first
+        finally:
+            shutil.rmtree(files)
     else:
         # The other user cannot reach the programs; then the message says so.
-        assert (done.returncode == 0) == (os.geteuid() != 0)
-        assert os.geteuid() != 0 or "Permission denied" in done.stderr
+        assert done.returncode == 1
+        assert "EmbeddedPostgresError" in done.stderr
+        assert "Permission denied" in done.stderr
+
+
+def test_roots_own_files_are_not_forsaken_without_namespaces(tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path):
+        password = embedded_url(tmp_path).password
+    done = start(tmp_path, PATH=str(tmp_path))
+    if os.geteuid() == 0:
+        assert done.returncode == 1
+        assert "PostgreSQL refuses root" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+    with EmbeddedPostgres(tmp_path):
+        assert embedded_url(tmp_path).password == password

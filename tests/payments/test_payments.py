@@ -1,5 +1,7 @@
 import pytest
 
+from tests.conftest import Stack
+from tests.databases import owner
 from tests.doors import Door, Json, Refused
 from tests.factories import a_customer, a_loan, new_id, outstanding, pay
 
@@ -65,6 +67,18 @@ def test_the_oldest_taken_loan_is_paid_first_each_in_full_before_the_next(door: 
     assert spread(pay(door, customer, "9.99")) == [(first, "9.99")]
     assert outstanding(door, first) == ("0.00", "PAID")
     assert spread(pay(door, customer, "20.00")) == [(second, "20.00")]
+
+
+def test_of_loans_taken_at_the_same_moment_the_first_created_is_paid_first(door: Door, stack: Stack) -> None:
+    customer = a_customer(door)
+    loans = [a_loan(door, customer, "1.00", activate=False) for _ in range(5)]
+    for loan in reversed(loans):
+        door("loans.ActivateLoan", external_id=loan)
+    with owner(stack.data_dir) as connection:  # no door makes two loans ACTIVE in the same microsecond
+        connection.execute("UPDATE loans SET taken_at = '2026-01-01' WHERE external_id = ANY(%s)", [loans])
+    payment = pay(door, customer, "4.50")
+    assert spread(payment) == list(zip(loans, ["1.00"] * 4 + ["0.50"], strict=True))
+    assert door("payments.GetPayment", external_id=payment["external_id"]) == payment
 
 
 def test_a_payment_of_exactly_the_debt_pays_every_loan(door: Door) -> None:
