@@ -92,6 +92,12 @@ class Settings(BaseSettings):
         """Django's `HTTP_X_API_KEY`, HTTP's `X-API-KEY` and gRPC's `x-api-key` name the same header."""
         return value.lower().removeprefix("http_").replace("_", "-")
 
+    @property
+    def grpc_address(self) -> str:
+        """Where the gRPC server listens."""
+        host = f"[{self.mo_grpc_host}]" if ":" in self.mo_grpc_host else self.mo_grpc_host
+        return f"{host}:{self.mo_grpc_port}"
+
     @cached_property
     def external_database_url(self) -> URL | None:
         """The URL of a PostgreSQL that is not ours, or None when the embedded one is meant."""

@@ -99,11 +99,10 @@ async def serve_async(settings: Settings) -> None:
     database = Database(database_url(settings), settings.mo_database_pool_size)
     async with KeyRing(database) as keys:
         server, status = make_server(settings, database, keys)
-        address = f"{settings.mo_grpc_host}:{settings.mo_grpc_port}"
-        server.add_insecure_port(address)
+        server.add_insecure_port(settings.grpc_address)
         await server.start()
         health_reports = asyncio.create_task(report_health(status, keys))
-        log.info("serving", address=address)
+        log.info("serving", address=settings.grpc_address)
         await stop.wait()
         log.info("draining", grace_seconds=settings.mo_shutdown_grace_seconds)
         health_reports.cancel()

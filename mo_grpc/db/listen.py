@@ -18,9 +18,10 @@ async def listen(url: URL, channel: str, patience: float) -> AsyncIterator[str |
     Raises:
         Unavailable: the connection could not be made, or broke.
     """
-    conninfo = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    # As SQLAlchemy does it, so that whatever a URL may hold is read alike.
+    _, parameters = url.get_dialect()().create_connect_args(url)
     try:
-        connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True, **connect_args(SERVICE_ROLE))  # type: ignore[arg-type]
+        connection = await psycopg.AsyncConnection.connect(**{**parameters, **connect_args(SERVICE_ROLE)}, autocommit=True)
         async with connection:
             await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
             yield None
