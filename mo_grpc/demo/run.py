@@ -58,11 +58,11 @@ class Tally(NamedTuple):
     def __str__(self) -> str:
         if not self.customers + self.loans + self.payments:
             return "All of it was there already; nothing was created."
-        text = f"Created {self.customers:,} customers, {self.loans:,} loans and {self.payments:,} payments."
+        text = f"Created: customers {self.customers:,}, loans {self.loans:,}, payments {self.payments:,}."
         if self.refused:
-            text += f" Refused {self.refused:,} calls, such as loans over the credit line."
+            text += f" Refused: {self.refused:,}, such as loans over the credit line."
         if self.existing:
-            text += f" Left out {self.existing:,} calls that an earlier run had made."
+            text += f" There already: {self.existing:,}, from an earlier run."
         return text
 
 
@@ -93,7 +93,8 @@ async def _fill(settings: Settings, customers: int, seed: int, end: datetime) ->
     names = [customer_id(seed, number) for number in numbers]
     clock = _Clock(end - YEAR)
     async with _private_server(settings, clock) as api:
-        done = (await api.portfolio(names)).traces()
+        portfolio = await api.portfolio(names)
+        done = portfolio.traces()
         stories = [story(seed, number, end) for number in numbers]
         left = sorted((event for events in stories for event in _left(events, done)), key=lambda event: event.at)
         outcomes = await _tell(api, clock, left)
@@ -104,7 +105,7 @@ async def _fill(settings: Settings, customers: int, seed: int, end: datetime) ->
             existing=sum(map(len, stories)) - len(left) + sum(n for (_, code), n in outcomes.items() if code is EXISTS),
             refused=sum(n for (_, code), n in outcomes.items() if code not in (OK, EXISTS)),
         )
-        return tally, await api.portfolio(names)
+        return tally, await api.portfolio(names) if left else portfolio
 
 
 def _left(events: list[Event], done: set[str]) -> list[Event]:

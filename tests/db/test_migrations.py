@@ -18,6 +18,7 @@ from mo_grpc.db.engine import SERVICE_ROLE
 from mo_grpc.db.migrate import alembic_config, downgrade, upgrade
 from tests.conftest import Stack, run_cli
 from tests.databases import Connection, connect, fresh_database, owner
+from tests.waiting import eventually
 
 # What the service may change of a row; all else is history.
 CHANGEABLE = {
@@ -112,12 +113,26 @@ def test_the_migrations_and_the_models_agree(migrated: URL, empty: URL) -> None:
 
 
 def test_two_migrations_at_once_both_succeed(empty: URL, stack: Stack, migrated: URL) -> None:
+    upgrade(empty)
+    downgrade(empty)
     settings = stack.environment | {"MO_DATABASE_URL": empty.set(drivername="postgresql").render_as_string(hide_password=False)}
     with ThreadPoolExecutor(2) as threads:
-        done = list(threads.map(lambda _: run_cli(settings, "migrate", check=False), range(2)))
+        with connect(empty) as connection:
+            # Both are held up at their start, and let go at the same moment.
+            connection.execute("LOCK TABLE alembic_version")
+            running = [threads.submit(run_cli, settings, "migrate", check=False) for _ in range(2)]
+            eventually(lambda: held_up(empty) == 2, 60)
+        done = [each.result() for each in running]
     assert [each.returncode for each in done] == [0, 0], [each.stderr for each in done]
     assert catalog(empty) == catalog(migrated)
     assert len(revision(empty)) == 1
+
+
+def held_up(url: URL) -> int:
+    """How many sessions of a database wait for a lock."""
+    with connect(url) as connection:
+        waits = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        return connection.execute(waits).rowcount
 
 
 @pytest.fixture
