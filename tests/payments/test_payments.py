@@ -60,7 +60,9 @@ def test_the_oldest_taken_loan_is_paid_first_each_in_full_before_the_next(door: 
     for loan in (third, first, second):  # the order of taking, not of creation, not of the amounts
         door("loans.ActivateLoan", external_id=loan)
     assert spread(pay(door, customer, "4.00")) == [(third, "4.00")]
-    assert spread(pay(door, customer, "26.01")) == [(third, "6.00"), (first, "20.01")]
+    payment = pay(door, customer, "26.01")
+    assert spread(payment) == [(third, "6.00"), (first, "20.01")]
+    assert door("payments.GetPayment", external_id=payment["external_id"]) == payment
     assert outstanding(door, third) == ("0.00", "PAID")
     assert outstanding(door, first) == ("9.99", "ACTIVE")
     assert outstanding(door, second) == ("20.00", "ACTIVE")
