@@ -21,9 +21,10 @@ RUN uv sync --locked --no-dev --no-cache && chmod -R a+rX .
 FROM python:3.12-slim
 # /edge is for the volume in which Envoy finds its configuration: a new volume takes over the folder's owner.
 RUN useradd --system --uid 10001 --user-group --home-dir /nonexistent --shell /usr/sbin/nologin mo \
-    && install --directory --owner=mo --group=mo /edge
+    && install --directory --owner=mo --group=mo /edge \
+    && install --directory --owner=mo --group=mo --mode=0700 /run/mo
 COPY --from=build /app /app
-ENV PATH=/app/.venv/bin:$PATH PYTHONUNBUFFERED=1
+ENV PATH=/app/.venv/bin:$PATH PYTHONUNBUFFERED=1 MO_DATA_DIR=/run/mo
 WORKDIR /app
 USER 10001:10001
 EXPOSE 50051

@@ -15,10 +15,12 @@ from mo_grpc.auth import store
 from mo_grpc.auth.access import ACCESS
 from mo_grpc.auth.rules import BUSINESS_SCOPES, Credential, NewApiKey
 from mo_grpc.config import Settings
+from mo_grpc.db.coalescing import Locks
 from mo_grpc.db.embedded import EmbeddedPostgresError
 from mo_grpc.db.engine import migration_url, once
 from mo_grpc.edge import EdgeError, render, run
 from mo_grpc.errors import ServiceError
+from mo_grpc.workers import WorkersError, run_workers
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 keys = typer.Typer(no_args_is_help=True, help="API keys: who may call.")
@@ -38,6 +40,11 @@ def _settings() -> Settings:
     return settings
 
 
+def _console() -> Console:
+    """Standard output; where it is no terminal, lines are not folded to a terminal's width."""
+    return Console(width=None if sys.stdout.isatty() else 240)
+
+
 @app.command()
 def up() -> None:
     """Run everything: PostgreSQL, migrations, the gRPC server, Envoy. Ctrl-C stops it all."""
@@ -47,11 +54,17 @@ def up() -> None:
 
 
 @app.command()
-def serve() -> None:
-    """Run the gRPC server alone."""
-    from mo_grpc.server import serve
+def serve(
+    worker: Annotated[int | None, typer.Option(hidden=True, help="Which worker this process is.")] = None,
+) -> None:
+    """Run the gRPC server alone, with MO_WORKERS processes."""
+    settings = _settings()
+    if worker is None and settings.mo_workers > 1:
+        run_workers(settings)
+    else:
+        from mo_grpc.server import serve
 
-    serve(_settings())
+        serve(settings, worker or 0)
 
 
 @app.command()
@@ -76,6 +89,26 @@ def edge(
         print(render(settings))
     else:
         run(settings)
+
+
+@app.command()
+def audit() -> None:
+    """Check that every amount adds up, on one snapshot and without hindering anybody; exit status 1 if one does not."""
+    from mo_grpc.audit.store import audit
+
+    findings = once(_settings(), lambda database: database.write(audit, Locks.TRY))
+    table = Table("invariant", "rows", "broken", title="Audit")
+    for finding in findings:
+        table.add_row(finding.invariant.name, f"{finding.checked:,}", f"{finding.broken:,}")
+    console = _console()
+    console.print(table)
+    for finding in findings:
+        for external_id, remark in finding.rows:
+            console.print(f"{finding.invariant.table} {external_id}: {remark}", style="red", markup=False)
+        if finding.broken > len(finding.rows):
+            console.print(f"… and {finding.broken - len(finding.rows):,} more in {finding.invariant.table}.", style="red")
+    if any(finding.broken for finding in findings):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -134,7 +167,7 @@ def list_keys() -> None:
         times = (key.created_at, key.expires_at, key.revoked_at, key.last_used_at)
         shown = [f"{time:%Y-%m-%d %H:%M:%S}" if time else "" for time in times]
         table.add_row(key.id, key.name, " ".join(sorted(key.scopes)), *shown)
-    Console(width=None if sys.stdout.isatty() else 240).print(table)
+    _console().print(table)
 
 
 @keys.command("revoke")
@@ -151,7 +184,7 @@ def main() -> None:
     """Run the command line; a fault that the user can mend is one line on standard error, and exit status 1."""
     try:
         app()
-    except (EdgeError, EmbeddedPostgresError, ServiceError) as error:
+    except (EdgeError, EmbeddedPostgresError, ServiceError, WorkersError) as error:
         print(error, file=sys.stderr)
         sys.exit(1)
     except SQLAlchemyError as error:

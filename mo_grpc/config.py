@@ -3,6 +3,7 @@
 `env.example` lists them all. Names without the `MO_` prefix are those of the Django service that this one replaces.
 """
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -50,10 +51,14 @@ class Settings(BaseSettings):
     database_name: str = "mo"
     database_user: str = "mo"
     database_passwd: SecretStr | None = None
-    mo_database_pool_size: Annotated[int, Field(ge=1, le=1000)] = 10
+    # Connections that a worker keeps at most; fewer when PostgreSQL allows fewer.
+    mo_database_pool_size: Annotated[int, Field(ge=2, le=1000)] = 10
+    mo_idempotency_retention_hours: Annotated[int, Field(ge=1)] = 24
 
     mo_grpc_host: str = "127.0.0.1"
     mo_grpc_port: Port = 50051
+    # Server processes; by default, as many as there are processor cores.
+    mo_workers: Annotated[int, Field(ge=1, le=64)] = os.cpu_count() or 1
     mo_http_host: str = "127.0.0.1"
     mo_http_port: Port = 8080
 

@@ -18,6 +18,7 @@ from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.config import ROOT, Settings
 from mo_grpc.errors import DOMAIN
+from mo_grpc.workers import endpoint
 
 TEMPLATES = ROOT / "envoy"
 DESCRIPTOR_SET = ROOT / "generated" / "descriptor.binpb"
@@ -109,7 +110,7 @@ def render(settings: Settings) -> str:
         raise EdgeError(f"{DESCRIPTOR_SET} is missing: run `make generate`.") from None
     if "*" in settings.cors_allowed_origins and settings.cors_allow_credentials:
         raise EdgeError("CORS_ALLOW_CREDENTIALS with the origin * would let every site act for its visitors.")
-    upstream = settings.mo_edge_upstream_host or _reachable(settings.mo_grpc_host)
+    upstream = settings.mo_edge_upstream_host
     templates = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -123,8 +124,11 @@ def render(settings: Settings) -> str:
         listen_port=settings.mo_http_port,
         admin_port=settings.mo_edge_admin_port,
         json_logs=settings.mo_log_format == "json",
-        endpoints=[(upstream, settings.mo_grpc_port)],
-        cluster_type="STATIC" if _is_ip(upstream) else "STRICT_DNS",
+        # On the same machine, each worker at its private socket; elsewhere, whoever answers at the shared port.
+        pipes=[] if upstream else [str(endpoint(settings, worker)) for worker in range(settings.mo_workers)],
+        upstream=upstream,
+        upstream_port=settings.mo_grpc_port,
+        cluster_type="STATIC" if upstream is None or _is_ip(upstream) else "STRICT_DNS",
         grpc_health=settings.mo_health,
         max_request_bytes=settings.mo_max_request_bytes,
         cors_origins=settings.cors_allowed_origins,
@@ -174,13 +178,6 @@ def _is_ip(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _reachable(host: str) -> str:
-    """Turn "every address of this host", where a server listens, into one that can be called."""
-    if _is_ip(host) and ipaddress.ip_address(host).is_unspecified:
-        return "127.0.0.1" if ipaddress.ip_address(host).version == 4 else "::1"
-    return host
 
 
 def _listen_address(host: str) -> str:

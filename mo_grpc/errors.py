@@ -2,16 +2,19 @@
 
     ServiceError
     ├── InvalidFields       INVALID_ARGUMENT + BadRequest
+    ├── InvalidArgument     INVALID_ARGUMENT
     ├── InvalidPageToken    INVALID_ARGUMENT + BadRequest
     ├── MalformedRequest    INVALID_ARGUMENT
     ├── NotFound            NOT_FOUND + ResourceInfo
     ├── AlreadyExists       ALREADY_EXISTS + ResourceInfo
     ├── PreconditionFailed  FAILED_PRECONDITION + PreconditionFailure
     ├── StaleEtag           ABORTED
+    ├── Aborted             ABORTED
     ├── Unauthenticated     UNAUTHENTICATED
     ├── PermissionDenied    PERMISSION_DENIED
     ├── Conflict            ABORTED + RetryInfo
     ├── Unavailable         UNAVAILABLE + RetryInfo
+    ├── Overloaded          RESOURCE_EXHAUSTED + RetryInfo
     └── Internal            INTERNAL
 
 Each carries one `ErrorInfo` with a reason of `mo.errors.v1.ErrorReason` (AIP-193). The stores return them as values, so that
@@ -74,6 +77,12 @@ class InvalidFields(ServiceError):
         found = [BadRequest.FieldViolation(field=v.field, description=v.description) for v in violations]
         message = "; ".join(f"{v.field}: {v.description}" if v.field else v.description for v in found)
         super().__init__(ErrorReason.INVALID_FIELDS, message, [BadRequest(field_violations=found)])
+
+
+class InvalidArgument(ServiceError):
+    """The request cannot be right, whatever the state."""
+
+    code = code_pb2.INVALID_ARGUMENT
 
 
 class InvalidPageToken(ServiceError):
@@ -151,6 +160,12 @@ class StaleEtag(ServiceError):
         super().__init__(ErrorReason.STALE_ETAG, message, metadata={"external_id": external_id, "etag": etag})
 
 
+class Aborted(ServiceError):
+    """The call lost against another one that still runs."""
+
+    code = code_pb2.ABORTED
+
+
 class Unauthenticated(ServiceError):
     """The caller is not known."""
 
@@ -167,7 +182,8 @@ class PermissionDenied(ServiceError):
         super().__init__(ErrorReason.SCOPE_MISSING, message, metadata={"scope": scope})
 
 
-def _retry_after(milliseconds: int) -> RetryInfo:
+def retry_after(milliseconds: int) -> RetryInfo:
+    """When the caller may try again."""
     return RetryInfo(retry_delay=Duration(nanos=milliseconds * 1_000_000))
 
 
@@ -177,7 +193,7 @@ class Conflict(ServiceError):
     code = code_pb2.ABORTED
 
     def __init__(self) -> None:
-        super().__init__(ErrorReason.CONFLICT, "Other calls were in the way; please retry.", [_retry_after(50)])
+        super().__init__(ErrorReason.CONFLICT, "Other calls were in the way; please retry.", [retry_after(50)])
 
 
 class Unavailable(ServiceError):
@@ -187,7 +203,17 @@ class Unavailable(ServiceError):
 
     def __init__(self) -> None:
         message = "The service cannot reach its database; please retry."
-        super().__init__(ErrorReason.DATABASE_UNAVAILABLE, message, [_retry_after(500)])
+        super().__init__(ErrorReason.DATABASE_UNAVAILABLE, message, [retry_after(500)])
+
+
+class Overloaded(ServiceError):
+    """More calls wait than could be answered in good time."""
+
+    code = code_pb2.RESOURCE_EXHAUSTED
+
+    def __init__(self) -> None:
+        message = "The service has more calls waiting than it can answer in good time; please retry."
+        super().__init__(ErrorReason.OVERLOADED, message, [retry_after(500)])
 
 
 class Internal(ServiceError):

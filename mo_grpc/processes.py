@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,23 +59,23 @@ class User(NamedTuple):
 
 def spawn(
     command: Sequence[str],
-    log: Path,
+    log: Path | None = None,
     dies_with: signal.Signals = signal.SIGTERM,
     cwd: Path | None = None,
     user: User | None = None,
 ) -> "subprocess.Popen[bytes]":
     """Start a child in a session of its own, out of reach of the terminal's Ctrl-C, that ends when this process does.
 
-    What it prints goes to the end of `log`.
+    What it prints goes to the end of `log`, or where this process's own output goes.
     """
     identity = user or User(os.geteuid(), os.getegid())
     wrapper = [sys.executable, "-m", __name__, dies_with.name, str(os.getpid()), *map(str, identity)]
-    with log.open("ab") as output:
+    with log.open("ab") if log else nullcontext() as output:
         return subprocess.Popen(
             [*wrapper, *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=output,
             start_new_session=True,
             cwd=cwd,
         )

@@ -1,7 +1,10 @@
 """The gRPC server: every service, health and reflection, behind the interceptors; drained on SIGTERM."""
 
 import asyncio
+import random
 import signal
+from contextlib import suppress
+from datetime import timedelta
 
 import grpc
 import structlog
@@ -17,12 +20,15 @@ from mo.payments.v1 import payments_pb2_grpc
 from mo_grpc.auth.keyring import KeyRing
 from mo_grpc.config import Settings
 from mo_grpc.customers.servicer import CustomerServicer
-from mo_grpc.db.engine import Database, database_url
+from mo_grpc.db.engine import Database, affordable_pool_size, database_url
+from mo_grpc.errors import ServiceError
+from mo_grpc.idempotency.store import CLEANED_AT_ONCE, clean_records
 from mo_grpc.interceptors.authentication import AuthenticationInterceptor
 from mo_grpc.interceptors.errors import ErrorInterceptor
 from mo_grpc.interceptors.validation import ValidationInterceptor
 from mo_grpc.loans.servicer import LoanServicer
 from mo_grpc.payments.servicer import PaymentServicer
+from mo_grpc.workers import WorkersError, claim_endpoint, endpoint
 
 log = structlog.get_logger()
 
@@ -31,6 +37,9 @@ _REFLECTION = ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """gRPC's own default; said on purpose, because pages are bounded by it (see `payments.store.MAX_LISTED_DETAILS`)."""
+
+CLEANING_INTERVAL = 600.0
+"""Seconds between two looks for idempotency keys to forget, about."""
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -45,8 +54,14 @@ def make_server(settings: Settings, database: Database, keys: KeyRing) -> tuple[
             ValidationInterceptor(),
         ),
         options=(
-            # Off, or a forgotten server on the same port silently takes half the calls.
-            ("grpc.so_reuseport", 0),
+            # Off for one worker, or a forgotten server on the same port silently takes half the calls.
+            ("grpc.so_reuseport", int(settings.mo_workers > 1)),
+            # Past 1,000 calls that wait to be looked at, gRPC would drop some without a word; we tell them (`Overloaded`).
+            ("grpc.server.max_pending_requests", 10_000),
+            ("grpc.server.max_pending_requests_hard_limit", 20_000),
+            # Long-lived clients connect anew now and then, and so find workers that are new or idle.
+            ("grpc.max_connection_age_ms", 300_000),
+            ("grpc.max_connection_age_grace_ms", 60_000),
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             # Twice what the edge lets through; near its default of 8 KiB, gRPC refuses at random.
@@ -90,28 +105,59 @@ async def report_health(status: health.aio.HealthServicer, keys: KeyRing) -> Non
         await asyncio.sleep(0.1)
 
 
-async def serve_async(settings: Settings) -> None:
+async def clean_up(database: Database, retention: timedelta) -> None:
+    """Forget idempotency keys that are older than `retention`, now and then."""
+    while True:
+        # At a moment of its own for each worker.
+        await asyncio.sleep(random.uniform(0.5, 1.5) * CLEANING_INTERVAL)  # noqa: S311 - not a secret
+        with suppress(ServiceError):
+            while await database.write(lambda connection: clean_records(connection, retention)) == CLEANED_AT_ONCE:
+                pass
+
+
+def _listen(server: grpc.aio.Server, settings: Settings, worker: int) -> None:
+    """Take the port for direct clients and the private socket for Envoy.
+
+    Raises:
+        WorkersError: one of them cannot be used.
+    """
+    claim_endpoint(settings, worker)
+    places = {
+        f"Port {settings.mo_grpc_port} of {settings.mo_grpc_host}": settings.grpc_address,
+        f"The socket {endpoint(settings, worker)}": f"unix:{endpoint(settings, worker)}",
+    }
+    for name, place in places.items():
+        try:
+            server.add_insecure_port(place)
+        except RuntimeError:
+            raise WorkersError(f"{name} cannot be used.") from None
+
+
+async def serve_async(settings: Settings, worker: int) -> None:
     """Serve until SIGTERM or SIGINT; then say NOT_SERVING, finish the running calls, and close the database."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    database = Database(database_url(settings), settings.mo_database_pool_size)
+    url = database_url(settings)
+    database = Database(url, await affordable_pool_size(url, settings))
     async with KeyRing(database) as keys:
         server, status = make_server(settings, database, keys)
-        server.add_insecure_port(settings.grpc_address)
+        _listen(server, settings, worker)
         await server.start()
-        health_reports = asyncio.create_task(report_health(status, keys))
-        log.info("serving", address=settings.grpc_address)
+        retention = timedelta(hours=settings.mo_idempotency_retention_hours)
+        jobs = [asyncio.create_task(job) for job in (report_health(status, keys), clean_up(database, retention))]
+        log.info("serving", address=settings.grpc_address, worker=worker)
         await stop.wait()
-        log.info("draining", grace_seconds=settings.mo_shutdown_grace_seconds)
-        health_reports.cancel()
+        log.info("draining", grace_seconds=settings.mo_shutdown_grace_seconds, worker=worker)
+        for job in jobs:
+            job.cancel()
         await status.enter_graceful_shutdown()
         await server.stop(settings.mo_shutdown_grace_seconds)
     await database.close()
-    log.info("stopped")
+    log.info("stopped", worker=worker)
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, worker: int = 0) -> None:
     """Serve in this process, on uvloop."""
-    uvloop.run(serve_async(settings))
+    uvloop.run(serve_async(settings, worker))

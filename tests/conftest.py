@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,9 +15,12 @@ import grpc
 import httpx
 import pytest
 
+from mo_grpc.db.embedded import embedded_url
 from tests.doors import Door, GrpcDoor, RestDoor
 
 KEY = re.compile(r"mo_[0-9A-Za-z]{12}_[0-9A-Za-z]{38}")
+# Made once: reading the authorities for each client, who never uses them, takes longer than most tests.
+TLS = ssl.create_default_context()
 ORIGIN = "https://shop.example"
 
 
@@ -37,6 +41,11 @@ class Stack:
     grpc_address: str
     http_url: str
     greeting: str
+
+    @property
+    def database_url(self) -> str:
+        """Its PostgreSQL, for a process with another data folder."""
+        return embedded_url(self.data_dir).set(drivername="postgresql").render_as_string(hide_password=False)
 
     def cli(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
         """Run `mo-grpc` with this service's settings."""
@@ -113,7 +122,7 @@ def grpc_server(stack: Stack) -> None:
 @pytest.fixture
 def rest(stack: Stack) -> Iterator[httpx.Client]:
     """An HTTP client with a key."""
-    with httpx.Client(base_url=stack.http_url, headers={"x-api-key": stack.api_key}, timeout=30) as client:
+    with httpx.Client(base_url=stack.http_url, headers={"x-api-key": stack.api_key}, timeout=30, verify=TLS) as client:
         yield client
 
 

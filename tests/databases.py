@@ -53,6 +53,7 @@ def locked(data_dir: Path, customer: str) -> Iterator[Connection]:
 
 def waiting(connection: Connection) -> int:
     """How many others wait for what this connection holds."""
+    connection.execute("SELECT pg_stat_clear_snapshot()")  # or a transaction would see who was there when it first looked
     row = connection.execute(
         "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
     ).fetchone()

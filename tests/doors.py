@@ -52,6 +52,10 @@ class Refused(Exception):
 class Door(Protocol):
     """Calls an RPC, such as `customers.GetCustomer`, with a JSON request in the proto's names."""
 
+    replayed: bool
+
+    def keyed(self, key: str) -> "Door": ...
+
     def __call__(self, rpc: str, **request: Any) -> Json: ...
 
 
@@ -71,6 +75,12 @@ class GrpcDoor:
     channel: grpc.Channel
     metadata: tuple[tuple[str, str], ...] = ()
     timeout: float = 30
+    replayed: bool = False
+    """Whether the last answer was one given before."""
+
+    def keyed(self, key: str) -> "GrpcDoor":
+        """The same door, with an idempotency key on every call."""
+        return GrpcDoor(self.channel, (*self.metadata, ("idempotency-key", key)), self.timeout)
 
     def __call__(self, rpc: str, **request: Any) -> Json:
         descriptor = method(rpc)
@@ -85,8 +95,13 @@ class GrpcDoor:
         if mask:
             message.update_mask.paths.extend(mask.split(","))
         try:
-            return to_json(call(message, metadata=self.metadata, timeout=self.timeout))
+            answer, details = call.with_call(message, metadata=self.metadata, timeout=self.timeout)
+            self.replayed = ("idempotency-replayed", "true") in details.initial_metadata()
+            return to_json(answer)
         except grpc.RpcError as error:
+            self.replayed = isinstance(error, grpc.Call) and ("idempotency-replayed", "true") in (
+                error.initial_metadata() or ()
+            )
             raise refused(error) from error
 
 
@@ -105,6 +120,13 @@ def refused(error: grpc.RpcError) -> Refused:
 @dataclass
 class RestDoor:
     client: httpx.Client
+    headers: dict[str, str] = field(default_factory=dict)
+    replayed: bool = False
+    """Whether the last answer was one given before."""
+
+    def keyed(self, key: str) -> "RestDoor":
+        """The same door, with an idempotency key on every call."""
+        return RestDoor(self.client, {"Idempotency-Key": key})
 
     def __call__(self, rpc: str, **request: Any) -> Json:
         rule = method(rpc).GetOptions().Extensions[annotations_pb2.http]
@@ -116,7 +138,8 @@ class RestDoor:
             body, query = query, {}
         elif rule.body:
             body = query.pop(rule.body, {})
-        answer = self.client.request(verb.upper(), path, json=body, params=query)
+        answer = self.client.request(verb.upper(), path, json=body, params=query, headers=self.headers)
+        self.replayed = answer.headers.get("idempotency-replayed") == "true"
         assert answer.headers["content-type"] == "application/json"
         assert not [name for name in answer.headers if name.startswith("grpc-")]
         content: Json = answer.json()

@@ -3,13 +3,16 @@
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from mo_grpc.db.embedded import embedded_url
 from tests.conftest import free_port
 from tests.waiting import eventually
 
@@ -35,11 +38,26 @@ class Server:
 
 @contextmanager
 def a_server(environment: dict[str, str], **settings: str) -> Iterator[Server]:
-    """`mo-grpc serve` on a port of its own, healthy; ended afterwards by SIGTERM unless it has ended already."""
+    """`mo-grpc serve` on a port and in a folder of its own, over the same database, healthy.
+
+    It is ended afterwards by SIGTERM, unless it has ended already.
+    """
     port = str(free_port())
+    database = embedded_url(Path(environment["MO_DATA_DIR"])).set(drivername="postgresql")
     command = [sys.executable, "-m", "mo_grpc", "serve"]
     with (
-        subprocess.Popen(command, env=environment | {"MO_GRPC_PORT": port} | settings) as process,
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(
+            command,
+            env=environment
+            | {
+                "MO_GRPC_PORT": port,
+                "MO_DATA_DIR": folder,
+                "MO_DATABASE_URL": database.render_as_string(hide_password=False),
+                "MO_WORKERS": "1",
+            }
+            | settings,
+        ) as process,
         grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.max_reconnect_backoff_ms", 100)]) as channel,
     ):
         server = Server(process, channel)

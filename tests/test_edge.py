@@ -56,16 +56,20 @@ def test_every_service_of_ours_is_transcoded_and_no_other() -> None:
 @pytest.mark.parametrize(
     ("values", "upstream", "kind"),
     [
-        ({}, "127.0.0.1", "STATIC"),
-        ({"mo_grpc_host": "0.0.0.0"}, "127.0.0.1", "STATIC"),  # noqa: S104 - it is a setting's value here
-        ({"mo_grpc_host": "::"}, "::1", "STATIC"),
+        ({"mo_edge_upstream_host": "192.0.2.7"}, "192.0.2.7", "STATIC"),
         ({"mo_edge_upstream_host": "grpc"}, "grpc", "STRICT_DNS"),
     ],
 )
-def test_where_the_upstream_is(values: dict[str, object], upstream: str, kind: str) -> None:
+def test_where_an_upstream_elsewhere_is(values: dict[str, object], upstream: str, kind: str) -> None:
     config = edge.render(settings(mo_grpc_port=50999, **values))
     assert f'socket_address: {{ address: "{upstream}", port_value: 50999 }}' in config
     assert f"type: {kind}\n" in config
+
+
+def test_an_upstream_here_is_reached_at_each_workers_private_socket(tmp_path: Path) -> None:
+    config = edge.render(settings(mo_data_dir=tmp_path, mo_workers=3))
+    assert [n for n in range(5) if f'pipe: {{ path: "{tmp_path}/run/grpc-{n}.sock" }}' in config] == [0, 1, 2]
+    assert "type: STATIC\n" in config
 
 
 def test_the_admin_interface_is_off_unless_asked_for_and_then_on_loopback() -> None:

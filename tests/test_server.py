@@ -118,15 +118,17 @@ def test_a_call_that_does_not_end_is_cut_off_after_the_grace(stack: Stack, over_
 
 
 def test_when_all_connections_are_busy_the_next_call_is_told_soon(stack: Stack, over_grpc: GrpcDoor) -> None:
-    customer = a_customer(over_grpc)
-    with a_server(stack.environment, MO_DATABASE_POOL_SIZE="1") as server, ThreadPoolExecutor(1) as thread:
+    one, two = (a_customer(over_grpc) for _ in range(2))
+    with a_server(stack.environment, MO_DATABASE_POOL_SIZE="2") as server, ThreadPoolExecutor(2) as threads:
         door = GrpcDoor(server.channel, over_grpc.metadata)
-        with locked(stack.data_dir, customer) as lock:
-            running = thread.submit(a_loan, door, customer)
-            eventually(lambda: waiting(lock) == 1, 10)
+        with locked(stack.data_dir, one) as first, locked(stack.data_dir, two) as second:
+            running = [threads.submit(a_loan, door, customer) for customer in (one, two)]
+            eventually(lambda: waiting(first) == waiting(second) == 1, 10)
+            # They wait for a moment, then get out of the others' way, then wait for good: until then there is a gap.
+            eventually(lambda: not answers(door, one), 10)
             assert_unavailable(door)
-        assert running.result(30)
-        door("customers.GetCustomer", external_id=customer)
+        assert all(call.result(30) for call in running)
+        door("customers.GetCustomer", external_id=one)
 
 
 def assert_unavailable(door: GrpcDoor) -> None:

@@ -1,5 +1,7 @@
 """CustomerService over the store of customers."""
 
+from operator import attrgetter
+
 from google.protobuf.message import Message
 from mo.customers.v1 import customers_pb2, customers_pb2_grpc
 
@@ -7,6 +9,8 @@ from mo_grpc.customers import store
 from mo_grpc.customers.rules import Balance, Customer, CustomerChange, NewCustomer, etag
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import FieldViolation, InvalidFields
+from mo_grpc.idempotency.writer import Writer, request_key
+from mo_grpc.interceptors.base import Context
 from mo_grpc.interceptors.validation import validate
 from mo_grpc.wire import moment, money, page_size, page_token, parse_money, parse_page_token, timestamp
 
@@ -18,18 +22,23 @@ class CustomerServicer(customers_pb2_grpc.CustomerServiceServicer):
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._get = database.reader(store.get_customers)
+        self._get_balance = database.reader(store.get_balances)
+        key, message = attrgetter("external_id"), customers_pb2.Customer
+        self._create = Writer(database, store.create_customers, key, to_message, message)
+        self._change = Writer(database, store.change_customers, key, to_message, message)
 
-    async def CreateCustomer(self, request: customers_pb2.CreateCustomerRequest, context: object) -> customers_pb2.Customer:
+    async def CreateCustomer(self, request: customers_pb2.CreateCustomerRequest, context: Context) -> customers_pb2.Customer:
         customer = request.customer
         preapproved_at = moment(customer.preapproved_at, "preapproved_at") if customer.HasField("preapproved_at") else None
         command = NewCustomer(customer.external_id, parse_money(customer.score), preapproved_at)
-        return to_message(await self._database.write_one(store.create_customers, command))
+        return await self._create(command, request_key(request, context), context)
 
-    async def GetCustomer(self, request: customers_pb2.GetCustomerRequest, context: object) -> customers_pb2.Customer:
-        return to_message(await self._database.read_one(store.get_customers, request.external_id))
+    async def GetCustomer(self, request: customers_pb2.GetCustomerRequest, context: Context) -> customers_pb2.Customer:
+        return to_message(await self._get(request.external_id))
 
     async def ListCustomers(
-        self, request: customers_pb2.ListCustomersRequest, context: object
+        self, request: customers_pb2.ListCustomersRequest, context: Context
     ) -> customers_pb2.ListCustomersResponse:
         limit = page_size(request.page_size)
         before = parse_page_token(request.page_token, ())
@@ -40,13 +49,13 @@ class CustomerServicer(customers_pb2_grpc.CustomerServiceServicer):
             next_page_token=page_token(page[-1].id, ()) if len(found) > limit else "",
         )
 
-    async def UpdateCustomer(self, request: customers_pb2.UpdateCustomerRequest, context: object) -> customers_pb2.Customer:
-        return to_message(await self._database.write_one(store.change_customers, to_change(request)))
+    async def UpdateCustomer(self, request: customers_pb2.UpdateCustomerRequest, context: Context) -> customers_pb2.Customer:
+        return await self._change(to_change(request), request_key(request, context), context)
 
     async def GetCustomerBalance(
-        self, request: customers_pb2.GetCustomerBalanceRequest, context: object
+        self, request: customers_pb2.GetCustomerBalanceRequest, context: Context
     ) -> customers_pb2.CustomerBalance:
-        return balance_message(await self._database.read_one(store.get_balances, request.external_id))
+        return balance_message(await self._get_balance(request.external_id))
 
 
 def to_message(customer: Customer) -> customers_pb2.Customer:

@@ -1,20 +1,26 @@
 """Every SQL statement about customers. Commands come in sets, and each has a result of its own, in order."""
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.customers import models
 from mo_grpc.customers.rules import RESOURCE, Balance, Customer, CustomerChange, NewCustomer, change
+from mo_grpc.db.coalescing import Locked, Locks
 from mo_grpc.errors import AlreadyExists, NotFound, ServiceError
 
 _TABLE = models.Customer.__table__
 
-_LOCK = text("""
+_LOCK = """
     SELECT id, external_id, status, score, preapproved_at, version, created_at, updated_at
     FROM customers WHERE external_id = ANY(:external_ids) ORDER BY id FOR NO KEY UPDATE
-""")
+"""
+_LOCK_ALL = text(_LOCK)
+_LOCK_FREE = text(f"{_LOCK} SKIP LOCKED")
+
+_EXISTING = text("SELECT external_id FROM customers WHERE external_id = ANY(:external_ids)")
 
 _GET = text("""
     SELECT id, external_id, status, score, preapproved_at, version, created_at, updated_at
@@ -52,13 +58,30 @@ _BALANCES = text("""
 """)
 
 
-async def lock(connection: AsyncConnection, external_ids: Iterable[str]) -> dict[str, Customer]:
+class LockedCustomers(NamedTuple):
+    """The customers that a transaction has locked, and the ids of those that it could not lock."""
+
+    customers: dict[str, Customer]
+    elsewhere: set[str]
+
+    def missing(self, external_id: str) -> NotFound | Locked:
+        """Why a customer is not among the locked ones."""
+        return Locked.LOCKED if external_id in self.elsewhere else NotFound(RESOURCE, external_id)
+
+
+async def lock(connection: AsyncConnection, external_ids: Iterable[str], locks: Locks) -> LockedCustomers:
     """Lock the customers, by id in order, until the transaction ends; the caller must read whatever it decides on after this.
 
     Every change to a customer, its loans and its payments holds this lock.
     """
-    rows = await connection.execute(_LOCK, {"external_ids": sorted(set(external_ids))})
-    return {customer.external_id: customer for customer in map(Customer._make, rows)}
+    wanted = sorted(set(external_ids))
+    rows = await connection.execute(_LOCK_FREE if locks is Locks.SKIP else _LOCK_ALL, {"external_ids": wanted})
+    customers = {customer.external_id: customer for customer in map(Customer._make, rows)}
+    missing = [external_id for external_id in wanted if external_id not in customers]
+    if locks is Locks.SKIP and missing:
+        existing = await connection.execute(_EXISTING, {"external_ids": missing})
+        return LockedCustomers(customers, set(existing.scalars()))
+    return LockedCustomers(customers, set())
 
 
 async def get_customers(connection: AsyncConnection, external_ids: Sequence[str]) -> list[Customer | NotFound]:
@@ -83,7 +106,9 @@ async def list_customers(connection: AsyncConnection, before: int | None, limit:
     return [Customer._make(row) for row in await connection.execute(statement)]
 
 
-async def create_customers(connection: AsyncConnection, commands: Sequence[NewCustomer]) -> list[Customer | ServiceError]:
+async def create_customers(
+    connection: AsyncConnection, commands: Sequence[NewCustomer], _locks: Locks
+) -> list[Customer | ServiceError]:
     """Create ACTIVE customers; of those with the same id, the first."""
     rows = await connection.execute(
         _CREATE,
@@ -101,17 +126,19 @@ async def create_customers(connection: AsyncConnection, commands: Sequence[NewCu
     return results
 
 
-async def change_customers(connection: AsyncConnection, commands: Sequence[CustomerChange]) -> list[Customer | ServiceError]:
+async def change_customers(
+    connection: AsyncConnection, commands: Sequence[CustomerChange], locks: Locks
+) -> list[Customer | ServiceError | Locked]:
     """Change customers, one command after the other."""
-    customers = await lock(connection, (command.external_id for command in commands))
+    locked = await lock(connection, (command.external_id for command in commands), locks)
     now = (await connection.execute(_NOW)).scalar_one()
-    results: list[Customer | ServiceError] = []
+    results: list[Customer | ServiceError | Locked] = []
     changed: dict[int, Customer] = {}
     for command in commands:
-        customer = customers.get(command.external_id)
-        result = change(customer, command, now) if customer else NotFound(RESOURCE, command.external_id)
+        customer = locked.customers.get(command.external_id)
+        result = change(customer, command, now) if customer else locked.missing(command.external_id)
         if isinstance(result, Customer):
-            customers[command.external_id] = changed[result.id] = result
+            locked.customers[command.external_id] = changed[result.id] = result
         results.append(result)
     if changed:
         new = changed.values()

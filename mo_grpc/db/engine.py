@@ -2,8 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 
 from sqlalchemy import URL, text
@@ -12,6 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from mo_grpc.config import Settings
+from mo_grpc.db.coalescing import MAX_SET, Coalescer, Locked, LockedError, Locks
 from mo_grpc.db.embedded import embedded_url
 from mo_grpc.errors import Conflict, ServiceError, Unavailable
 
@@ -19,8 +21,9 @@ T = TypeVar("T")
 C = TypeVar("C")
 R = TypeVar("R")
 
-SetCall = Callable[[AsyncConnection, Sequence[C]], Awaitable[Sequence[R | ServiceError]]]
-"""A store's call: N commands in, N results out, refusals among them."""
+SetRead = Callable[[AsyncConnection, Sequence[C]], Awaitable[Sequence[R | ServiceError]]]
+SetWrite = Callable[[AsyncConnection, Sequence[C], Locks], Awaitable[Sequence[R | ServiceError | Locked]]]
+"""A store's calls: N commands in, N results out, refusals among them."""
 
 # The role that serves; the first migration makes it, and it cannot rewrite history.
 SERVICE_ROLE = "mo_service"
@@ -32,6 +35,9 @@ ATTEMPTS = 6
 # unique violation means that another customer's call took the id in between. The next attempt sees it.
 _RETRYABLE = {"40001", "40P01", "23505"}
 
+_LOCK_NOT_AVAILABLE = "55P03"
+
+_WAIT_FOR_LOCKS = text("SET LOCAL lock_timeout = 0")
 _SET_CLOCK = text("SELECT set_config('mo.clock', :now, true)")
 
 
@@ -49,7 +55,11 @@ def connect_args(role: str | None) -> dict[str, object]:
     """What psycopg is told at each connection."""
     options = ["-c timezone=UTC", "-c statement_timeout=30s", "-c idle_in_transaction_session_timeout=30s"]
     if role:
-        options.append(f"-c role={role}")
+        # Every statement has an index that serves it, but a plan that was made, and kept, while the tables were small would
+        # read them whole: 20 times slower for a batch of 500 payments.
+        options += [f"-c role={role}", "-c enable_seqscan=off"]
+        # See `Locks.TRY`: longer than any transaction of ours that is not itself held up.
+        options.append("-c lock_timeout=50ms")
     return {
         "options": " ".join(options),
         "connect_timeout": 2,
@@ -61,6 +71,29 @@ def connect_args(role: str | None) -> dict[str, object]:
         "keepalives_count": 3,
         "tcp_user_timeout": 10_000,
     }
+
+
+_AFFORDABLE = text("""
+    SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+""")
+
+SPARE_CONNECTIONS = 10
+"""Connections that the workers leave to others: the command line, backups, whoever debugs."""
+
+
+async def affordable_pool_size(url: URL, settings: Settings) -> int:
+    """How many connections a worker may keep: as many as the settings say, if PostgreSQL has them for every worker.
+
+    Each worker needs one more, to listen for notifications. While PostgreSQL is out of reach, the settings are believed.
+    """
+    database = Database(url, 1)
+    try:
+        limit: int = await database.read(lambda connection: connection.scalar(_AFFORDABLE))
+    except Unavailable:
+        return settings.mo_database_pool_size
+    finally:
+        await database.close()
+    return max(2, min(settings.mo_database_pool_size, (limit - SPARE_CONNECTIONS) // settings.mo_workers - 1))
 
 
 class Database:
@@ -94,40 +127,41 @@ class Database:
         """
         return await self._attempt(self._read, work)
 
-    async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    async def write(self, work: Callable[[AsyncConnection], Awaitable[T]], locks: Locks = Locks.WAIT) -> T:
         """Run `work` in one transaction, again if it lost a race; so it must have no effect outside the database.
 
         Raises:
             Conflict: it lost a race each time.
+            LockedError: a row is locked by others, and `locks` does not say to wait for it.
             Unavailable: the database cannot be reached, or the pool stays exhausted. The outcome is unknown if the connection
                 broke while committing.
         """
-        return await self._attempt(self._write, work)
+        return await self._attempt(partial(self._write, locks), work)
 
-    async def read_one(self, call: SetCall[C, R], query: C) -> R:
-        """Run a store's set-based read for one query.
+    def reader(self, call: SetRead[C, R]) -> Coalescer[C, R]:
+        """Coalesce the calls of a store's set-based read."""
 
-        Raises:
-            ServiceError: the query's result, when it is a refusal; or as `read`.
-        """
-        [result] = await self.read(lambda connection: call(connection, [query]))
-        return _unwrap(result)
+        async def run(queries: Sequence[C], _: Locks) -> Sequence[R | ServiceError]:
+            return await self.read(lambda connection: call(connection, queries))
 
-    async def write_one(self, call: SetCall[C, R], command: C) -> R:
-        """Run a store's set-based write for one command.
+        return Coalescer(run)
 
-        Raises:
-            ServiceError: the command's result, when it is a refusal; or as `write`.
-        """
-        [result] = await self.write(lambda connection: call(connection, [command]))
-        return _unwrap(result)
+    def writer(self, call: SetWrite[C, R], key: Callable[[C], Hashable], max_set: int = MAX_SET) -> Coalescer[C, R]:
+        """Coalesce the calls of a store's set-based write; those with the same `key` keep their order."""
+
+        async def run(commands: Sequence[C], locks: Locks) -> Sequence[R | ServiceError | Locked]:
+            return await self.write(lambda connection: call(connection, commands, locks), locks)
+
+        return Coalescer(run, key, max_set)
 
     async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         async with self._autocommit.connect() as connection:
             return await work(connection)
 
-    async def _write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    async def _write(self, locks: Locks, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         async with self._engine.connect() as connection:
+            if locks is Locks.WAIT:
+                await connection.execute(_WAIT_FOR_LOCKS)
             if self._clock:
                 await connection.execute(_SET_CLOCK, {"now": self._clock().isoformat()})
             result = await work(connection)
@@ -151,8 +185,11 @@ class Database:
                 raise Unavailable from error
             except DBAPIError as error:
                 # A pooled connection that a restart of PostgreSQL broke: the pool has dropped them all, so try a new one.
+                sqlstate = getattr(error.orig, "sqlstate", None)
+                if sqlstate == _LOCK_NOT_AVAILABLE:
+                    raise LockedError from error
                 if not error.connection_invalidated:
-                    if getattr(error.orig, "sqlstate", None) not in _RETRYABLE:
+                    if sqlstate not in _RETRYABLE:
                         if isinstance(error, OperationalError):
                             raise Unavailable from error
                         raise
@@ -162,12 +199,6 @@ class Database:
             # Jitter, so that those who collided do not collide again.
             await asyncio.sleep(random.uniform(0, 0.004 * 2**attempt))  # noqa: S311 - not a secret
         raise Conflict from failure
-
-
-def _unwrap(result: R | ServiceError) -> R:
-    if isinstance(result, ServiceError):
-        raise result
-    return result
 
 
 def once(settings: Settings, work: Callable[[Database], Awaitable[T]]) -> T:

@@ -4,6 +4,7 @@ from google.protobuf.message import DecodeError, Message
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.auth.access import ACCESS, PUBLIC
+from mo_grpc.auth.caller import Caller, set_caller
 from mo_grpc.auth.keyring import KeyRing
 from mo_grpc.errors import PermissionDenied, Unauthenticated
 from mo_grpc.interceptors.base import Context, Interceptor
@@ -32,3 +33,4 @@ class AuthenticationInterceptor(Interceptor):
         key = await self._keys.authenticate(presented)
         if scope is None or scope not in key.scopes:
             raise PermissionDenied(scope or method)
+        set_caller(Caller(key.id, method))

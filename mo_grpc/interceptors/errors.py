@@ -24,9 +24,9 @@ class ErrorInterceptor(Interceptor):
             request_id = _request_id(context)
             log.error("call failed", method=method, request_id=request_id, exc_info=error)
             error = Internal(request_id)
-        elif error.code == code_pb2.UNAVAILABLE:
-            log.warning("call unavailable", method=method, request_id=_request_id(context), cause=repr(error.__cause__))
         status = error.to_status()
+        if status.code == code_pb2.UNAVAILABLE:
+            log.warning("call unavailable", method=method, request_id=_request_id(context), cause=repr(error.__cause__))
         await context.abort(
             _CODES[status.code], status.message, trailing_metadata=((_DETAILS_KEY, status.SerializeToString()),)
         )

@@ -1,8 +1,12 @@
 """LoanService over the store of loans."""
 
+from operator import attrgetter
+
 from mo.loans.v1 import loans_pb2, loans_pb2_grpc
 
 from mo_grpc.db.engine import Database
+from mo_grpc.idempotency.writer import Writer, request_key
+from mo_grpc.interceptors.base import Context
 from mo_grpc.loans import store
 from mo_grpc.loans.rules import Loan, NewLoan
 from mo_grpc.wire import moment, money, page_size, page_token, parse_money, parse_page_token, timestamp
@@ -13,8 +17,12 @@ class LoanServicer(loans_pb2_grpc.LoanServiceServicer):
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._get = database.reader(store.get_loans)
+        self._create = Writer(database, store.create_loans, attrgetter("customer_external_id"), to_message, loans_pb2.Loan)
+        self._activate = Writer(database, store.activate_loans, str, to_message, loans_pb2.Loan)
+        self._reject = Writer(database, store.reject_loans, str, to_message, loans_pb2.Loan)
 
-    async def CreateLoan(self, request: loans_pb2.CreateLoanRequest, context: object) -> loans_pb2.Loan:
+    async def CreateLoan(self, request: loans_pb2.CreateLoanRequest, context: Context) -> loans_pb2.Loan:
         loan = request.loan
         command = NewLoan(
             external_id=loan.external_id,
@@ -23,12 +31,12 @@ class LoanServicer(loans_pb2_grpc.LoanServiceServicer):
             contract_version=loan.contract_version if loan.HasField("contract_version") else None,
             maximum_payment_date=moment(loan.maximum_payment_date, "maximum_payment_date"),
         )
-        return to_message(await self._database.write_one(store.create_loans, command))
+        return await self._create(command, request_key(request, context), context)
 
-    async def GetLoan(self, request: loans_pb2.GetLoanRequest, context: object) -> loans_pb2.Loan:
-        return to_message(await self._database.read_one(store.get_loans, request.external_id))
+    async def GetLoan(self, request: loans_pb2.GetLoanRequest, context: Context) -> loans_pb2.Loan:
+        return to_message(await self._get(request.external_id))
 
-    async def ListLoans(self, request: loans_pb2.ListLoansRequest, context: object) -> loans_pb2.ListLoansResponse:
+    async def ListLoans(self, request: loans_pb2.ListLoansRequest, context: Context) -> loans_pb2.ListLoansResponse:
         limit = page_size(request.page_size)
         filters = (request.customer_external_id, int(request.status))
         before = parse_page_token(request.page_token, filters)
@@ -39,11 +47,11 @@ class LoanServicer(loans_pb2_grpc.LoanServiceServicer):
             next_page_token=page_token(page[-1].id, filters) if len(found) > limit else "",
         )
 
-    async def ActivateLoan(self, request: loans_pb2.ActivateLoanRequest, context: object) -> loans_pb2.Loan:
-        return to_message(await self._database.write_one(store.activate_loans, request.external_id))
+    async def ActivateLoan(self, request: loans_pb2.ActivateLoanRequest, context: Context) -> loans_pb2.Loan:
+        return await self._activate(request.external_id, request_key(request, context), context)
 
-    async def RejectLoan(self, request: loans_pb2.RejectLoanRequest, context: object) -> loans_pb2.Loan:
-        return to_message(await self._database.write_one(store.reject_loans, request.external_id))
+    async def RejectLoan(self, request: loans_pb2.RejectLoanRequest, context: Context) -> loans_pb2.Loan:
+        return await self._reject(request.external_id, request_key(request, context), context)
 
 
 def to_message(loan: Loan) -> loans_pb2.Loan:

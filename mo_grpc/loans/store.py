@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.customers import models as customer_models
 from mo_grpc.customers import store as customers
-from mo_grpc.customers.rules import RESOURCE as CUSTOMER
 from mo_grpc.customers.rules import Customer
+from mo_grpc.db.coalescing import Locked, Locks
 from mo_grpc.errors import AlreadyExists, NotFound, PreconditionFailed, ServiceError
 from mo_grpc.loans import models, rules
 from mo_grpc.loans.rules import RESOURCE, Debt, Loan, NewLoan, Status
@@ -51,10 +51,12 @@ _CREATE = text("""
     ORDER BY external_id
 """)
 
-_LOCK_CUSTOMERS = text("""
+_LOCK_OWNERS = """
     SELECT id, external_id, status, score, preapproved_at, version, created_at, updated_at FROM customers
     WHERE id IN (SELECT customer_id FROM loans WHERE external_id = ANY(:external_ids)) ORDER BY id FOR NO KEY UPDATE
-""")
+"""
+_LOCK_ALL_OWNERS = text(_LOCK_OWNERS)
+_LOCK_FREE_OWNERS = text(f"{_LOCK_OWNERS} SKIP LOCKED")
 
 _NOW = text("SELECT mo_clock()")
 
@@ -93,19 +95,21 @@ def _list_statement() -> Select[*tuple[Any, ...]]:
     return select(*columns).join_from(_TABLE, _CUSTOMERS)
 
 
-async def create_loans(connection: AsyncConnection, commands: Sequence[NewLoan]) -> list[Loan | ServiceError]:
+async def create_loans(
+    connection: AsyncConnection, commands: Sequence[NewLoan], locks: Locks
+) -> list[Loan | ServiceError | Locked]:
     """Create PENDING loans, one command after the other, as far as each customer's credit line goes."""
-    owners = await customers.lock(connection, (command.customer_external_id for command in commands))
-    rows = await connection.execute(_DEBTS, {"customer_ids": [customer.id for customer in owners.values()]})
+    owners = await customers.lock(connection, (command.customer_external_id for command in commands), locks)
+    rows = await connection.execute(_DEBTS, {"customer_ids": [customer.id for customer in owners.customers.values()]})
     debts = {customer_id: Debt(total, count) for customer_id, total, count in rows}
     new_ids = [command.external_id for command in commands]
     prepared = await connection.execute(_PREPARE, {"external_ids": new_ids, "count": len(commands)})
     now, taken, ids = prepared.one()
     taken = set(taken)
-    results: list[Loan | ServiceError] = []
+    results: list[Loan | ServiceError | Locked] = []
     created: list[Loan] = []
     for loan_id, command in zip(ids, commands, strict=True):
-        result = _create(loan_id, command, owners.get(command.customer_external_id), taken, debts, now)
+        result = _create(loan_id, command, owners, taken, debts, now)
         results.append(result)
         if isinstance(result, Loan):
             created.append(result)
@@ -128,14 +132,15 @@ async def create_loans(connection: AsyncConnection, commands: Sequence[NewLoan])
 def _create(
     loan_id: int,
     command: NewLoan,
-    customer: Customer | None,
+    owners: customers.LockedCustomers,
     taken: set[str],
     debts: dict[int, Debt],
     now: datetime,
-) -> Loan | ServiceError:
+) -> Loan | ServiceError | Locked:
     """Decide on one command; a created loan takes its id, and its part of the credit line, from those that follow."""
+    customer = owners.customers.get(command.customer_external_id)
     if customer is None:
-        return NotFound(CUSTOMER, command.customer_external_id)
+        return owners.missing(command.customer_external_id)
     if command.external_id in taken:
         return AlreadyExists(RESOURCE, command.external_id)
     debt = debts.get(customer.id, Debt())
@@ -160,20 +165,25 @@ def _create(
 
 
 async def _change_loans(
-    decide: _Decision, connection: AsyncConnection, external_ids: Sequence[str]
-) -> list[Loan | ServiceError]:
+    decide: _Decision, connection: AsyncConnection, external_ids: Sequence[str], locks: Locks
+) -> list[Loan | ServiceError | Locked]:
     """Change loans, one command after the other, as `decide` says."""
     wanted = {"external_ids": sorted(set(external_ids))}
-    owners = {customer.id: customer for customer in map(Customer._make, await connection.execute(_LOCK_CUSTOMERS, wanted))}
+    rows = await connection.execute(_LOCK_FREE_OWNERS if locks is Locks.SKIP else _LOCK_ALL_OWNERS, wanted)
+    owners = {customer.id: customer for customer in map(Customer._make, rows)}
     loans = {loan.external_id: loan for loan in map(Loan._make, await connection.execute(_GET, wanted))}
     now = (await connection.execute(_NOW)).scalar_one()
-    results: list[Loan | ServiceError] = []
+    results: list[Loan | ServiceError | Locked] = []
     changed: dict[int, Loan] = {}
     for external_id in external_ids:
         loan = loans.get(external_id)
         owner = owners.get(loan.customer_id) if loan else None
-        # A loan without a locked owner was created after the lock: for this call it is not there yet.
-        result = decide(loan, owner, now) if loan and owner else NotFound(RESOURCE, external_id)
+        if loan is None or owner is None:
+            # The owner is locked elsewhere, or the loan was created after the lock: look again, patiently.
+            unlocked = loan and locks is not Locks.WAIT
+            results.append(Locked.LOCKED if unlocked else NotFound(RESOURCE, external_id))
+            continue
+        result = decide(loan, owner, now)
         if isinstance(result, Loan):
             loans[external_id] = changed[result.id] = result
         results.append(result)

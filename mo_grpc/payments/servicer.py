@@ -1,13 +1,23 @@
 """PaymentService over the store of payments."""
 
+from collections.abc import Sequence
+from operator import attrgetter
+
 from mo.payments.v1 import payments_pb2, payments_pb2_grpc
 
-from mo_grpc.db.engine import Database
+from mo_grpc.auth.caller import caller
+from mo_grpc.db.engine import Database, SetWrite
 from mo_grpc.errors import ServiceError
+from mo_grpc.idempotency.rules import IdempotencyKey, Keyed, Replay, make_key
+from mo_grpc.idempotency.store import in_batches, remembering
+from mo_grpc.idempotency.writer import Writer, request_key
+from mo_grpc.interceptors.base import Context
 from mo_grpc.interceptors.validation import validate
 from mo_grpc.payments import store
 from mo_grpc.payments.rules import NewPayment, Payment, PaymentRejection
 from mo_grpc.wire import money, page_size, page_token, parse_money, parse_page_token, timestamp
+
+CREATE_PAYMENT = "/mo.payments.v1.PaymentService/CreatePayment"
 
 Result = payments_pb2.BatchCreatePaymentsResponse.Result
 
@@ -17,15 +27,24 @@ class PaymentServicer(payments_pb2_grpc.PaymentServiceServicer):
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._get = database.reader(store.get_payments)
+        by_customer, by_id, message = attrgetter("customer_external_id"), attrgetter("external_id"), payments_pb2.Payment
+        self._create = Writer(database, store.create_payments, by_customer, to_message, message)
+        self._bounce = Writer(database, store.bounce_payments, by_id, to_message, message)
+        response = payments_pb2.BatchCreatePaymentsResponse
+        create: SetWrite[NewPayment, Payment] = store.create_payments
+        batches = in_batches(remembering(create, to_message))
+        self._create_batch = Writer(database, batches, lambda _: None, batch_message, response, max_set=1)
 
-    async def CreatePayment(self, request: payments_pb2.CreatePaymentRequest, context: object) -> payments_pb2.Payment:
-        return to_message(await self._database.write_one(store.create_payments, to_command(request)))
+    async def CreatePayment(self, request: payments_pb2.CreatePaymentRequest, context: Context) -> payments_pb2.Payment:
+        key = request_key(request, context) or item_key(request)
+        return await self._create(to_command(request), key, context)
 
-    async def GetPayment(self, request: payments_pb2.GetPaymentRequest, context: object) -> payments_pb2.Payment:
-        return to_message(await self._database.read_one(store.get_payments, request.external_id))
+    async def GetPayment(self, request: payments_pb2.GetPaymentRequest, context: Context) -> payments_pb2.Payment:
+        return to_message(await self._get(request.external_id))
 
     async def ListPayments(
-        self, request: payments_pb2.ListPaymentsRequest, context: object
+        self, request: payments_pb2.ListPaymentsRequest, context: Context
     ) -> payments_pb2.ListPaymentsResponse:
         limit = page_size(request.page_size)
         filters = (request.customer_external_id, request.loan_external_id, int(request.status))
@@ -36,26 +55,31 @@ class PaymentServicer(payments_pb2_grpc.PaymentServiceServicer):
             next_page_token=page_token(page[-1].id, filters) if more else "",
         )
 
-    async def RejectPayment(self, request: payments_pb2.RejectPaymentRequest, context: object) -> payments_pb2.Payment:
+    async def RejectPayment(self, request: payments_pb2.RejectPaymentRequest, context: Context) -> payments_pb2.Payment:
         command = PaymentRejection(request.external_id, request.reason)
-        return to_message(await self._database.write_one(store.bounce_payments, command))
+        return await self._bounce(command, request_key(request, context), context)
 
     async def BatchCreatePayments(
-        self, request: payments_pb2.BatchCreatePaymentsRequest, context: object
+        self, request: payments_pb2.BatchCreatePaymentsRequest, context: Context
     ) -> payments_pb2.BatchCreatePaymentsResponse:
-        commands: dict[int, NewPayment] = {}
-        outcomes: dict[int, Payment | ServiceError] = {}
-        for index, item in enumerate(request.requests):
-            try:
-                validate(item, prefix=f"requests[{index}].")
-                commands[index] = to_command(item)
-            except ServiceError as error:
-                outcomes[index] = error
-        wanted = list(commands.values())
-        taken = await self._database.write(lambda c: store.create_payments(c, wanted)) if wanted else []
-        outcomes.update(zip(commands, taken, strict=True))
-        results = (to_result(outcomes[index]) for index in range(len(request.requests)))
-        return payments_pb2.BatchCreatePaymentsResponse(results=results)
+        items = tuple(to_item(item, f"requests[{index}].") for index, item in enumerate(request.requests))
+        return await self._create_batch(items, request_key(request, context), context)
+
+
+def to_item(request: payments_pb2.CreatePaymentRequest, prefix: str) -> Keyed[NewPayment] | ServiceError:
+    """The command of one item of a batch, or what is wrong with it."""
+    try:
+        validate(request, prefix=prefix)
+    except ServiceError as error:
+        return error
+    return Keyed(to_command(request), item_key(request))
+
+
+def item_key(request: payments_pb2.CreatePaymentRequest) -> IdempotencyKey | None:
+    """The idempotency key that a request carries itself; the same wherever it stands."""
+    if not request.idempotency_key:
+        return None
+    return make_key(caller().id, request.idempotency_key, CREATE_PAYMENT, request)
 
 
 def to_command(request: payments_pb2.CreatePaymentRequest) -> NewPayment:
@@ -64,11 +88,19 @@ def to_command(request: payments_pb2.CreatePaymentRequest) -> NewPayment:
     return NewPayment(payment.external_id, payment.customer_external_id, parse_money(payment.total_amount))
 
 
-def to_result(outcome: Payment | ServiceError) -> Result:
+def batch_message(outcomes: Sequence[Payment | Replay | ServiceError]) -> payments_pb2.BatchCreatePaymentsResponse:
+    """What became of a batch, item by item."""
+    return payments_pb2.BatchCreatePaymentsResponse(results=map(to_result, outcomes))
+
+
+def to_result(outcome: Payment | Replay | ServiceError) -> Result:
     """What became of one item of a batch."""
-    if isinstance(outcome, ServiceError):
-        return Result(status=outcome.to_status())
-    return Result(payment=to_message(outcome))
+    if isinstance(outcome, Payment):
+        return Result(payment=to_message(outcome))
+    if isinstance(outcome, Replay) and outcome.refusal is None:
+        return Result(payment=payments_pb2.Payment.FromString(outcome.record.answer))
+    refusal = outcome.refusal if isinstance(outcome, Replay) else outcome
+    return Result(status=refusal.to_status() if refusal else None)
 
 
 def to_message(payment: Payment) -> payments_pb2.Payment:

@@ -11,8 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.customers import models as customer_models
 from mo_grpc.customers import store as customers
-from mo_grpc.customers.rules import RESOURCE as CUSTOMER
-from mo_grpc.customers.rules import Customer
+from mo_grpc.db.coalescing import Locked, Locks
 from mo_grpc.errors import AlreadyExists, NotFound, ServiceError
 from mo_grpc.loans import models as loan_models
 from mo_grpc.payments import models, rules
@@ -86,10 +85,12 @@ _CREATE = text("""
     WHERE loans.id = new.id
 """)
 
-_LOCK_CUSTOMERS = text("""
+_LOCK_OWNERS = """
     SELECT id FROM customers
     WHERE id IN (SELECT customer_id FROM payments WHERE external_id = ANY(:external_ids)) ORDER BY id FOR NO KEY UPDATE
-""")
+"""
+_LOCK_ALL_OWNERS = text(_LOCK_OWNERS)
+_LOCK_FREE_OWNERS = text(f"{_LOCK_OWNERS} SKIP LOCKED")
 
 _OUTSTANDING = text("SELECT id, outstanding FROM loans WHERE id = ANY(:loan_ids)")
 
@@ -171,10 +172,12 @@ def _list_statement() -> Select[*tuple[Any, ...]]:
     return select(*columns).select_from(_TABLE).join(_CUSTOMERS, _CUSTOMERS.c.id == _TABLE.c.customer_id)
 
 
-async def create_payments(connection: AsyncConnection, commands: Sequence[NewPayment]) -> list[Payment | ServiceError]:
+async def create_payments(
+    connection: AsyncConnection, commands: Sequence[NewPayment], locks: Locks
+) -> list[Payment | ServiceError | Locked]:
     """Take payments, one command after the other, each spread over what those before it left of its customer's debt."""
-    owners = await customers.lock(connection, (command.customer_external_id for command in commands))
-    loans: dict[int, dict[int, OpenLoan]] = {customer.id: {} for customer in owners.values()}
+    owners = await customers.lock(connection, (command.customer_external_id for command in commands), locks)
+    loans: dict[int, dict[int, OpenLoan]] = {customer.id: {} for customer in owners.customers.values()}
     for customer_id, *loan in await connection.execute(_OPEN_LOANS, {"customer_ids": list(loans)}):
         loans[customer_id][loan[0]] = OpenLoan._make(loan)
     new_ids = [command.external_id for command in commands]
@@ -182,8 +185,7 @@ async def create_payments(connection: AsyncConnection, commands: Sequence[NewPay
     now, taken, ids = prepared.one()
     taken = set(taken)
     results = [
-        _create(payment_id, command, owners.get(command.customer_external_id), taken, loans, now)
-        for payment_id, command in zip(ids, commands, strict=True)
+        _create(payment_id, command, owners, taken, loans, now) for payment_id, command in zip(ids, commands, strict=True)
     ]
     created = [result for result in results if isinstance(result, Payment)]
     if created:
@@ -194,14 +196,15 @@ async def create_payments(connection: AsyncConnection, commands: Sequence[NewPay
 def _create(
     payment_id: int,
     command: NewPayment,
-    customer: Customer | None,
+    owners: customers.LockedCustomers,
     taken: set[str],
     loans: dict[int, dict[int, OpenLoan]],
     now: datetime,
-) -> Payment | ServiceError:
+) -> Payment | ServiceError | Locked:
     """Decide on one command; a payment takes its id, and what it pays of the loans, from those that follow."""
+    customer = owners.customers.get(command.customer_external_id)
     if customer is None:
-        return NotFound(CUSTOMER, command.customer_external_id)
+        return owners.missing(command.customer_external_id)
     if command.external_id in taken:
         return AlreadyExists(RESOURCE, command.external_id)
     taken.add(command.external_id)
@@ -250,22 +253,26 @@ def _created_rows(created: Sequence[Payment], left: dict[int, dict[int, OpenLoan
     }
 
 
-async def bounce_payments(connection: AsyncConnection, commands: Sequence[PaymentRejection]) -> list[Payment | ServiceError]:
+async def bounce_payments(
+    connection: AsyncConnection, commands: Sequence[PaymentRejection], locks: Locks
+) -> list[Payment | ServiceError | Locked]:
     """Take payments back, one command after the other."""
     wanted = {"external_ids": sorted({command.external_id for command in commands})}
-    owners = set((await connection.execute(_LOCK_CUSTOMERS, wanted)).scalars())
+    rows = await connection.execute(_LOCK_FREE_OWNERS if locks is Locks.SKIP else _LOCK_ALL_OWNERS, wanted)
+    owners = set(rows.scalars())
     found = await get_payments(connection, wanted["external_ids"])
-    # A payment without a locked owner was created after the lock: for this call it is not there yet.
-    payments = {p.external_id: p for p in found if isinstance(p, Payment) and p.customer_id in owners}
+    payments = {payment.external_id: payment for payment in found if isinstance(payment, Payment)}
     outstanding = await _outstanding(connection, payments.values())
     now = (await connection.execute(_NOW)).scalar_one()
-    results: list[Payment | ServiceError] = []
+    results: list[Payment | ServiceError | Locked] = []
     bounced: list[Payment] = []
     touched: set[int] = set()
     for command in commands:
         payment = payments.get(command.external_id)
-        if payment is None:
-            results.append(NotFound(RESOURCE, command.external_id))
+        if payment is None or payment.customer_id not in owners:
+            # The owner is locked elsewhere, or the payment was created after the lock: look again, patiently.
+            unlocked = payment and locks is not Locks.WAIT
+            results.append(Locked.LOCKED if unlocked else NotFound(RESOURCE, command.external_id))
             continue
         result = rules.bounce(payment, command.reason, now)
         if isinstance(result, ServiceError):

@@ -26,6 +26,9 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "payment_details": {"payment_id": 1, "loan_id": 1, "customer_id": 1, "amount": 10},
     "api_keys": {"id": "k" * 12, "name": "k", "secret_hash": HASH, "scopes": [], "created_at": NOW},
+    "idempotency_records": {
+        "owner": "k", "key": "r", "request_hash": HASH, "refused": False, "answer": b"", "created_at": NOW,
+    },
 }  # fmt: skip
 NEW: dict[str, dict[str, Any]] = {
     "customers": {"id": 2, "external_id": "c2"},
@@ -33,6 +36,7 @@ NEW: dict[str, dict[str, Any]] = {
     "payments": {"id": 2, "external_id": "p2"},
     "payment_details": {"payment_id": 2},
     "api_keys": {"id": "n" * 12},
+    "idempotency_records": {"key": "r2"},
 }
 REJECTED = {"status": 2, "paid_at": None, "rejected_at": NOW, "rejection_kind": 1, "rejection_reason": "Too much."}
 BOUNCED = REJECTED | {"paid_at": NOW, "rejection_kind": 2}
@@ -87,6 +91,9 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     *[("api_keys_id_check", {"id": bad}) for bad in ("k" * 11, "k" * 13, "k" * 11 + "_")],
     *[("api_keys_name_check", {"name": bad}) for bad in ("", "x" * 101)],
     *[("api_keys_secret_hash_check", {"secret_hash": bad}) for bad in (b"", HASH + b"x")],
+    ("idempotency_records_pkey", {"key": "r"}),
+    *[("idempotency_records_key_check", {"key": bad}) for bad in ("", "x" * 256)],
+    *[("idempotency_records_request_hash_check", {"request_hash": bad}) for bad in (b"", HASH + b"x")],
 ]
 GOOD: list[tuple[str, dict[str, Any]]] = [
     ("customers", {"score": 0, "status": 2, "external_id": "~".join("x" * 30)}),
@@ -97,6 +104,7 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ("payments", REJECTED),
     ("payments", BOUNCED | {"rejection_reason": "x" * 500}),
     ("payment_details", {}),
+    ("idempotency_records", {"owner": "another", "key": "r"}),
     ("api_keys", {"name": "x" * 100, "expires_at": NOW, "revoked_at": NOW, "last_used_at": NOW}),
 ]
 

@@ -69,8 +69,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ROUTE_NOT_FOUND: _ErrorReason.ValueType  # 21
     """NOT_FOUND (HTTP 404), from the edge: no such path or verb."""
     MALFORMED_REQUEST: _ErrorReason.ValueType  # 22
-    """INVALID_ARGUMENT (HTTP 400; PERMISSION_DENIED, 403, for a protocol upgrade), from the edge: the request is no valid HTTP or
-    JSON, or names an unknown query parameter, or asks for a protocol that is not served.
+    """INVALID_ARGUMENT (HTTP 400; PERMISSION_DENIED, 403, for a protocol upgrade), from the edge and the service: the request is
+    no valid HTTP, JSON or message, or names an unknown query parameter, or asks for a protocol that is not served.
     """
     REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 23
     """INVALID_ARGUMENT (HTTP 413), from the edge: the body is over the limit."""
@@ -82,6 +82,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED (HTTP 429), from the edge: too many calls from one address."""
     UPSTREAM_UNAVAILABLE: _ErrorReason.ValueType  # 27
     """UNAVAILABLE (HTTP 502 or 503), from the edge: no server answers behind it; retry."""
+    OVERLOADED: _ErrorReason.ValueType  # 28
+    """RESOURCE_EXHAUSTED: more calls wait than can be answered in good time; retry. `google.rpc.RetryInfo` says when."""
+    IDEMPOTENCY_KEY_REUSED: _ErrorReason.ValueType  # 29
+    """INVALID_ARGUMENT: the idempotency key came with another request before."""
+    IDEMPOTENCY_KEY_IN_FLIGHT: _ErrorReason.ValueType  # 30
+    """ABORTED: the first call with this idempotency key still runs; retry. `google.rpc.RetryInfo` says when."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused: the `reason` of the `google.rpc.ErrorInfo` (domain `mo`) that every error carries. The names are
@@ -135,8 +141,8 @@ INTERNAL_ERROR: ErrorReason.ValueType  # 20
 ROUTE_NOT_FOUND: ErrorReason.ValueType  # 21
 """NOT_FOUND (HTTP 404), from the edge: no such path or verb."""
 MALFORMED_REQUEST: ErrorReason.ValueType  # 22
-"""INVALID_ARGUMENT (HTTP 400; PERMISSION_DENIED, 403, for a protocol upgrade), from the edge: the request is no valid HTTP or
-JSON, or names an unknown query parameter, or asks for a protocol that is not served.
+"""INVALID_ARGUMENT (HTTP 400; PERMISSION_DENIED, 403, for a protocol upgrade), from the edge and the service: the request is
+no valid HTTP, JSON or message, or names an unknown query parameter, or asks for a protocol that is not served.
 """
 REQUEST_TOO_LARGE: ErrorReason.ValueType  # 23
 """INVALID_ARGUMENT (HTTP 413), from the edge: the body is over the limit."""
@@ -148,4 +154,10 @@ RATE_LIMITED: ErrorReason.ValueType  # 26
 """RESOURCE_EXHAUSTED (HTTP 429), from the edge: too many calls from one address."""
 UPSTREAM_UNAVAILABLE: ErrorReason.ValueType  # 27
 """UNAVAILABLE (HTTP 502 or 503), from the edge: no server answers behind it; retry."""
+OVERLOADED: ErrorReason.ValueType  # 28
+"""RESOURCE_EXHAUSTED: more calls wait than can be answered in good time; retry. `google.rpc.RetryInfo` says when."""
+IDEMPOTENCY_KEY_REUSED: ErrorReason.ValueType  # 29
+"""INVALID_ARGUMENT: the idempotency key came with another request before."""
+IDEMPOTENCY_KEY_IN_FLIGHT: ErrorReason.ValueType  # 30
+"""ABORTED: the first call with this idempotency key still runs; retry. `google.rpc.RetryInfo` says when."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -192,6 +192,12 @@ class CreatePaymentRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PAYMENT_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    idempotency_key: _builtins.str
+    """Optional. A key under which this payment takes effect once, however often it is sent: 1 to 255 visible ASCII
+    characters. For the items of BatchCreatePayments; a call of its own carries its key in the metadata
+    `idempotency-key`, which wins over this.
+    """
     @_builtins.property
     def payment(self) -> Global___Payment:
         """Required. The payment to take: `external_id`, `customer_external_id` and `total_amount`."""
@@ -200,10 +206,11 @@ class CreatePaymentRequest(_message.Message):
         self,
         *,
         payment: Global___Payment | None = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "payment", b"payment"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,114 @@
+"""Every SQL statement of the audit: each finds the rows that break one invariant."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy import TextClause, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+SHOWN = 20
+"""How many broken rows of an invariant are named."""
+
+
+class Invariant(NamedTuple):
+    """What must hold, of which table, and the statement that finds the rows that break it, with a remark on each."""
+
+    name: str
+    table: str
+    broken: str
+
+
+class Finding(NamedTuple):
+    """What the audit found about one invariant."""
+
+    invariant: Invariant
+    checked: int
+    broken: int
+    rows: Sequence[tuple[str, str]]
+
+
+INVARIANTS = (
+    Invariant(
+        "A loan's outstanding is between 0 and its amount, and 0 just when it is PAID",
+        "loans",
+        """
+        SELECT external_id, format('status %s, amount %s, outstanding %s', status, amount, outstanding) AS remark FROM loans
+        WHERE NOT (outstanding BETWEEN 0 AND amount)
+            OR (status = 4) <> (outstanding = 0)
+            OR (status IN (2, 4)) <> (taken_at IS NOT NULL)
+            OR (status IN (1, 3) AND outstanding <> amount)
+        """,
+    ),
+    Invariant(
+        "A payment that was spread has details that sum up to it; one that never was has none",
+        "payments",
+        """
+        SELECT external_id, format('total %s, details %s', total_amount, coalesce(spread, 0)) AS remark
+        FROM payments LEFT JOIN (
+            SELECT payment_id AS id, sum(amount) AS spread FROM payment_details GROUP BY payment_id
+        ) AS details USING (id)
+        WHERE coalesce(spread, 0) <> CASE WHEN paid_at IS NULL THEN 0 ELSE total_amount END
+        """,
+    ),
+    Invariant(
+        "What COMPLETED payments paid of a loan is what is missing of its outstanding",
+        "loans",
+        """
+        SELECT external_id, format('amount %s, outstanding %s, paid %s', amount, outstanding, coalesce(paid, 0)) AS remark
+        FROM loans LEFT JOIN (
+            SELECT loan_id AS id, sum(amount) AS paid FROM payment_details
+            JOIN payments ON payments.id = payment_id WHERE status = 1 GROUP BY loan_id
+        ) AS payments USING (id)
+        WHERE amount - outstanding <> coalesce(paid, 0)
+        """,
+    ),
+    Invariant(
+        "A payment pays loans of its own customer",
+        "payment_details",
+        """
+        SELECT payments.external_id, format('loan %s', loans.external_id) AS remark
+        FROM payment_details JOIN payments ON payments.id = payment_id JOIN loans ON loans.id = loan_id
+        WHERE payments.customer_id <> loans.customer_id OR payment_details.customer_id <> loans.customer_id
+        """,
+    ),
+    # The rows do not remember older scores: a customer whose score was changed, or to whom a bounce gave debt back, may owe
+    # more than the line. All others may not.
+    Invariant(
+        "Nobody owes more than the credit line, unless it was changed or a payment bounced",
+        "customers",
+        """
+        SELECT external_id, format('score %s, debt %s', score, debt) AS remark
+        FROM customers JOIN (
+            SELECT customer_id AS id, sum(outstanding) AS debt FROM loans WHERE status IN (1, 2) GROUP BY customer_id
+        ) AS debts USING (id)
+        WHERE debt > score AND version = 1
+            AND NOT EXISTS (SELECT FROM payments WHERE customer_id = customers.id AND rejection_kind = 2)
+        """,
+    ),
+)
+
+_SNAPSHOT = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+# Unlike the service's statements, these read whole tables, and take their time.
+_SETTINGS = text("SELECT set_config('statement_timeout', '0', true), set_config('enable_seqscan', 'on', true)")
+
+
+def _statement(invariant: Invariant) -> TextClause:
+    return text(f"""
+        WITH broken AS MATERIALIZED ({invariant.broken})
+        SELECT (SELECT count(*) FROM {invariant.table}), (SELECT count(*) FROM broken),
+            ARRAY(SELECT ARRAY[external_id, remark] FROM broken ORDER BY external_id LIMIT {SHOWN})
+    """)  # noqa: S608 - constants
+
+
+_STATEMENTS = [(invariant, _statement(invariant)) for invariant in INVARIANTS]
+
+
+async def audit(connection: AsyncConnection) -> list[Finding]:
+    """Check every invariant on one snapshot of the database, which hinders nobody from writing."""
+    await connection.execute(_SNAPSHOT)
+    await connection.execute(_SETTINGS)
+    findings = []
+    for invariant, statement in _STATEMENTS:
+        checked, broken, rows = (await connection.execute(statement)).one()
+        findings.append(Finding(invariant, checked, broken, [(row[0], row[1]) for row in rows]))
+    return findings

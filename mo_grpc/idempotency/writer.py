@@ -1,0 +1,75 @@
+"""What a servicer calls to write: coalesced with other calls, and once for each of its caller's keys."""
+
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+from google.protobuf.message import Message
+
+from mo_grpc.auth.caller import caller
+from mo_grpc.db.coalescing import MAX_SET, Coalescer
+from mo_grpc.db.engine import Database, SetWrite
+from mo_grpc.idempotency.rules import HEADER, REPLAYED, IdempotencyKey, Keyed, Replay, in_flight, make_key
+from mo_grpc.idempotency.store import remembering
+from mo_grpc.interceptors.base import Context
+
+C = TypeVar("C")
+R = TypeVar("R")
+M = TypeVar("M", bound=Message)
+
+
+class Writer(Generic[C, R, M]):
+    """A store's write for one RPC; `key` orders its commands as in `Database.writer`."""
+
+    def __init__(
+        self,
+        database: Database,
+        call: SetWrite[C, R],
+        key: Callable[[C], Hashable],
+        to_message: Callable[[R], M],
+        message_type: type[M],
+        max_set: int = MAX_SET,
+    ) -> None:
+        remembered: SetWrite[Keyed[C], R | Replay] = remembering(call, to_message)
+        self._coalesced: Coalescer[Keyed[C], R | Replay] = database.writer(
+            remembered, lambda keyed: key(keyed.command), max_set
+        )
+        self._to_message = to_message
+        self._message_type = message_type
+        self._in_flight: set[tuple[str, str]] = set()
+
+    async def __call__(self, command: C, key: IdempotencyKey | None, context: Context) -> M:
+        """Run one command for the call of `context`; say so in its metadata when the answer is an earlier one.
+
+        Raises:
+            ServiceError: the command's refusal, or that of its idempotency key.
+        """
+        if key is None:
+            result = await self._coalesced(Keyed(command, None))
+        else:
+            # Another set of this process might hold the same advisory lock, so look here first.
+            if key[:2] in self._in_flight:
+                raise in_flight()
+            self._in_flight.add(key[:2])
+            try:
+                result = await self._coalesced(Keyed(command, key))
+            finally:
+                self._in_flight.discard(key[:2])
+        if isinstance(result, Replay):
+            await context.send_initial_metadata((REPLAYED,))
+            if refusal := result.refusal:
+                raise refusal
+            return self._message_type.FromString(result.record.answer)
+        return self._to_message(result)
+
+
+def request_key(request: Message, context: Context) -> IdempotencyKey | None:
+    """The idempotency key that a call carries in its metadata.
+
+    Raises:
+        InvalidFields: it is malformed.
+    """
+    for name, value in context.invocation_metadata() or ():
+        if name == HEADER:
+            who, method = caller()
+            return make_key(who, str(value), method, request)
+    return None

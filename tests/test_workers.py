@@ -1,0 +1,134 @@
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.conftest import Stack, free_port
+from tests.db.test_embedded import alive
+from tests.doors import GrpcDoor
+from tests.test_up import children, cmdline, signal_to
+from tests.waiting import eventually
+
+
+@contextmanager
+def a_server(stack: Stack, data_dir: Path, **settings: str) -> Iterator["subprocess.Popen[str]"]:
+    """`mo-grpc serve` with three workers over the stack's database; killed if the test did not end it."""
+    environment = stack.environment | {"MO_DATABASE_URL": stack.database_url, "MO_DATA_DIR": str(data_dir), "MO_WORKERS": "3"}
+    command = [sys.executable, "-m", "mo_grpc", "serve"]
+    process = subprocess.Popen(command, env=environment | settings, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def workers(process: "subprocess.Popen[str]") -> set[int]:
+    return {child for child in children(process.pid) if b"--worker" in cmdline(child)}
+
+
+def healthy(address: str) -> bool:
+    with grpc.insecure_channel(address) as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+        except grpc.RpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def sockets(data_dir: Path) -> list[str]:
+    return [f"unix:{path}" for path in sorted((data_dir / "run").glob("grpc-*.sock"))]
+
+
+def test_each_worker_serves_and_a_dead_one_is_replaced(stack: Stack, tmp_path: Path) -> None:
+    port = free_port()
+    with a_server(stack, tmp_path, MO_GRPC_PORT=str(port)) as server:
+        eventually(lambda: len(sockets(tmp_path)) == 3 and all(map(healthy, sockets(tmp_path))), 60)
+        assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
+        before = workers(server)
+        assert len(before) == 3
+        killed = before.pop()
+        signal_to(killed, signal.SIGKILL)
+        eventually(lambda: len(workers(server) - {killed}) == 3, 30)
+        eventually(lambda: all(map(healthy, sockets(tmp_path))), 60)
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            door = GrpcDoor(channel, (("x-api-key", stack.api_key),))
+            assert "customers" in door("customers.ListCustomers", page_size=1)
+        after = workers(server)
+        assert before < after
+        server.terminate()
+        _, log = server.communicate(timeout=60)
+    assert server.returncode == 0
+    assert not [pid for pid in after if alive(pid)]
+    assert log.count('"event": "stopped"') == 3
+    assert "worker died" in log
+
+
+def test_workers_end_with_a_killed_parent(stack: Stack, tmp_path: Path) -> None:
+    with a_server(stack, tmp_path, MO_GRPC_PORT=str(free_port())) as server:
+        eventually(lambda: len(workers(server)) == 3, 60)
+        orphans = workers(server)
+        server.kill()
+        eventually(lambda: not [pid for pid in orphans if alive(pid)], 30)
+
+
+def test_a_worker_that_cannot_live_is_given_up(stack: Stack, tmp_path: Path) -> None:
+    # Each worker finds a folder where its socket should be.
+    for number in range(3):
+        (tmp_path / f"run/grpc-{number}.sock/in-the-way").mkdir(parents=True)
+    (tmp_path / "run").chmod(0o700)
+    with a_server(stack, tmp_path, MO_GRPC_PORT=str(free_port()), MO_WORKERS="2") as server:
+        _, log = server.communicate(timeout=100)
+    assert server.returncode == 1
+    assert "as it did 3 times in a row" in log.splitlines()[-1]
+
+
+def test_a_folder_of_others_is_not_used_for_sockets(stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir(mode=0o755)
+    (tmp_path / "run").chmod(0o755)
+    with a_server(stack, tmp_path, MO_GRPC_PORT=str(free_port())) as server:
+        _, log = server.communicate(timeout=60)
+    assert server.returncode == 1
+    assert "is not a folder of this user alone" in log
+
+
+@pytest.mark.parametrize("count", ["1", "3"])
+def test_a_port_that_others_use_is_not_shared(stack: Stack, tmp_path: Path, count: str) -> None:
+    port = stack.grpc_address.rpartition(":")[2]
+    with a_server(stack, tmp_path, MO_GRPC_PORT=port, MO_WORKERS=count) as server:
+        _, log = server.communicate(timeout=60)
+    assert server.returncode == 1
+    assert f"Port {port} of 127.0.0.1 cannot be used" in log.splitlines()[-1]
+
+
+def test_two_servers_do_not_share_a_data_folder(stack: Stack, tmp_path: Path) -> None:
+    with a_server(stack, tmp_path, MO_GRPC_PORT=str(free_port()), MO_WORKERS="1"):
+        eventually(lambda: any(map(healthy, sockets(tmp_path))), 60)
+        with a_server(stack, tmp_path, MO_GRPC_PORT=str(free_port()), MO_WORKERS="1") as second:
+            _, log = second.communicate(timeout=60)
+        assert second.returncode == 1
+        assert "runs with the data folder" in log.splitlines()[-1]
+        assert all(map(healthy, sockets(tmp_path)))
+
+
+def test_envoy_reaches_every_worker(stack: Stack) -> None:
+    """The stack runs a worker a core; each has its own socket in Envoy's configuration, however long the path."""
+    shown = stack.cli("edge", "--print").stdout
+    assert shown.count("grpc-0.sock") == 1
+    long = {"MO_DATA_DIR": "/tmp/" + "long-" * 30, "MO_WORKERS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-m", "mo_grpc", "edge", "--print"],
+        env=stack.environment | long,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    paths = [line.partition('path: "')[2].partition('"')[0] for line in done.stdout.splitlines() if ".sock" in line]
+    assert len(paths) == 2
+    assert all(len(path) < 100 for path in paths)
