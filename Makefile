@@ -25,6 +25,10 @@ demo: .venv/.synced ## Fill the running service with a portfolio, through its pu
 test: .venv/.synced ## Run all tests; fails below 95 % coverage.
 	@$(BIN)/pytest --cov --cov-report=term --cov-fail-under=95 $(ARGS)
 
+.PHONY: bench
+bench: .venv/.synced ## Measure the service against its limits; `make bench ROW=get` for one row.
+	@$(BIN)/python -m benchmarks $(ROW)
+
 .PHONY: lint
 lint: .venv/.synced ## Check everything that needs no run: style, types, protos, lock file.
 	$(BIN)/ruff check

@@ -1,0 +1,1 @@
+"""What the service costs, measured side by side with the limits (DESIGN §7): `make bench`."""
