@@ -1,6 +1,7 @@
 """Calls that run as one set stay calls of their own. All goes through the public door; a set forms behind a held lock."""
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,7 @@ import grpc
 import pytest
 from mo.payments.v1 import payments_pb2, payments_pb2_grpc
 
-from mo_grpc.db.coalescing import MAX_QUEUE
+from mo_grpc.db.coalescing import MAX_QUEUE, Coalescer, Locks
 from tests.conftest import Stack
 from tests.databases import Connection, locked, owner, waiting
 from tests.doors import GrpcDoor, Json, Refused, refused
@@ -156,25 +157,37 @@ def test_a_set_that_nobody_waits_for_frees_its_connection(over_grpc: GrpcDoor, s
         eventually(lambda: waiting(holder) == 0, 5)
 
 
-def test_calls_of_a_customer_keep_their_order(stack: Stack, over_grpc: GrpcDoor, grpc_channel: grpc.Channel) -> None:
-    customer = a_customer(over_grpc)
-    a_loan(over_grpc, customer, "100")
-    stub = payments_pb2_grpc.PaymentServiceStub(grpc_channel)
-    ids = [new_id("payment") for _ in range(200)]
-    # One after the other over one connection; none waits for an answer.
-    calls = [
-        stub.CreatePayment.future(
-            payments_pb2.CreatePaymentRequest(
-                payment=payments_pb2.Payment(external_id=external_id, customer_external_id=customer, total_amount="0.01")
-            ),
-            metadata=over_grpc.metadata,
-        )
-        for external_id in ids
-    ]
-    for call in calls:
-        assert call.result(30).status == payments_pb2.Payment.COMPLETED
-    listed = over_grpc("payments.ListPayments", customer_external_id=customer, page_size=1000)["payments"]
-    assert [payment["external_id"] for payment in listed] == ids[::-1]
+def test_calls_with_a_key_keep_their_order_and_never_overlap() -> None:
+    """Told by the coalescer itself: gRPC promises no order between calls, so no public door can show the order of arrival."""
+    done: dict[int, list[int]] = {key: [] for key in range(3)}
+    sizes: list[int] = []
+    running: set[int] = set()
+
+    async def run(commands: Sequence[tuple[int, int]], _: Locks) -> list[int]:
+        keys = {key for key, _ in commands}
+        assert not keys & running
+        running.update(keys)
+        sizes.append(len(commands))
+        for turn in range(1 + len(sizes) % 4):
+            await asyncio.sleep(0.001 * turn)  # a set takes its time, and not always the same
+        for key, number in commands:
+            done[key].append(number)
+        running.difference_update(keys)
+        return [number for _, number in commands]
+
+    async def all_of_them() -> None:
+        call = Coalescer(run, key=lambda command: command[0])
+        commands = [(number % 3, number) for number in range(600)]
+        calls = []
+        for number, command in enumerate(commands):
+            calls.append(asyncio.create_task(call(command)))
+            if number % 7 == 0:
+                await asyncio.sleep(0)  # some arrive while others run
+        assert await asyncio.gather(*calls) == [number for _, number in commands]
+
+    asyncio.run(all_of_them())
+    assert done == {key: list(range(key, 600, 3)) for key in range(3)}
+    assert max(sizes) > 1
 
 
 def test_past_the_bound_calls_are_told_to_come_back(stack: Stack, over_grpc: GrpcDoor, grpc_channel: grpc.Channel) -> None:
