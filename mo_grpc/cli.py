@@ -1,48 +1,36 @@
-"""The command line: `mo-grpc up | serve | migrate | edge | demo | keys`."""
+"""The command line: `mo-grpc up | serve | migrate | edge | demo | keys | users | tokens`."""
 
 import sys
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
-from mo_grpc import logs
 from mo_grpc.auth import store
-from mo_grpc.auth.access import ACCESS
+from mo_grpc.auth.access import ACCESS, ACCOUNT, BASIC, PUBLIC
 from mo_grpc.auth.rules import BUSINESS_SCOPES, Credential, NewApiKey
-from mo_grpc.config import Settings
 from mo_grpc.db.coalescing import Locks
 from mo_grpc.db.embedded import EmbeddedPostgresError
 from mo_grpc.db.engine import migration_url, once
 from mo_grpc.edge import EdgeError, render, run
 from mo_grpc.errors import ServiceError
+from mo_grpc.people.commands import users
+from mo_grpc.terminal import console as _console
+from mo_grpc.terminal import settings as _settings
+from mo_grpc.tokens.commands import tokens
+from mo_grpc.vault import VaultError
 from mo_grpc.workers import WorkersError, run_workers
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 keys = typer.Typer(no_args_is_help=True, help="API keys: who may call.")
 app.add_typer(keys, name="keys")
+app.add_typer(users, name="users")
+app.add_typer(tokens, name="tokens")
 
-SCOPES = sorted({scope for scope in ACCESS.values() if scope})
-
-
-def _settings() -> Settings:
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        for problem in error.errors():
-            print(f"{str(problem['loc'][0]).upper()}: {problem['msg']}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    logs.configure(settings)
-    return settings
-
-
-def _console() -> Console:
-    """Standard output; where it is no terminal, lines are not folded to a terminal's width."""
-    return Console(width=None if sys.stdout.isatty() else 240)
+SCOPES = sorted(set(ACCESS.values()) - {PUBLIC, BASIC, ACCOUNT})
 
 
 @app.command()
@@ -184,7 +172,7 @@ def main() -> None:
     """Run the command line; a fault that the user can mend is one line on standard error, and exit status 1."""
     try:
         app()
-    except (EdgeError, EmbeddedPostgresError, ServiceError, WorkersError) as error:
+    except (EdgeError, EmbeddedPostgresError, ServiceError, VaultError, WorkersError) as error:
         print(error, file=sys.stderr)
         sys.exit(1)
     except SQLAlchemyError as error:

@@ -70,6 +70,15 @@ class Settings(BaseSettings):
     cors_allow_credentials: bool = False
 
     api_key_custom_header: str = "x-api-key"
+    # Encrypts what the database keeps of signing keys and one-time codes; by default, a file of the data folder does.
+    secret_key: SecretStr | None = Field(default=None, min_length=32)
+    auth_jwt_behind_basic: bool = False
+    token_expired_after_seconds: Annotated[int, Field(ge=1, le=86_400)] = 900
+    otp_token_expiration_time: Annotated[int, Field(ge=1, le=3600)] = 300
+    mo_session_hours: Annotated[int, Field(ge=1, le=8760)] = 12
+    mo_password_memory_kib: Annotated[int, Field(ge=1024, le=4 * 1024 * 1024)] = 65_536
+    mo_password_passes: Annotated[int, Field(ge=1, le=100)] = 3
+
     mo_reflection: bool = True
     mo_health: bool = True
 
@@ -96,6 +105,11 @@ class Settings(BaseSettings):
     def _as_metadata_key(cls, value: str) -> str:
         """Django's `HTTP_X_API_KEY`, HTTP's `X-API-KEY` and gRPC's `x-api-key` name the same header."""
         return value.lower().removeprefix("http_").replace("_", "-")
+
+    @property
+    def token_header(self) -> str:
+        """The header, or metadata, of people's credentials: another where a proxy's Basic ones own `authorization`."""
+        return "x-authorization" if self.auth_jwt_behind_basic else "authorization"
 
     @property
     def grpc_address(self) -> str:

@@ -24,7 +24,15 @@ TEMPLATES = ROOT / "envoy"
 DESCRIPTOR_SET = ROOT / "generated" / "descriptor.binpb"
 
 # What a browser may send beside the API key.
-CORS_HEADERS = ("authorization", "content-type", "grpc-timeout", "idempotency-key", "x-grpc-web", "x-user-agent")
+CORS_HEADERS = (
+    "authorization",
+    "content-type",
+    "grpc-timeout",
+    "idempotency-key",
+    "x-authorization",
+    "x-grpc-web",
+    "x-user-agent",
+)
 
 # Envoy's own "info" is a page about itself at every start.
 LOG_LEVELS = {"debug": "debug", "info": "warning", "warning": "warning", "error": "error"}

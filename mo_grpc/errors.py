@@ -15,6 +15,7 @@
     ├── Conflict            ABORTED + RetryInfo
     ├── Unavailable         UNAVAILABLE + RetryInfo
     ├── Overloaded          RESOURCE_EXHAUSTED + RetryInfo
+    ├── TooManyRequests     RESOURCE_EXHAUSTED + RetryInfo
     └── Internal            INTERNAL
 
 Each carries one `ErrorInfo` with a reason of `mo.errors.v1.ErrorReason` (AIP-193). The stores return them as values, so that
@@ -178,13 +179,15 @@ class PermissionDenied(ServiceError):
     code = code_pb2.PERMISSION_DENIED
 
     def __init__(self, scope: str) -> None:
-        message = f"The API key lacks the scope '{scope}'."
+        message = f"The caller lacks the scope '{scope}'."
         super().__init__(ErrorReason.SCOPE_MISSING, message, metadata={"scope": scope})
 
 
 def retry_after(milliseconds: int) -> RetryInfo:
     """When the caller may try again."""
-    return RetryInfo(retry_delay=Duration(nanos=milliseconds * 1_000_000))
+    delay = Duration()
+    delay.FromMilliseconds(milliseconds)
+    return RetryInfo(retry_delay=delay)
 
 
 class Conflict(ServiceError):
@@ -214,6 +217,15 @@ class Overloaded(ServiceError):
     def __init__(self) -> None:
         message = "The service has more calls waiting than it can answer in good time; please retry."
         super().__init__(ErrorReason.OVERLOADED, message, [retry_after(500)])
+
+
+class TooManyRequests(ServiceError):
+    """The caller has used up what it may do for now; `seconds` later there is more."""
+
+    code = code_pb2.RESOURCE_EXHAUSTED
+
+    def __init__(self, reason: ErrorReason.ValueType, message: str, seconds: float) -> None:
+        super().__init__(reason, message, [retry_after(round(seconds * 1000))])
 
 
 class Internal(ServiceError):

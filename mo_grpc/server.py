@@ -5,6 +5,7 @@ import random
 import signal
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 
 import grpc
 import structlog
@@ -13,6 +14,7 @@ from google.protobuf import descriptor_pool, json_format
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+from mo.auth.v1 import otp_pb2_grpc, tokens_pb2_grpc
 from mo.customers.v1 import customers_pb2_grpc
 from mo.loans.v1 import loans_pb2_grpc
 from mo.payments.v1 import payments_pb2_grpc
@@ -28,11 +30,24 @@ from mo_grpc.interceptors.errors import ErrorInterceptor
 from mo_grpc.interceptors.validation import ValidationInterceptor
 from mo_grpc.loans.servicer import LoanServicer
 from mo_grpc.payments.servicer import PaymentServicer
+from mo_grpc.people.accounts import Accounts
+from mo_grpc.people.servicer import OtpServicer
+from mo_grpc.people.store import clean_failures
+from mo_grpc.tokens.ring import TokenRing
+from mo_grpc.tokens.servicer import TokenServicer
+from mo_grpc.tokens.store import clean_sessions
+from mo_grpc.vault import Vault
 from mo_grpc.workers import WorkersError, claim_endpoint, endpoint
 
 log = structlog.get_logger()
 
-SERVICES = ("mo.customers.v1.CustomerService", "mo.loans.v1.LoanService", "mo.payments.v1.PaymentService")
+SERVICES = (
+    "mo.customers.v1.CustomerService",
+    "mo.loans.v1.LoanService",
+    "mo.payments.v1.PaymentService",
+    "mo.auth.v1.TokenService",
+    "mo.auth.v1.OtpService",
+)
 _REFLECTION = ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
@@ -45,12 +60,14 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def make_server(settings: Settings, database: Database, keys: KeyRing) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
+def make_server(
+    settings: Settings, database: Database, keys: KeyRing, vault: Vault, tokens: TokenRing
+) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
     """Build the server, not yet started and without a port, and the health that it reports."""
     server = grpc.aio.server(
         interceptors=(
             ErrorInterceptor(),
-            AuthenticationInterceptor(keys, settings.api_key_custom_header),
+            AuthenticationInterceptor(keys, settings.api_key_custom_header, tokens, settings.token_header),
             ValidationInterceptor(),
         ),
         options=(
@@ -71,6 +88,9 @@ def make_server(settings: Settings, database: Database, keys: KeyRing) -> tuple[
     customers_pb2_grpc.add_CustomerServiceServicer_to_server(CustomerServicer(database), server)
     loans_pb2_grpc.add_LoanServiceServicer_to_server(LoanServicer(database), server)
     payments_pb2_grpc.add_PaymentServiceServicer_to_server(PaymentServicer(database), server)
+    accounts = Accounts(settings, database, vault)
+    tokens_pb2_grpc.add_TokenServiceServicer_to_server(TokenServicer(settings, database, tokens, accounts), server)
+    otp_pb2_grpc.add_OtpServiceServicer_to_server(OtpServicer(accounts), server)
     status = health.aio.HealthServicer()
     if settings.mo_health:
         health_pb2_grpc.add_HealthServicer_to_server(status, server)
@@ -106,13 +126,16 @@ async def report_health(status: health.aio.HealthServicer, keys: KeyRing) -> Non
 
 
 async def clean_up(database: Database, retention: timedelta) -> None:
-    """Forget idempotency keys that are older than `retention`, now and then."""
+    """Forget idempotency keys that are older than `retention`, and failed logins and sessions that ended a day ago."""
+    day = timedelta(days=1)
+    cleaners = ((clean_records, retention), (clean_failures, day), (clean_sessions, day))
     while True:
         # At a moment of its own for each worker.
         await asyncio.sleep(random.uniform(0.5, 1.5) * CLEANING_INTERVAL)  # noqa: S311 - not a secret
-        with suppress(ServiceError):
-            while await database.write(lambda connection: clean_records(connection, retention)) == CLEANED_AT_ONCE:
-                pass
+        for clean, age in cleaners:
+            with suppress(ServiceError):
+                while await database.write(partial(clean, age=age)) == CLEANED_AT_ONCE:
+                    pass
 
 
 def _listen(server: grpc.aio.Server, settings: Settings, worker: int) -> None:
@@ -141,8 +164,9 @@ async def serve_async(settings: Settings, worker: int) -> None:
         loop.add_signal_handler(number, stop.set)
     url = database_url(settings)
     database = Database(url, await affordable_pool_size(url, settings))
-    async with KeyRing(database) as keys:
-        server, status = make_server(settings, database, keys)
+    vault = Vault(settings)
+    async with KeyRing(database) as keys, TokenRing(settings, database, vault) as tokens:
+        server, status = make_server(settings, database, keys, vault, tokens)
         _listen(server, settings, worker)
         await server.start()
         retention = timedelta(hours=settings.mo_idempotency_retention_hours)

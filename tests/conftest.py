@@ -64,6 +64,9 @@ def settings_environment(data_dir: Path, **settings: str) -> dict[str, str]:
         "MO_DATA_DIR": str(data_dir),
         "MO_GRPC_PORT": str(free_port()),
         "MO_HTTP_PORT": str(free_port()),
+        # The least that there is, because tests log in often.
+        "MO_PASSWORD_MEMORY_KIB": "1024",
+        "MO_PASSWORD_PASSES": "1",
     }
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MO_", "DATABASE_", "CORS_", "API_KEY"))}
     return kept | ours | settings

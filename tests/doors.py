@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import google.rpc.error_details_pb2  # noqa: F401 - so that the details of errors are known
 import grpc
 import httpx
+import mo.auth.v1.otp_pb2
+import mo.auth.v1.tokens_pb2
 import mo.customers.v1.customers_pb2
 import mo.loans.v1.loans_pb2
 import mo.payments.v1.payments_pb2  # noqa: F401 - so that the methods are known
@@ -61,8 +63,15 @@ class Door(Protocol):
 
 def method(rpc: str) -> MethodDescriptor:
     package, name = rpc.split(".")
-    service = f"mo.{package}.v1.{package.removesuffix('s').capitalize()}Service"
-    return descriptor_pool.Default().FindMethodByName(f"{service}.{name}")
+    files = {"auth": ("tokens", "otp")}.get(package, (package,))
+    found = [descriptor_pool.Default().FindFileByName(f"mo/{package}/v1/{file}.proto") for file in files]
+    [method] = [
+        service.methods_by_name[name]
+        for file in found
+        for service in file.services_by_name.values()
+        if name in service.methods_by_name
+    ]
+    return method
 
 
 def to_json(message: Message) -> Json:

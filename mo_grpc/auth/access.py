@@ -4,9 +4,17 @@ from typing import Final
 
 PUBLIC: Final = ""
 
+BASIC: Final = "basic"
+"""The RPC itself looks at the credentials that it takes: Basic ones, a challenge, a refresh token."""
+
+ACCOUNT: Final = "account:write"
+"""One's own account; every person has this scope, and no API key."""
+
 _CUSTOMERS = "/mo.customers.v1.CustomerService/"
 _LOANS = "/mo.loans.v1.LoanService/"
 _PAYMENTS = "/mo.payments.v1.PaymentService/"
+_TOKENS = "/mo.auth.v1.TokenService/"
+_OTP = "/mo.auth.v1.OtpService/"
 
 ACCESS: Final = {
     f"{_CUSTOMERS}CreateCustomer": "customers:write",
@@ -24,10 +32,17 @@ ACCESS: Final = {
     f"{_PAYMENTS}ListPayments": "payments:read",
     f"{_PAYMENTS}RejectPayment": "payments:write",
     f"{_PAYMENTS}BatchCreatePayments": "payments:write",
+    f"{_TOKENS}CreateToken": BASIC,
+    f"{_TOKENS}RefreshToken": BASIC,
+    f"{_TOKENS}RevokeToken": ACCOUNT,
+    f"{_TOKENS}GetJwks": PUBLIC,
+    f"{_OTP}EnrollOtp": ACCOUNT,
+    f"{_OTP}ConfirmOtp": ACCOUNT,
+    f"{_OTP}DisableOtp": ACCOUNT,
     "/grpc.health.v1.Health/Check": PUBLIC,
     "/grpc.health.v1.Health/List": PUBLIC,
     "/grpc.health.v1.Health/Watch": PUBLIC,
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": PUBLIC,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": PUBLIC,
 }
-"""From an RPC's full method name to the scope its caller needs; `PUBLIC` needs no key."""
+"""From an RPC's full method name to the scope its caller needs; `PUBLIC` and `BASIC` need no key."""

@@ -3,12 +3,23 @@
 from contextvars import ContextVar
 from typing import NamedTuple
 
+from mo_grpc.auth.access import ACCOUNT
+from mo_grpc.errors import PermissionDenied
+
+
+class Session(NamedTuple):
+    """A person's login."""
+
+    user_id: int
+    id: str
+
 
 class Caller(NamedTuple):
-    """The API key's id, and the RPC it calls."""
+    """The API key's id, or `user-5`, and the RPC that is called; for a person, the session too."""
 
     id: str
     method: str
+    session: Session | None = None
 
 
 _CALLER: ContextVar[Caller] = ContextVar("caller")
@@ -17,3 +28,15 @@ caller = _CALLER.get
 """The caller of the running RPC; raises LookupError in an RPC that needs no key."""
 
 set_caller = _CALLER.set
+
+
+def person() -> Session:
+    """The session of the running RPC's access token.
+
+    Raises:
+        PermissionDenied: the call carries an API key instead.
+    """
+    session = caller().session
+    if session is None:
+        raise PermissionDenied(ACCOUNT)
+    return session

@@ -32,6 +32,8 @@ from mo_grpc.demo.api import CHANNEL_OPTIONS, CONNECTIONS, EXISTS, OK, Api, slic
 from mo_grpc.demo.portfolio import Portfolio
 from mo_grpc.demo.story import YEAR, Event, customer_id, story
 from mo_grpc.server import make_server
+from mo_grpc.tokens.ring import TokenRing
+from mo_grpc.vault import Vault
 
 _MAX_BATCH = 1000
 
@@ -144,7 +146,8 @@ async def _private_server(settings: Settings, clock: Callable[[], datetime]) -> 
     database = Database(database_url(settings), CONNECTIONS, clock)
     try:
         async with _temporary_key(database) as key, KeyRing(database) as keys:
-            server, _ = make_server(settings, database, keys)
+            vault = Vault(settings)
+            server, _ = make_server(settings, database, keys, vault, TokenRing(settings, database, vault))
             # The folder is this user's alone, and so is the socket in it.
             with tempfile.TemporaryDirectory(prefix="mo-demo-") as folder:
                 address = f"unix:{folder}/grpc.sock"

@@ -88,6 +88,22 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INVALID_ARGUMENT: the idempotency key came with another request before."""
     IDEMPOTENCY_KEY_IN_FLIGHT: _ErrorReason.ValueType  # 30
     """ABORTED: the first call with this idempotency key still runs; retry. `google.rpc.RetryInfo` says when."""
+    CREDENTIALS_MISSING: _ErrorReason.ValueType  # 60
+    """UNAUTHENTICATED: the call carries no Basic credentials and no challenge. Metadata: `header`, where the credentials belong."""
+    CREDENTIALS_INVALID: _ErrorReason.ValueType  # 61
+    """UNAUTHENTICATED: the e-mail, the password, the one-time code or the challenge is wrong, or the account is locked; which of
+    them is not told.
+    """
+    TOKEN_INVALID: _ErrorReason.ValueType  # 62
+    """UNAUTHENTICATED: the token is malformed, of another issuer, expired, used or revoked; which of them is not told."""
+    TOO_MANY_ATTEMPTS: _ErrorReason.ValueType  # 63
+    """RESOURCE_EXHAUSTED: too many failures for this account or from this address; `google.rpc.RetryInfo` says when to try again."""
+    PASSWORD_CHANGE_REQUIRED: _ErrorReason.ValueType  # 64
+    """FAILED_PRECONDITION: the password must be changed: log in again and send a `new_password` along."""
+    OTP_ALREADY_ENABLED: _ErrorReason.ValueType  # 65
+    """FAILED_PRECONDITION: one-time codes are in use already."""
+    OTP_NOT_ENABLED: _ErrorReason.ValueType  # 66
+    """FAILED_PRECONDITION: one-time codes are not in use, or there is nothing to confirm."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused: the `reason` of the `google.rpc.ErrorInfo` (domain `mo`) that every error carries. The names are
@@ -160,4 +176,20 @@ IDEMPOTENCY_KEY_REUSED: ErrorReason.ValueType  # 29
 """INVALID_ARGUMENT: the idempotency key came with another request before."""
 IDEMPOTENCY_KEY_IN_FLIGHT: ErrorReason.ValueType  # 30
 """ABORTED: the first call with this idempotency key still runs; retry. `google.rpc.RetryInfo` says when."""
+CREDENTIALS_MISSING: ErrorReason.ValueType  # 60
+"""UNAUTHENTICATED: the call carries no Basic credentials and no challenge. Metadata: `header`, where the credentials belong."""
+CREDENTIALS_INVALID: ErrorReason.ValueType  # 61
+"""UNAUTHENTICATED: the e-mail, the password, the one-time code or the challenge is wrong, or the account is locked; which of
+them is not told.
+"""
+TOKEN_INVALID: ErrorReason.ValueType  # 62
+"""UNAUTHENTICATED: the token is malformed, of another issuer, expired, used or revoked; which of them is not told."""
+TOO_MANY_ATTEMPTS: ErrorReason.ValueType  # 63
+"""RESOURCE_EXHAUSTED: too many failures for this account or from this address; `google.rpc.RetryInfo` says when to try again."""
+PASSWORD_CHANGE_REQUIRED: ErrorReason.ValueType  # 64
+"""FAILED_PRECONDITION: the password must be changed: log in again and send a `new_password` along."""
+OTP_ALREADY_ENABLED: ErrorReason.ValueType  # 65
+"""FAILED_PRECONDITION: one-time codes are in use already."""
+OTP_NOT_ENABLED: ErrorReason.ValueType  # 66
+"""FAILED_PRECONDITION: one-time codes are not in use, or there is nothing to confirm."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1,0 +1,80 @@
+"""One-time codes (TOTP, RFC 6238) and recovery codes, as pure functions over the vault's secrets."""
+
+import hmac
+import io
+import secrets
+from datetime import datetime
+from typing import NamedTuple
+
+import pyotp
+import segno
+
+from mo_grpc.vault import Vault
+
+ISSUER = "MO over gRPC"
+STEP = 30
+"""Seconds that a code is shown."""
+
+DRIFT = 1
+"""Steps that a phone's clock may be off, either way."""
+
+RECOVERY_CODES = 10
+_GROUPS, _GROUP = 4, 4
+_ALPHABET = "ABCDEFGHJKMNPQRSTUVWXYZ23456789"  # none that is mistaken for another; 31 ** 16 is 79 bits
+
+
+class Enrollment(NamedTuple):
+    """A new secret, in the three forms in which an app takes it."""
+
+    secret: str
+    uri: str
+    qr_code_png: bytes
+
+    def __repr__(self) -> str:
+        return "Enrollment(...)"
+
+
+def enroll(email: str) -> Enrollment:
+    """Make a new secret for a person."""
+    secret = pyotp.random_base32()
+    uri = pyotp.TOTP(secret).provisioning_uri(name=email, issuer_name=ISSUER)
+    image = io.BytesIO()
+    segno.make(uri, error="m").save(image, kind="png", scale=5)
+    return Enrollment(secret, uri, image.getvalue())
+
+
+def accepted_step(secret: str, code: str, last_step: int, now: datetime) -> int | None:
+    """The step whose code this is, if it is newer than the last that was accepted: each code counts once (RFC 6238, 5.2)."""
+    totp = pyotp.TOTP(secret)
+    current = int(now.timestamp()) // STEP
+    found = None
+    for step in range(current - DRIFT, current + DRIFT + 1):
+        # All are compared, in constant time.
+        if hmac.compare_digest(totp.generate_otp(step).encode(), code.encode()) and step > last_step:
+            found = step
+    return found
+
+
+def is_recovery_code(code: str) -> bool:
+    """Whether a code has the length of a recovery code."""
+    return len(_plain(code)) == _GROUPS * _GROUP
+
+
+def recovery_codes() -> list[str]:
+    """Make new recovery codes."""
+    groups = ("".join(secrets.choice(_ALPHABET) for _ in range(_GROUP)) for _ in range(_GROUPS * RECOVERY_CODES))
+    return ["-".join(code) for code in zip(*[groups] * _GROUPS, strict=True)]
+
+
+def recovery_hash(vault: Vault, user_id: int, code: str) -> bytes:
+    """What is stored of a recovery code; keyed, so that a stolen database does not suffice to guess."""
+    return vault.digest(_plain(code).encode(), f"recovery code of user {user_id}")
+
+
+def sealed_for(user_id: int) -> str:
+    """The vault's purpose of a person's secret."""
+    return f"one-time codes of user {user_id}"
+
+
+def _plain(code: str) -> str:
+    return code.replace("-", "").replace(" ", "").upper()

@@ -1,0 +1,27 @@
+"""What the commands share: the settings, or a line on each that is wrong, and a console."""
+
+import sys
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from mo_grpc import logs
+from mo_grpc.config import Settings
+
+
+def settings() -> Settings:
+    """Read the settings and set up the logs; end with exit status 2 if a setting is wrong."""
+    try:
+        found = Settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            print(f"{str(problem['loc'][0]).upper()}: {problem['msg']}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    logs.configure(found)
+    return found
+
+
+def console() -> Console:
+    """Standard output; where it is no terminal, lines are not folded to a terminal's width."""
+    return Console(width=None if sys.stdout.isatty() else 240)

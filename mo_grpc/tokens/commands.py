@@ -1,0 +1,33 @@
+"""The command line's `tokens`: the keys that sign people's tokens."""
+
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mo_grpc import terminal
+from mo_grpc.db.engine import once
+from mo_grpc.tokens import store
+from mo_grpc.tokens.ring import add_signing_key
+from mo_grpc.vault import Vault
+
+tokens = typer.Typer(no_args_is_help=True, help="People's tokens: the keys that sign them.")
+
+
+@tokens.command("rotate-key")
+def rotate_key(
+    compromised: Annotated[
+        bool, typer.Option("--compromised", help="Refuse at once what the old keys signed, instead of letting it expire.")
+    ] = False,
+) -> None:
+    """Sign with a new key from now on. Tokens signed before count until they expire; sessions go on."""
+    settings = terminal.settings()
+    vault = Vault(settings)
+    grace = timedelta(seconds=0 if compromised else settings.token_expired_after_seconds)
+
+    async def work(connection: AsyncConnection) -> str:
+        await store.retire_keys(connection, grace)
+        return await add_signing_key(connection, vault)
+
+    print(f"New tokens are signed with {once(settings, lambda database: database.write(work))}.")

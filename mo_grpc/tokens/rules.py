@@ -1,0 +1,148 @@
+"""The values of sessions and tokens, and the form of the JWTs (RFC 7519, 8725, 9068), without any SQL."""
+
+import hashlib
+import secrets
+from base64 import urlsafe_b64encode
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from mo.errors.v1.error_reason_pb2 import ErrorReason
+
+from mo_grpc.errors import Unauthenticated
+
+ALGORITHM: Final = "EdDSA"
+ISSUER: Final = "mo"
+MAX_TOKEN_LENGTH = 2048
+
+
+class Kind(NamedTuple):
+    """A kind of JWT: neither passes for the other, by `typ` and by `aud` (RFC 8725, 3.11 and 3.12)."""
+
+    typ: str
+    audience: str
+
+
+ACCESS_TOKEN: Final = Kind("at+jwt", "mo")
+CHALLENGE: Final = Kind("otp+jwt", "mo-otp")
+
+
+class KeyPair(NamedTuple):
+    """A signing key as stored: the private half is encrypted."""
+
+    kid: str
+    public_key: bytes
+    private_key: bytes
+    valid_until: datetime | None
+
+    def __repr__(self) -> str:
+        return f"KeyPair({self.kid!r})"
+
+
+class Login(NamedTuple):
+    """A session as stored."""
+
+    id: str
+    user_id: int
+    expires_at: datetime
+
+
+class Claims(NamedTuple):
+    """What a JWT says that was found genuine."""
+
+    kid: str
+    user_id: int
+    about: str
+    """The session of an access token; what a challenge saw of the person."""
+    issued_at: datetime
+    expires_at: datetime
+
+
+def new_key_pair() -> tuple[str, bytes, bytes]:
+    """Make a key pair: its id, and the raw bytes of its public and private halves."""
+    private = Ed25519PrivateKey.generate()
+    return secrets.token_urlsafe(9), private.public_key().public_bytes_raw(), private.private_bytes_raw()
+
+
+def sealed_for(kid: str) -> str:
+    """The vault's purpose of a private key."""
+    return f"signing key {kid}"
+
+
+def new_session_id() -> str:
+    """An id that nobody guesses."""
+    return secrets.token_urlsafe(16)
+
+
+def new_refresh_token() -> str:
+    """256 random bits; the prefix lets scanners of leaked secrets know it."""
+    return f"mor_{secrets.token_urlsafe(32)}"
+
+
+def refresh_hash(token: str) -> bytes:
+    """What is stored of a refresh token: it is random enough for one SHA-256."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def sign(kind: Kind, kid: str, private_key: bytes, user_id: int, about: str, expires_at: datetime, now: datetime) -> str:
+    """Make a JWT."""
+    payload = {
+        "iss": ISSUER,
+        "aud": kind.audience,
+        "sub": str(user_id),
+        "sid": about,
+        "iat": int(now.timestamp()),
+        "exp": int(expires_at.timestamp()),
+        "jti": secrets.token_urlsafe(12),
+    }
+    key = Ed25519PrivateKey.from_private_bytes(private_key)
+    return jwt.encode(payload, key, ALGORITHM, headers={"typ": kind.typ, "kid": kid})
+
+
+def key_id(token: str) -> str | None:
+    """The id of the key that a token says it is signed with; None if it is no token of ours at all."""
+    if len(token) > MAX_TOKEN_LENGTH:
+        return None
+    try:
+        header = jwt.get_unverified_header(token)
+    except jwt.InvalidTokenError:
+        return None
+    kid = header.get("kid")
+    return kid if header.get("alg") == ALGORITHM and isinstance(kid, str) else None
+
+
+def verify(kind: Kind, token: str, key: KeyPair) -> Claims | None:
+    """Check a JWT's signature, kind, issuer, audience and times; None if anything is wrong."""
+    try:
+        whole: dict[str, Any] = jwt.decode_complete(
+            token,
+            Ed25519PublicKey.from_public_bytes(key.public_key),
+            algorithms=[ALGORITHM],
+            audience=kind.audience,
+            issuer=ISSUER,
+            options={"require": ["iss", "aud", "sub", "sid", "iat", "exp"], "strict_aud": True},
+        )
+        payload = whole["payload"]
+        if whole["header"].get("typ") != kind.typ:
+            return None
+        times = (datetime.fromtimestamp(payload[name], UTC) for name in ("iat", "exp"))
+        return Claims(key.kid, int(payload["sub"]), str(payload["sid"]), *times)
+    except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError):
+        return None
+
+
+def counts(claims: Claims, lifetime: timedelta, now: datetime) -> bool:
+    """Whether it is still time: a lifetime that was shortened meanwhile counts at once."""
+    return now < min(claims.expires_at, claims.issued_at + lifetime)
+
+
+def jwk(key: KeyPair) -> dict[str, str]:
+    """The public half as others read it (RFC 8037)."""
+    x = urlsafe_b64encode(key.public_key).rstrip(b"=").decode()
+    return {"kty": "OKP", "crv": "Ed25519", "x": x, "kid": key.kid, "use": "sig", "alg": ALGORITHM}
+
+
+def token_invalid() -> Unauthenticated:
+    """Refuse a token, without telling why."""
+    return Unauthenticated(ErrorReason.TOKEN_INVALID, "The token is not valid.")

@@ -1,0 +1,98 @@
+"""TokenService over the accounts and the store of sessions."""
+
+from datetime import timedelta
+
+from mo.auth.v1 import tokens_pb2, tokens_pb2_grpc
+from mo.errors.v1.error_reason_pb2 import ErrorReason
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mo_grpc.auth.caller import person
+from mo_grpc.config import Settings
+from mo_grpc.db.engine import Database
+from mo_grpc.errors import Unauthenticated
+from mo_grpc.interceptors.base import Context
+from mo_grpc.interceptors.credentials import NO_STORE, basic, client_address
+from mo_grpc.people.accounts import Accounts
+from mo_grpc.people.rules import Attempt, OtpRequired, User, credentials_invalid
+from mo_grpc.tokens import store
+from mo_grpc.tokens.ring import TokenRing
+from mo_grpc.tokens.rules import Login, jwk, new_refresh_token, refresh_hash, token_invalid
+from mo_grpc.wire import timestamp
+
+
+class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
+    """See `mo/auth/v1/tokens.proto`."""
+
+    def __init__(self, settings: Settings, database: Database, ring: TokenRing, accounts: Accounts) -> None:
+        self._database = database
+        self._ring = ring
+        self._accounts = accounts
+        self._header = settings.token_header
+        self._session_lifetime = timedelta(hours=settings.mo_session_hours)
+
+    async def CreateToken(self, request: tokens_pb2.CreateTokenRequest, context: Context) -> tokens_pb2.CreateTokenResponse:
+        await context.send_initial_metadata(NO_STORE)
+        refresh_token = new_refresh_token()
+
+        async def begin(connection: AsyncConnection, user: User) -> Login:
+            return await store.begin_session(connection, user.id, refresh_hash(refresh_token), self._session_lifetime)
+
+        address = client_address(context)
+        try:
+            if request.challenge:
+                claims = await self._ring.read_challenge(request.challenge)
+                if claims is None:
+                    raise credentials_invalid()
+                attempt = Attempt("", "", request.code, request.new_password, address)
+                login = await self._accounts.resume(claims.user_id, claims.about, attempt, begin)
+            else:
+                attempt = Attempt(*self._basic(context), request.code, request.new_password, address)
+                login = await self._accounts.log_in(attempt, begin)
+        except OtpRequired as required:
+            challenge, expires_at = await self._ring.challenge(required.user)
+            asked = tokens_pb2.OtpChallenge(challenge=challenge, expires_at=timestamp(expires_at))
+            return tokens_pb2.CreateTokenResponse(otp_challenge=asked)
+        return tokens_pb2.CreateTokenResponse(tokens=await self._tokens(login, refresh_token))
+
+    async def RefreshToken(self, request: tokens_pb2.RefreshTokenRequest, context: Context) -> tokens_pb2.Tokens:
+        await context.send_initial_metadata(NO_STORE)
+        refresh_token = new_refresh_token()
+        spent, new = refresh_hash(request.refresh_token), refresh_hash(refresh_token)
+        login = await self._database.write(lambda connection: store.spend_token(connection, spent, new))
+        if login is None:
+            raise token_invalid()
+        return await self._tokens(login, refresh_token)
+
+    async def RevokeToken(self, request: tokens_pb2.RevokeTokenRequest, context: Context) -> tokens_pb2.RevokeTokenResponse:
+        session = person()
+
+        async def revoke(connection: AsyncConnection) -> None:
+            if request.all_sessions:
+                await store.revoke_sessions_of(connection, session.user_id)
+            else:
+                await store.revoke_sessions(connection, [session.id])
+
+        await self._database.write(revoke)
+        return tokens_pb2.RevokeTokenResponse()
+
+    async def GetJwks(self, request: tokens_pb2.GetJwksRequest, context: Context) -> tokens_pb2.Jwks:
+        return tokens_pb2.Jwks(keys=[tokens_pb2.Jwk(**jwk(key)) for key in await self._ring.keys()])
+
+    def _basic(self, context: Context) -> tuple[str, str]:
+        presented = basic(context, self._header)
+        if presented is None:
+            raise Unauthenticated(
+                ErrorReason.CREDENTIALS_MISSING,
+                f"This call needs an e-mail and a password, as Basic credentials in '{self._header}'.",
+                metadata={"header": self._header},
+            )
+        return presented
+
+    async def _tokens(self, login: Login, refresh_token: str) -> tokens_pb2.Tokens:
+        access_token, expires_at = await self._ring.access_token(login)
+        return tokens_pb2.Tokens(
+            access_token=access_token,
+            access_expires_at=timestamp(expires_at),
+            refresh_token=refresh_token,
+            session_expires_at=timestamp(login.expires_at),
+        )
