@@ -85,7 +85,9 @@ _SET_LOCKED = text("""
 
 _SET_ROLE = text("UPDATE users SET role = :role, updated_at = clock_timestamp() WHERE id = :id")
 
-_SET_OTP_SECRET = text("UPDATE users SET otp_secret = :secret, updated_at = clock_timestamp() WHERE id = :id")
+_SET_OTP_SECRET = text("""
+    UPDATE users SET otp_secret = :secret, otp_last_step = 0, updated_at = clock_timestamp() WHERE id = :id
+""")
 _ENABLE_OTP = text("UPDATE users SET otp_enabled_at = :now, otp_last_step = :step, updated_at = :now WHERE id = :id")
 _DISABLE_OTP = text("""
     UPDATE users SET otp_secret = NULL, otp_enabled_at = NULL, updated_at = clock_timestamp() WHERE id = :id

@@ -128,7 +128,7 @@ def verify(kind: Kind, token: str, key: KeyPair) -> Claims | None:
             return None
         times = (datetime.fromtimestamp(payload[name], UTC) for name in ("iat", "exp"))
         return Claims(key.kid, int(payload["sub"]), str(payload["sid"]), *times)
-    except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError):
+    except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError, OSError):
         return None
 
 
