@@ -11,10 +11,13 @@ from mo_grpc.errors import Overloaded, ServiceError
 C = TypeVar("C")
 R = TypeVar("R")
 
-MAX_WAIT = 0.0015
+QUIET = 0.001
+"""Seconds without a new call after which no more are expected. Calls that wait to be accepted come within far less."""
+
+MAX_WAIT = 0.020
 """Seconds that a call waits at most for others to join it, unless all places to run are taken."""
 
-WINDOW = 0.010
+WINDOW = 0.050
 """Seconds that a level of concurrency is remembered: while it lasts, calls wait for as many to join."""
 
 MAX_SET = 500
@@ -82,7 +85,9 @@ class Coalescer(Generic[C, R]):
     """Gathers calls and runs them as sets, each call with an answer, an error and a deadline of its own.
 
     A call that is alone runs at once. While others are in flight, a set leaves as soon as as many have joined as were in flight
-    together lately, or after `MAX_WAIT`. Calls with the same `key` run in their order of arrival, one set after the other.
+    together lately, when no further call has come for `QUIET`, or after `MAX_WAIT`. Leaving earlier would be slower: a set
+    costs about the same whatever its size, and keeps gRPC from accepting calls. Calls with the same `key` run in their order of
+    arrival, one set after the other.
     """
 
     def __init__(self, run: Run[C, R], key: Callable[[C], Hashable] | None = None, max_set: int = MAX_SET) -> None:
@@ -95,6 +100,7 @@ class Coalescer(Generic[C, R]):
         self._busy: set[Hashable] = set()
         self._patience = asyncio.Semaphore(MAX_WAITING)
         self._timer: asyncio.Handle | None = None
+        self._complete = False
         self._peak = self._peak_before = 0
         self._window_end = 0.0
 
@@ -141,19 +147,30 @@ class Coalescer(Generic[C, R]):
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         """See that the queue leaves: at once if all have joined, else a little later."""
-        if not self._queue or self._running >= MAX_RUNNING:
+        if self._complete or not self._queue or self._running >= MAX_RUNNING:
             return
-        if self._active >= max(self._peak, self._peak_before):
+        if not self._running and self._active >= max(self._peak, self._peak_before):
+            self._complete = True
             if self._timer is not None:
                 self._timer.cancel()
             # Not this very moment: calls that have arrived with this one get to join.
             self._timer = loop.call_soon(self._leave)
         elif self._timer is None:
-            self._timer = loop.call_later(MAX_WAIT, self._leave)
+            self._timer = loop.call_later(QUIET, self._look, len(self._queue), loop.time() + MAX_WAIT)
+
+    def _look(self, joined: int, latest: float) -> None:
+        """Leave if no call has joined since the last look, when `joined` had, or if it is late."""
+        loop = asyncio.get_running_loop()
+        if len(self._queue) == joined or loop.time() >= latest:
+            # Not this very moment: a busy loop looks at its clock before it looks for what has arrived.
+            self._timer = loop.call_soon(self._leave)
+        else:
+            self._timer = loop.call_later(QUIET, self._look, len(self._queue), latest)
 
     def _leave(self) -> None:
         """Send the calls that may run now off as a set."""
         self._timer = None
+        self._complete = False
         if self._running >= MAX_RUNNING:
             return
         taken: list[_Call[C, R]] = []
