@@ -1,7 +1,7 @@
 """Concurrent calls gathered into sets, so that N of them cost about what one costs (DESIGN §7)."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from enum import Enum, auto
 from typing import Generic, TypeVar
@@ -23,6 +23,9 @@ WINDOW = 0.050
 MAX_SET = 500
 MAX_QUEUE = 2_000
 """Calls that may wait; at some 5,000 calls a second, more would only wait to be too late."""
+
+MAX_QUEUE_OF_KEY = MAX_QUEUE // 2
+"""Calls with the same key that may be there; when their customer is locked, the others find room."""
 
 MAX_RUNNING = 2
 """Sets that run at a time: one in PostgreSQL while the next is being gathered and the last one's answers are sent."""
@@ -95,6 +98,7 @@ class Coalescer(Generic[C, R]):
         self._max_set = max_set
         self._key = key
         self._queue: deque[_Call[C, R]] = deque()
+        self._of_key: Counter[Hashable] = Counter()
         self._active = 0
         self._running = 0
         self._busy: set[Hashable] = set()
@@ -113,11 +117,13 @@ class Coalescer(Generic[C, R]):
             CancelledError: before its set has left, without any effect; after that, the set goes on for the others' sake, and
                 the command may take effect.
         """
-        if len(self._queue) >= MAX_QUEUE:
+        key = self._key(command) if self._key else None
+        if len(self._queue) >= MAX_QUEUE or (key is not None and self._of_key[key] >= MAX_QUEUE_OF_KEY):
             raise Overloaded
         loop = asyncio.get_running_loop()
-        call = _Call(command, self._key(command) if self._key else None, loop.create_future())
+        call = _Call(command, key, loop.create_future())
         self._queue.append(call)
+        self._of_key[key] += 1
         self._active += 1
         self._note_concurrency(loop.time())
         self._schedule(loop)
@@ -129,6 +135,9 @@ class Coalescer(Generic[C, R]):
             raise
         finally:
             self._active -= 1
+            self._of_key[key] -= 1
+            if not self._of_key[key]:
+                del self._of_key[key]
 
     def _abandon(self, call: _Call[C, R]) -> None:
         """Stop a set that nobody waits for any more, which frees its connection."""
