@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 
 from mo.customers.v1.customers_pb2 import GetCustomerRequest
@@ -15,7 +16,7 @@ from benchmarks.stack import memory_mib
 SECONDS = 600
 SHARE = 0.8
 WARM_UP = 60
-RETRIED = 10  # each so many payments, one is sent twice
+RETRIED = 10  # each so many payments, one is sent again, a thousand payments later
 
 
 def soak(load: Load) -> Row:
@@ -49,10 +50,13 @@ def soak(load: Load) -> Row:
 
 def _calls(load: Load) -> Iterator[Call]:
     """Calls without end."""
+    to_retry: deque[Call] = deque()
     for number in itertools.count():
         yield grpc_call(GET, GetCustomerRequest(external_id=f"bench-{number % CUSTOMERS + 1}"), load.stack.key)
         payment = load.payment(f"bench-{number * 7 % CUSTOMERS + 1}")
         call = grpc_call(CREATE_PAYMENT, payment, load.stack.key, idempotency_key=payment.payment.external_id)
         yield call
         if number % RETRIED == 0:
-            yield call
+            to_retry.append(call)
+            if len(to_retry) > CUSTOMERS // RETRIED:
+                yield to_retry.popleft()

@@ -112,6 +112,8 @@ class Database:
             max_overflow=0,
             pool_timeout=0.8,
             pool_use_lifo=True,
+            # Errors are logged, and the values of a statement are nobody's to read there.
+            hide_parameters=True,
             connect_args=connect_args(SERVICE_ROLE),
         )
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
