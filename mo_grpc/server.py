@@ -16,6 +16,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 from mo.customers.v1 import customers_pb2_grpc
+from mo.imports.v1 import imports_pb2_grpc
 from mo.loans.v1 import loans_pb2_grpc
 from mo.payments.v1 import payments_pb2_grpc
 
@@ -25,16 +26,25 @@ from mo_grpc.customers.servicer import CustomerServicer
 from mo_grpc.db.engine import Database, affordable_pool_size, database_url
 from mo_grpc.errors import ServiceError
 from mo_grpc.idempotency.store import CLEANED_AT_ONCE, clean_records
+from mo_grpc.imports.celery import sender
+from mo_grpc.imports.runner import Background, Runner
+from mo_grpc.imports.servicer import ImportServicer
 from mo_grpc.interceptors.authentication import AuthenticationInterceptor
 from mo_grpc.interceptors.errors import ErrorInterceptor
 from mo_grpc.interceptors.validation import ValidationInterceptor
 from mo_grpc.loans.servicer import LoanServicer
+from mo_grpc.objects.store import open_store
 from mo_grpc.payments.servicer import PaymentServicer
 from mo_grpc.workers import WorkersError, claim_endpoint, endpoint
 
 log = structlog.get_logger()
 
-SERVICES = ("mo.customers.v1.CustomerService", "mo.loans.v1.LoanService", "mo.payments.v1.PaymentService")
+SERVICES = (
+    "mo.customers.v1.CustomerService",
+    "mo.loans.v1.LoanService",
+    "mo.payments.v1.PaymentService",
+    "mo.imports.v1.ImportService",
+)
 _REFLECTION = ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
@@ -47,7 +57,9 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def make_server(settings: Settings, database: Database, keys: KeyRing) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
+def make_server(
+    settings: Settings, database: Database, keys: KeyRing, background: Background
+) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
     """Build the server, not yet started and without a port, and the health that it reports."""
     server = grpc.aio.server(
         interceptors=(
@@ -72,6 +84,8 @@ def make_server(settings: Settings, database: Database, keys: KeyRing) -> tuple[
     )
     services = cast("grpc.aio.Server", _Services(server))
     customers_pb2_grpc.add_CustomerServiceServicer_to_server(CustomerServicer(database), services)
+    imports = ImportServicer(database, background, settings.mo_max_import_bytes)
+    imports_pb2_grpc.add_ImportServiceServicer_to_server(imports, services)
     loans_pb2_grpc.add_LoanServiceServicer_to_server(LoanServicer(database), services)
     payments_pb2_grpc.add_PaymentServiceServicer_to_server(PaymentServicer(database), services)
     status = health.aio.HealthServicer()
@@ -80,6 +94,12 @@ def make_server(settings: Settings, database: Database, keys: KeyRing) -> tuple[
     if settings.mo_reflection:
         _add_reflection(services)
     return server, status
+
+
+def make_background(settings: Settings, database: Database) -> Background:
+    """Build what runs the imports, not yet running."""
+    runner = Runner(database, open_store(settings), settings.mo_import_lease_seconds)
+    return Background(database, runner, sender(settings))
 
 
 class _Services:
@@ -158,12 +178,16 @@ async def serve_async(settings: Settings, worker: int) -> None:
         loop.add_signal_handler(number, stop.set)
     url = database_url(settings)
     database = Database(url, await affordable_pool_size(url, settings))
+    background = make_background(settings, database)
     async with KeyRing(database) as keys:
-        server, status = make_server(settings, database, keys)
+        server, status = make_server(settings, database, keys, background)
         _listen(server, settings, worker)
         await server.start()
         retention = timedelta(hours=settings.mo_idempotency_retention_hours)
-        jobs = [asyncio.create_task(job) for job in (report_health(status, keys), clean_up(database, retention))]
+        jobs = [
+            asyncio.create_task(job)
+            for job in (report_health(status, keys), clean_up(database, retention), background.follow())
+        ]
         log.info("serving", address=settings.grpc_address, worker=worker)
         await stop.wait()
         log.info("draining", grace_seconds=settings.mo_shutdown_grace_seconds, worker=worker)

@@ -7,6 +7,7 @@ PUBLIC: Final = ""
 _CUSTOMERS = "/mo.customers.v1.CustomerService/"
 _LOANS = "/mo.loans.v1.LoanService/"
 _PAYMENTS = "/mo.payments.v1.PaymentService/"
+_IMPORTS = "/mo.imports.v1.ImportService/"
 
 ACCESS: Final = {
     f"{_CUSTOMERS}CreateCustomer": "customers:write",
@@ -24,6 +25,13 @@ ACCESS: Final = {
     f"{_PAYMENTS}ListPayments": "payments:read",
     f"{_PAYMENTS}RejectPayment": "payments:write",
     f"{_PAYMENTS}BatchCreatePayments": "payments:write",
+    f"{_IMPORTS}UploadCustomers": "imports:write",
+    f"{_IMPORTS}CreateImport": "imports:write",
+    f"{_IMPORTS}GetImport": "imports:read",
+    f"{_IMPORTS}ListImports": "imports:read",
+    f"{_IMPORTS}ListImportErrors": "imports:read",
+    f"{_IMPORTS}CancelImport": "imports:write",
+    f"{_IMPORTS}WatchImport": "imports:read",
     "/grpc.health.v1.Health/Check": PUBLIC,
     "/grpc.health.v1.Health/List": PUBLIC,
     "/grpc.health.v1.Health/Watch": PUBLIC,

@@ -21,6 +21,8 @@ BUSINESS_SCOPES = (
     "loans:write",
     "payments:read",
     "payments:write",
+    "imports:read",
+    "imports:write",
 )
 """What a key gets by default: every business scope, and none over keys and users."""
 

@@ -88,6 +88,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INVALID_ARGUMENT: the idempotency key came with another request before."""
     IDEMPOTENCY_KEY_IN_FLIGHT: _ErrorReason.ValueType  # 30
     """ABORTED: the first call with this idempotency key still runs; retry. `google.rpc.RetryInfo` says when."""
+    IMPORT_NOT_FOUND: _ErrorReason.ValueType  # 31
+    """NOT_FOUND. Metadata: `external_id`, the id of the import."""
+    IMPORT_OVER: _ErrorReason.ValueType  # 32
+    """FAILED_PRECONDITION: the import is over. Metadata: `id`, `state`."""
+    SOURCE_NOT_FOUND: _ErrorReason.ValueType  # 33
+    """NOT_FOUND: there is no such stored file. Metadata: `external_id`, the source."""
+    FILE_TOO_LARGE: _ErrorReason.ValueType  # 34
+    """INVALID_ARGUMENT: an uploaded file is over the limit. Metadata: `max_bytes`."""
+    OBJECTS_UNAVAILABLE: _ErrorReason.ValueType  # 35
+    """UNAVAILABLE: stored files cannot be reached; retry. `google.rpc.RetryInfo` says when."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused: the `reason` of the `google.rpc.ErrorInfo` (domain `mo`) that every error carries. The names are
@@ -160,4 +170,14 @@ IDEMPOTENCY_KEY_REUSED: ErrorReason.ValueType  # 29
 """INVALID_ARGUMENT: the idempotency key came with another request before."""
 IDEMPOTENCY_KEY_IN_FLIGHT: ErrorReason.ValueType  # 30
 """ABORTED: the first call with this idempotency key still runs; retry. `google.rpc.RetryInfo` says when."""
+IMPORT_NOT_FOUND: ErrorReason.ValueType  # 31
+"""NOT_FOUND. Metadata: `external_id`, the id of the import."""
+IMPORT_OVER: ErrorReason.ValueType  # 32
+"""FAILED_PRECONDITION: the import is over. Metadata: `id`, `state`."""
+SOURCE_NOT_FOUND: ErrorReason.ValueType  # 33
+"""NOT_FOUND: there is no such stored file. Metadata: `external_id`, the source."""
+FILE_TOO_LARGE: ErrorReason.ValueType  # 34
+"""INVALID_ARGUMENT: an uploaded file is over the limit. Metadata: `max_bytes`."""
+OBJECTS_UNAVAILABLE: ErrorReason.ValueType  # 35
+"""UNAVAILABLE: stored files cannot be reached; retry. `google.rpc.RetryInfo` says when."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
