@@ -24,6 +24,7 @@ from tests.databases import Connection, connect, fresh_database
 from tests.doors import Door, GrpcDoor, Json, Refused, RestDoor, to_json
 from tests.factories import new_id
 from tests.imports.files import bodies, counts, errors, over_grpc, upload
+from tests.s3 import SETTINGS, an_s3, answers
 from tests.servers import Server, a_server
 from tests.waiting import eventually
 
@@ -258,11 +259,6 @@ def redis() -> Iterator[str]:
             process.terminate()
 
 
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 @contextmanager
 def a_worker(environment: dict[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
     with subprocess.Popen([sys.executable, "-m", "mo_grpc", "worker"], env=environment) as process:
@@ -299,6 +295,18 @@ def test_without_its_broker_an_import_waits_and_can_be_cancelled(own: Own) -> No
         found = door("imports.CreateImport", source=source)
         assert door("imports.CancelImport", id=found["id"])["state"] == "CANCELLED"
         assert counts(door("imports.GetImport", id=found["id"])) == (0, 0, 0)
+
+
+def test_files_are_kept_in_and_read_from_s3(own: Own) -> None:
+    with an_s3() as url, own.server(AWS_S3_ENDPOINT_URL=url, **SETTINGS) as (_, door):
+        found = upload(door, large())
+        in_order(finished(door, found["id"]), door)
+        assert not (own.folder / "objects").exists()
+        found = door("imports.CreateImport", source="s3://partner/some/file.txt")
+        assert counts(finished(door, found["id"])) == (1, 0, 1)
+        with pytest.raises(Refused) as refused:
+            door("imports.CreateImport", source="s3://foreign/some/file.txt")
+        assert refused.value.reason == "SOURCE_NOT_FOUND"
 
 
 def in_a_terminal(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
