@@ -7,7 +7,7 @@ ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
 WORKDIR /app
 # The libraries first: they change less often than the source. Without the extra `local` there is no PostgreSQL and no Envoy.
 COPY pyproject.toml uv.lock ./
-RUN uv sync --locked --no-dev --no-install-project --no-cache
+RUN uv sync --locked --no-dev --extra s3 --extra celery --no-install-project --no-cache
 # In place, because migrations/, envoy/ and generated/ are read from the source tree.
 COPY README.md LICENSE ./
 COPY mo_grpc ./mo_grpc
@@ -16,13 +16,13 @@ COPY migrations ./migrations
 COPY envoy ./envoy
 COPY docker/healthcheck.py ./docker/healthcheck.py
 # Whatever the modes of the checkout, the service's user may read it.
-RUN uv sync --locked --no-dev --no-cache && chmod -R a+rX .
+RUN uv sync --locked --no-dev --extra s3 --extra celery --no-cache && chmod -R a+rX .
 
 FROM python:3.12-slim
 # /edge is for the volume in which Envoy finds its configuration: a new volume takes over the folder's owner.
 RUN useradd --system --uid 10001 --user-group --home-dir /nonexistent --shell /usr/sbin/nologin mo \
     && install --directory --owner=mo --group=mo /edge \
-    && install --directory --owner=mo --group=mo --mode=0700 /run/mo
+    && install --directory --owner=mo --group=mo --mode=0700 /run/mo /run/mo/objects
 COPY --from=build /app /app
 ENV PATH=/app/.venv/bin:$PATH PYTHONUNBUFFERED=1 MO_DATA_DIR=/run/mo
 WORKDIR /app

@@ -1,15 +1,22 @@
-"""Run the benchmarks and print the table: `python -m benchmarks [ROW …]`."""
+"""Run the benchmarks and print the table: `python -m benchmarks [ROW …]`; `curves` and `soak` run by name only."""
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.choices import choices
+from benchmarks.curves import curves
+from benchmarks.imports import import_file
 from benchmarks.rows import ROWS, Load, Row
+from benchmarks.soak import soak
 from benchmarks.stack import running
 
+ALL = ROWS | {"import": import_file}
+LONG: dict[str, Callable[[Load], Row | list[Row]]] = {"curves": curves, "soak": soak, "choices": choices}
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
 
@@ -19,8 +26,8 @@ def main(names: list[str]) -> int:
     rows: list[Row] = []
     with running() as stack:
         load = Load(stack)
-        for name in names or ROWS:
-            measured = ROWS[name](load)
+        for name in names or ALL:
+            measured = (ALL | LONG)[name](load)
             for row in measured if isinstance(measured, list) else [measured]:
                 rows.append(row)
                 console.print(f"{row.name}: {row.figure:,.1f} {row.unit}, {row.ratio:.2f} of {row.against}", highlight=False)

@@ -50,10 +50,12 @@ class Result(NamedTuple):
         return self.latencies[min(len(self.latencies) - 1, int(len(self.latencies) * percent / 100))] * 1000
 
 
-def grpc_call(rpc: str, request: Message, key: str) -> Call:
+def grpc_call(rpc: str, request: Message, key: str, idempotency_key: str = "") -> Call:
     """Prepare a gRPC call of `package.Service/Method`."""
     body = request.SerializeToString()
     headers = {":path": f"/{rpc}", "te": "trailers", "content-type": "application/grpc", "x-api-key": key}
+    if idempotency_key:
+        headers["idempotency-key"] = idempotency_key
     return Call(_headers("POST", headers), b"\0" + struct.pack(">I", len(body)) + body)
 
 

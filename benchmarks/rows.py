@@ -275,18 +275,31 @@ def rest(load: Load) -> Row:
     return Row("REST through Envoy", "calls/s", figure.rate, "the same over gRPC", limit.rate, 0.6, detail=_latency(figure))
 
 
-def table_size(load: Load, small: int = 10_000, large: int = 10_000_000) -> list[Row]:
+SIZES = (10_000, 10_000_000)
+
+
+def table_size(load: Load) -> list[Row]:
     """A get and a deep page of a large table, against a small one."""
+    figures = size_figures(load, SIZES)
+    small, large = SIZES
+    return [
+        Row(f"{name} at {large:,} rows", "ms", figures[name, large], f"at {small:,}", figures[name, small], 1.3, at_most=True)
+        for name in dict.fromkeys(name for name, _ in figures)
+    ]
+
+
+def size_figures(load: Load, sizes: Sequence[int]) -> dict[tuple[str, int], float]:
+    """Milliseconds of a get, of the first page and of a deep page, by the number of customers."""
     figures: dict[tuple[str, int], float] = {}
     with load.stack.connect() as connection, grpc.insecure_channel(load.stack.service_address) as channel:
         stub = CustomerServiceStub(channel)
         metadata = (("x-api-key", load.stack.key),)
         known = 0
-        for size in (small, large):
+        for size in sizes:
             connection.execute(
                 """
                 INSERT INTO customers (external_id, score, created_at, updated_at)
-                SELECT 'row-' || n, 1, now(), now() FROM generate_series(%s, %s) AS n
+                SELECT 'row-' || n, 1, now(), now() FROM generate_series(%s::int, %s::int) AS n
             """,
                 [known + 1, size],
             )
@@ -294,30 +307,20 @@ def table_size(load: Load, small: int = 10_000, large: int = 10_000_000) -> list
             connection.execute("VACUUM ANALYZE customers")
             token = ""
             for _ in range(5):
-                token = stub.ListCustomers(
-                    ListCustomersRequest(page_size=1000, page_token=token), metadata=metadata
-                ).next_page_token
-            gets, pages = [], []
-            for n in range(400):
-                request = GetCustomerRequest(external_id=f"row-{(n * 7919) % size + 1}")
-                gets.append(_timed(lambda request=request: stub.GetCustomer(request, metadata=metadata)))  # type: ignore[misc]
-            for _ in range(100):
-                page = ListCustomersRequest(page_size=50, page_token=token)
-                pages.append(_timed(lambda page=page: stub.ListCustomers(page, metadata=metadata)))  # type: ignore[misc]
-            figures["GetCustomer", size] = statistics.median(gets[50:]) * 1000
-            figures["A deep page", size] = statistics.median(pages[20:]) * 1000
-    return [
-        Row(
-            f"{name} at {large:,} rows",
-            "ms",
-            figures[name, large],
-            f"at {small:,} rows",
-            figures[name, small],
-            1.3,
-            at_most=True,
-        )
-        for name in ("GetCustomer", "A deep page")
-    ]
+                answer = stub.ListCustomers(ListCustomersRequest(page_size=1000, page_token=token), metadata=metadata)
+                token = answer.next_page_token
+            works: dict[str, Callable[[int], object]] = {
+                "GetCustomer": lambda n, size=size: stub.GetCustomer(  # type: ignore[misc]
+                    GetCustomerRequest(external_id=f"row-{n * 7919 % size + 1}"), metadata=metadata
+                ),
+                "A deep page": lambda _, token=token: stub.ListCustomers(  # type: ignore[misc]
+                    ListCustomersRequest(page_size=50, page_token=token), metadata=metadata
+                ),
+            }
+            for name, work in works.items():
+                times = [_timed(lambda n=n, work=work: work(n)) for n in range(600)]  # type: ignore[misc]
+                figures[name, size] = statistics.median(times[100:]) * 1000
+    return figures
 
 
 def _timed(call: Callable[[], object]) -> float:

@@ -125,7 +125,8 @@ class _Empty(grpc.GenericRpcHandler):
         return self._handler
 
 
-async def _serve_empty(address: str) -> None:
+async def serve_empty(address: str) -> None:
+    """Serve nothing but empty calls, until SIGTERM."""
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     server = grpc.aio.server()
@@ -137,4 +138,4 @@ async def _serve_empty(address: str) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve_empty(sys.argv[1]))
+    uvloop.run(serve_empty(sys.argv[1]))

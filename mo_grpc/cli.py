@@ -1,10 +1,13 @@
-"""The command line: `mo-grpc up | serve | migrate | edge | demo | keys | users | tokens`."""
+"""The command line: `mo-grpc up | serve | migrate | edge | import | worker | audit | demo | keys | users | tokens`."""
 
+import asyncio
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from mo.imports.v1 import imports_pb2
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
@@ -97,6 +100,51 @@ def audit() -> None:
             console.print(f"… and {finding.broken - len(finding.rows):,} more in {finding.invariant.table}.", style="red")
     if any(finding.broken for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command("import")
+def import_customers(
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="external_id,score[,preapproved_at]")
+    ],
+    address: Annotated[str | None, typer.Option(help="The gRPC server. Default: MO_GRPC_HOST and MO_GRPC_PORT.")] = None,
+) -> None:
+    """Import a file of customers, a line each; what is wrong with a line is in FILE.errors.csv. Exit status 1 if any is.
+
+    The key is MO_API_KEY; without one, where the database is at hand, a key of its own that ends with the import.
+    """
+    from mo_grpc.imports.client import ImportClientError, api_key, import_file, report
+
+    settings = _settings()
+
+    async def run() -> imports_pb2.Import:
+        async with api_key(settings) as key:
+            metadata = ((settings.api_key_custom_header, key),)
+            return await import_file(file, address or settings.grpc_address, metadata, Console(stderr=True))
+
+    try:
+        done = asyncio.run(run())
+    except ImportClientError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    state = imports_pb2.Import.State.Name(done.state)
+    print(
+        f"Import {done.id} {state}: {done.created_count:,} created, {done.failed_count:,} wrong of {done.lines_count:,} lines."
+    )
+    if done.failure:
+        print(done.failure)
+    if done.failed_count:
+        print(f"What is wrong: {report(file)}")
+    if done.failed_count or done.state != imports_pb2.Import.SUCCEEDED:
+        raise typer.Exit(1)
+
+
+@app.command()
+def worker() -> None:
+    """Run a Celery worker that imports files, where USE_CELERY is set."""
+    from mo_grpc.imports.celery import work
+
+    work(_settings())
 
 
 @app.command()

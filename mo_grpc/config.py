@@ -70,6 +70,8 @@ class Settings(BaseSettings):
     cors_allow_credentials: bool = False
 
     api_key_custom_header: str = "x-api-key"
+    # With what `mo-grpc import` calls.
+    mo_api_key: SecretStr | None = None
     # Encrypts what the database keeps of signing keys and one-time codes; by default, a file of the data folder does.
     secret_key: SecretStr | None = Field(default=None, min_length=32)
     auth_jwt_behind_basic: bool = False
@@ -81,6 +83,22 @@ class Settings(BaseSettings):
 
     mo_reflection: bool = True
     mo_health: bool = True
+
+    # Files to import: in MO_DATA_DIR/objects, or in a bucket of S3.
+    aws_storage_bucket_name: str | None = None
+    aws_access_key_id: str | None = None
+    aws_secret_access_key: SecretStr | None = None
+    aws_s3_region_name: str | None = None
+    aws_s3_endpoint_url: str | None = None
+    aws_s3_signature_version: Literal["s3v4", "s3"] = "s3v4"
+    aws_s3_addressing_style: Literal["auto", "path", "virtual"] = "auto"
+    # Other buckets that CreateImport may read.
+    mo_s3_source_buckets: CommaList = ()
+    mo_max_import_bytes: Annotated[int, Field(ge=1024)] = 5 * 1024**3
+    # How long a worker that is not heard of keeps its import.
+    mo_import_lease_seconds: Annotated[float, Field(ge=1)] = 30.0
+    use_celery: bool = False
+    celery_broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379")
 
     mo_log_level: Literal["debug", "info", "warning", "error"] = "info"
     mo_log_format: Literal["json", "console"] = "json"

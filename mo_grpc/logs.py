@@ -14,14 +14,16 @@ def configure(settings: Settings) -> None:
     renderer = (
         structlog.processors.JSONRenderer()
         if settings.mo_log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
     )
     shared: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    # Never with the values of local variables, among which are keys and what customers owe.
+    frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     tracebacks: list[structlog.typing.Processor] = (
-        [structlog.processors.dict_tracebacks] if settings.mo_log_format == "json" else []
+        [structlog.processors.ExceptionRenderer(frames)] if settings.mo_log_format == "json" else []
     )
     structlog.configure(
         processors=[*shared, *tracebacks, renderer],

@@ -47,3 +47,36 @@ def outstanding(door: Door, loan: str) -> tuple[str, str]:
     """A loan's outstanding amount and status."""
     found = door("loans.GetLoan", external_id=loan)
     return found["outstanding"], found["status"]
+
+
+MUTATIONS = (
+    "customers.CreateCustomer",
+    "customers.UpdateCustomer",
+    "loans.CreateLoan",
+    "loans.ActivateLoan",
+    "loans.RejectLoan",
+    "payments.CreatePayment",
+    "payments.RejectPayment",
+    "payments.BatchCreatePayments",
+)
+
+
+def mutation(door: Door, rpc: str) -> Json:
+    """A request for a mutating RPC, ready to take effect on a customer that no other test has."""
+    if rpc == "customers.CreateCustomer":
+        return {"customer": {"external_id": new_id("customer"), "score": "1"}}
+    customer = a_customer(door, "10000")
+    if rpc == "customers.UpdateCustomer":
+        return {"customer": {"external_id": customer, "score": "20000"}}
+    if rpc == "loans.CreateLoan":
+        loan = {"external_id": new_id("loan"), "customer_external_id": customer, "amount": "5"}
+        return {"loan": loan | {"maximum_payment_date": SOME_DAY}}
+    if rpc in ("loans.ActivateLoan", "loans.RejectLoan"):
+        return {"external_id": a_loan(door, customer, activate=False)}
+    a_loan(door, customer)
+    if rpc == "payments.RejectPayment":
+        return {"external_id": pay(door, customer, "1.00")["external_id"], "reason": "bounced"}
+    payment = {"external_id": new_id("payment"), "customer_external_id": customer, "total_amount": "2.00"}
+    if rpc == "payments.CreatePayment":
+        return {"payment": payment}
+    return {"requests": [{"payment": payment}, {"payment": payment | {"external_id": new_id("payment")}}]}

@@ -65,5 +65,6 @@ def a_server(environment: dict[str, str], **settings: str) -> Iterator[Server]:
             eventually(lambda: server.health() == SERVING, 30)
             yield server
         finally:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(60) == 0

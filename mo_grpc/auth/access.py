@@ -13,6 +13,7 @@ ACCOUNT: Final = "account:write"
 _CUSTOMERS = "/mo.customers.v1.CustomerService/"
 _LOANS = "/mo.loans.v1.LoanService/"
 _PAYMENTS = "/mo.payments.v1.PaymentService/"
+_IMPORTS = "/mo.imports.v1.ImportService/"
 _TOKENS = "/mo.auth.v1.TokenService/"
 _OTP = "/mo.auth.v1.OtpService/"
 
@@ -32,6 +33,13 @@ ACCESS: Final = {
     f"{_PAYMENTS}ListPayments": "payments:read",
     f"{_PAYMENTS}RejectPayment": "payments:write",
     f"{_PAYMENTS}BatchCreatePayments": "payments:write",
+    f"{_IMPORTS}UploadCustomers": "imports:write",
+    f"{_IMPORTS}CreateImport": "imports:write",
+    f"{_IMPORTS}GetImport": "imports:read",
+    f"{_IMPORTS}ListImports": "imports:read",
+    f"{_IMPORTS}ListImportErrors": "imports:read",
+    f"{_IMPORTS}CancelImport": "imports:write",
+    f"{_IMPORTS}WatchImport": "imports:read",
     f"{_TOKENS}CreateToken": BASIC,
     f"{_TOKENS}RefreshToken": BASIC,
     f"{_TOKENS}RevokeToken": ACCOUNT,

@@ -4,6 +4,7 @@ import asyncio
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from hashlib import sha256
 
 import structlog
 from mo.errors.v1.error_reason_pb2 import ErrorReason
@@ -38,6 +39,8 @@ class KeyRing:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._keys: dict[str, ApiKey] = {}
+        # By the hash of what was presented, which tells an attacker nothing: the key that it was found to be.
+        self._recognized: dict[bytes, ApiKey] = {}
         self._checked_at = -MAX_AGE
         self._used: dict[str, datetime] = {}
         self._lookup = asyncio.Lock()
@@ -67,16 +70,28 @@ class KeyRing:
             Unauthenticated: it is malformed, unknown, expired or revoked.
             Unavailable: the database has been out of reach for so long that a revocation may have been missed.
         """
+        digest = sha256(presented.encode()).digest()
+        key = self._recognized.get(digest)
+        if key is None or key is not self._keys.get(key.id):
+            key = self._recognized[digest] = await self._recognize(presented)
+        if not self.current:
+            raise Unavailable
+        now = datetime.now(UTC)
+        if not key.counts(now):
+            raise Unauthenticated(ErrorReason.API_KEY_INVALID, _INVALID)
+        self._used[key.id] = now
+        return key
+
+    async def _recognize(self, presented: str) -> ApiKey:
+        """Find the key whose secret a caller knows."""
         credential = Credential.parse(presented)
         if credential is None:
             raise Unauthenticated(ErrorReason.API_KEY_INVALID, _INVALID)
         if not self.current:
             raise Unavailable
         key = self._keys.get(credential.id) or await self._look_up(credential.id)
-        now = datetime.now(UTC)
-        if key is None or not key.admits(credential, now):
+        if key is None or not key.fits(credential):
             raise Unauthenticated(ErrorReason.API_KEY_INVALID, _INVALID)
-        self._used[key.id] = now
         return key
 
     async def _look_up(self, key_id: str) -> ApiKey | None:

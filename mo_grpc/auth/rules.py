@@ -21,6 +21,8 @@ BUSINESS_SCOPES = (
     "loans:write",
     "payments:read",
     "payments:write",
+    "imports:read",
+    "imports:write",
 )
 """What a key gets by default: every business scope, and none over keys and users."""
 
@@ -70,10 +72,12 @@ class ApiKey(NamedTuple):
     revoked_at: datetime | None
     last_used_at: datetime | None
 
-    def admits(self, credential: Credential, now: datetime) -> bool:
-        """Whether this is the key of `credential`, neither revoked nor expired. Compares in constant time."""
-        if not hmac.compare_digest(self.secret_hash, credential.secret_hash):
-            return False
+    def fits(self, credential: Credential) -> bool:
+        """Whether the secret is this key's. Compares in constant time."""
+        return hmac.compare_digest(self.secret_hash, credential.secret_hash)
+
+    def counts(self, now: datetime) -> bool:
+        """Whether the key is neither revoked nor expired."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 

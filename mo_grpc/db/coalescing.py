@@ -1,7 +1,7 @@
 """Concurrent calls gathered into sets, so that N of them cost about what one costs (DESIGN §7)."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from enum import Enum, auto
 from typing import Generic, TypeVar
@@ -11,15 +11,21 @@ from mo_grpc.errors import Overloaded, ServiceError
 C = TypeVar("C")
 R = TypeVar("R")
 
-MAX_WAIT = 0.0015
+QUIET = 0.001
+"""Seconds without a new call after which no more are expected. Calls that wait to be accepted come within far less."""
+
+MAX_WAIT = 0.020
 """Seconds that a call waits at most for others to join it, unless all places to run are taken."""
 
-WINDOW = 0.010
+WINDOW = 0.050
 """Seconds that a level of concurrency is remembered: while it lasts, calls wait for as many to join."""
 
 MAX_SET = 500
 MAX_QUEUE = 2_000
 """Calls that may wait; at some 5,000 calls a second, more would only wait to be too late."""
+
+MAX_QUEUE_OF_KEY = MAX_QUEUE // 2
+"""Calls with the same key that may be there; when their customer is locked, the others find room."""
 
 MAX_RUNNING = 2
 """Sets that run at a time: one in PostgreSQL while the next is being gathered and the last one's answers are sent."""
@@ -82,7 +88,9 @@ class Coalescer(Generic[C, R]):
     """Gathers calls and runs them as sets, each call with an answer, an error and a deadline of its own.
 
     A call that is alone runs at once. While others are in flight, a set leaves as soon as as many have joined as were in flight
-    together lately, or after `MAX_WAIT`. Calls with the same `key` run in their order of arrival, one set after the other.
+    together lately, when no further call has come for `QUIET`, or after `MAX_WAIT`. Leaving earlier would be slower: a set
+    costs about the same whatever its size, and keeps gRPC from accepting calls. Calls with the same `key` run in their order of
+    arrival, one set after the other.
     """
 
     def __init__(self, run: Run[C, R], key: Callable[[C], Hashable] | None = None, max_set: int = MAX_SET) -> None:
@@ -90,11 +98,13 @@ class Coalescer(Generic[C, R]):
         self._max_set = max_set
         self._key = key
         self._queue: deque[_Call[C, R]] = deque()
+        self._of_key: Counter[Hashable] = Counter()
         self._active = 0
         self._running = 0
         self._busy: set[Hashable] = set()
         self._patience = asyncio.Semaphore(MAX_WAITING)
         self._timer: asyncio.Handle | None = None
+        self._complete = False
         self._peak = self._peak_before = 0
         self._window_end = 0.0
 
@@ -107,11 +117,13 @@ class Coalescer(Generic[C, R]):
             CancelledError: before its set has left, without any effect; after that, the set goes on for the others' sake, and
                 the command may take effect.
         """
-        if len(self._queue) >= MAX_QUEUE:
+        key = self._key(command) if self._key else None
+        if len(self._queue) >= MAX_QUEUE or (key is not None and self._of_key[key] >= MAX_QUEUE_OF_KEY):
             raise Overloaded
         loop = asyncio.get_running_loop()
-        call = _Call(command, self._key(command) if self._key else None, loop.create_future())
+        call = _Call(command, key, loop.create_future())
         self._queue.append(call)
+        self._of_key[key] += 1
         self._active += 1
         self._note_concurrency(loop.time())
         self._schedule(loop)
@@ -123,6 +135,9 @@ class Coalescer(Generic[C, R]):
             raise
         finally:
             self._active -= 1
+            self._of_key[key] -= 1
+            if not self._of_key[key]:
+                del self._of_key[key]
 
     def _abandon(self, call: _Call[C, R]) -> None:
         """Stop a set that nobody waits for any more, which frees its connection."""
@@ -141,19 +156,30 @@ class Coalescer(Generic[C, R]):
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         """See that the queue leaves: at once if all have joined, else a little later."""
-        if not self._queue or self._running >= MAX_RUNNING:
+        if self._complete or not self._queue or self._running >= MAX_RUNNING:
             return
-        if self._active >= max(self._peak, self._peak_before):
+        if not self._running and self._active >= max(self._peak, self._peak_before):
+            self._complete = True
             if self._timer is not None:
                 self._timer.cancel()
             # Not this very moment: calls that have arrived with this one get to join.
             self._timer = loop.call_soon(self._leave)
         elif self._timer is None:
-            self._timer = loop.call_later(MAX_WAIT, self._leave)
+            self._timer = loop.call_later(QUIET, self._look, len(self._queue), loop.time() + MAX_WAIT)
+
+    def _look(self, joined: int, latest: float) -> None:
+        """Leave if no call has joined since the last look, when `joined` had, or if it is late."""
+        loop = asyncio.get_running_loop()
+        if len(self._queue) == joined or loop.time() >= latest:
+            # Not this very moment: a busy loop looks at its clock before it looks for what has arrived.
+            self._timer = loop.call_soon(self._leave)
+        else:
+            self._timer = loop.call_later(QUIET, self._look, len(self._queue), latest)
 
     def _leave(self) -> None:
         """Send the calls that may run now off as a set."""
         self._timer = None
+        self._complete = False
         if self._running >= MAX_RUNNING:
             return
         taken: list[_Call[C, R]] = []

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import groupby
 from typing import NamedTuple
 
@@ -23,15 +23,14 @@ from mo.payments.v1.payments_pb2 import CreatePaymentRequest
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from mo_grpc.auth import store
 from mo_grpc.auth.keyring import KeyRing
-from mo_grpc.auth.rules import BUSINESS_SCOPES, Credential, NewApiKey
+from mo_grpc.auth.temporary import temporary_key
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database, database_url
 from mo_grpc.demo.api import CHANNEL_OPTIONS, CONNECTIONS, EXISTS, OK, Api, slices
 from mo_grpc.demo.portfolio import Portfolio
 from mo_grpc.demo.story import YEAR, Event, customer_id, story
-from mo_grpc.server import make_server
+from mo_grpc.server import make_background, make_server
 from mo_grpc.tokens.ring import TokenRing
 from mo_grpc.vault import Vault
 
@@ -145,9 +144,10 @@ async def _private_server(settings: Settings, clock: Callable[[], datetime]) -> 
     """Serve on a socket of our own, to a key of our own, for as long as the context lasts."""
     database = Database(database_url(settings), CONNECTIONS, clock)
     try:
-        async with _temporary_key(database) as key, KeyRing(database) as keys:
+        async with temporary_key(database, "mo-grpc demo", _KEY_LIFETIME) as key, KeyRing(database) as keys:
             vault = Vault(settings)
-            server, _ = make_server(settings, database, keys, vault, TokenRing(settings, database, vault))
+            tokens = TokenRing(settings, database, vault)
+            server, _ = make_server(settings, database, keys, vault, tokens, make_background(settings, database))
             # The folder is this user's alone, and so is the socket in it.
             with tempfile.TemporaryDirectory(prefix="mo-demo-") as folder:
                 address = f"unix:{folder}/grpc.sock"
@@ -170,13 +170,3 @@ async def _wait_for_keys(keys: KeyRing) -> None:
         if time.monotonic() > deadline:
             raise DemoError("The demo's server cannot follow the API keys in the database; see the log above.")
         await asyncio.sleep(0.01)
-
-
-@asynccontextmanager
-async def _temporary_key(database: Database) -> AsyncIterator[Credential]:
-    command = NewApiKey(Credential.generate(), "mo-grpc demo", frozenset(BUSINESS_SCOPES), datetime.now(UTC) + _KEY_LIFETIME)
-    await database.write(lambda connection: store.create_api_keys(connection, [command]))
-    try:
-        yield command.credential
-    finally:
-        await database.write(lambda connection: store.revoke_api_keys(connection, [command.credential.id]))

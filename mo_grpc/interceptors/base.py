@@ -45,10 +45,12 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
         streams = handler.request_streaming
+        looks = type(self).before is not Interceptor.before
 
         async def unary(request: Any, context: Context) -> Any:
             try:
-                await self.before(method, None if streams else request, context)
+                if looks:
+                    await self.before(method, None if streams else request, context)
                 return await behavior(request, context)
             except grpc.aio.AbortError:
                 raise

@@ -116,10 +116,10 @@ def poison(connection: Connection) -> Iterator[str]:
 def test_one_that_makes_the_statement_fail_fails_alone(over_grpc: GrpcDoor, stack: Stack, pool: ThreadPoolExecutor) -> None:
     customer = a_customer(over_grpc)
     loan = a_loan(over_grpc, customer, "100")
-    with owner(stack.data_dir) as connection, poison(connection) as poisoned:
+    with owner(stack.data_dir) as connection, poison(connection) as external_id:
         with locked(stack.data_dir, customer) as holder:
             calls = [start_payment(pool, over_grpc, customer) for _ in range(20)]
-            bad = start_payment(pool, over_grpc, customer, external_id=poisoned)
+            bad = start_payment(pool, over_grpc, customer, external_id=external_id)
             calls += [start_payment(pool, over_grpc, customer) for _ in range(20)]
             eventually(lambda: waiting(holder) > 0, 10)
         for call in calls:
@@ -128,6 +128,10 @@ def test_one_that_makes_the_statement_fail_fails_alone(over_grpc: GrpcDoor, stac
             bad.result(30)
         assert refusal.value.reason == "INTERNAL_ERROR"
         assert "poisoned" not in str(refusal.value.details) + refusal.value.message
+    log = (stack.data_dir / "log" / "serve.log").read_text()
+    assert "poisoned" in log, "the log has what the answer has not"
+    assert external_id not in log
+    assert stack.api_key.rpartition("_")[2] not in log, "nor has it what the call was made with"
     assert over_grpc("loans.GetLoan", external_id=loan)["outstanding"] == "60.00"
 
 

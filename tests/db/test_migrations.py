@@ -11,6 +11,7 @@ from sqlalchemy import URL, create_engine
 
 import mo_grpc.auth.models
 import mo_grpc.customers.models
+import mo_grpc.imports.models
 import mo_grpc.loans.models
 import mo_grpc.payments.models
 import mo_grpc.people.models

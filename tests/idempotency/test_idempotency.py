@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import Stack
 from tests.databases import locked, owner, waiting
 from tests.doors import Door, GrpcDoor, Json, Refused
-from tests.factories import SOME_DAY, a_customer, a_loan, new_id, outstanding, pay
+from tests.factories import MUTATIONS, SOME_DAY, a_customer, a_loan, mutation, new_id, outstanding
 from tests.waiting import eventually
 
 
@@ -17,28 +17,9 @@ def refusal(door: Door, rpc: str, **request: Any) -> Refused:
     return refused.value
 
 
-def mutations(door: Door) -> dict[str, Json]:
-    """A request for each mutating RPC, ready to take effect."""
-    customer = a_customer(door, "10000")
-    pending, refused, active = (a_loan(door, customer, activate=activate) for activate in (False, False, True))
-    paid = pay(door, customer, "1.00")["external_id"]
-    payment = {"external_id": new_id("payment"), "customer_external_id": customer, "total_amount": "2.00"}
-    loan = {"external_id": new_id("loan"), "customer_external_id": customer, "amount": "5", "maximum_payment_date": SOME_DAY}
-    assert active
-    return {
-        "customers.CreateCustomer": {"customer": {"external_id": new_id("customer"), "score": "1"}},
-        "customers.UpdateCustomer": {"customer": {"external_id": customer, "score": "20000"}},
-        "loans.CreateLoan": {"loan": loan},
-        "loans.ActivateLoan": {"external_id": pending},
-        "loans.RejectLoan": {"external_id": refused},
-        "payments.CreatePayment": {"payment": payment},
-        "payments.RejectPayment": {"external_id": paid, "reason": "bounced"},
-        "payments.BatchCreatePayments": {"requests": [{"payment": payment | {"external_id": new_id("payment")}}]},
-    }
-
-
 def test_a_repeated_call_takes_effect_once_and_answers_the_same(door: Door) -> None:
-    for rpc, request in mutations(door).items():
+    for rpc in MUTATIONS:
+        request = mutation(door, rpc)
         once = door.keyed(new_id("key"))
         first = once(rpc, **request)
         assert not once.replayed, rpc

@@ -88,21 +88,31 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INVALID_ARGUMENT: the idempotency key came with another request before."""
     IDEMPOTENCY_KEY_IN_FLIGHT: _ErrorReason.ValueType  # 30
     """ABORTED: the first call with this idempotency key still runs; retry. `google.rpc.RetryInfo` says when."""
-    CREDENTIALS_MISSING: _ErrorReason.ValueType  # 60
+    IMPORT_NOT_FOUND: _ErrorReason.ValueType  # 31
+    """NOT_FOUND. Metadata: `external_id`, the id of the import."""
+    IMPORT_OVER: _ErrorReason.ValueType  # 32
+    """FAILED_PRECONDITION: the import is over. Metadata: `id`, `state`."""
+    SOURCE_NOT_FOUND: _ErrorReason.ValueType  # 33
+    """NOT_FOUND: there is no such stored file. Metadata: `external_id`, the source."""
+    FILE_TOO_LARGE: _ErrorReason.ValueType  # 34
+    """INVALID_ARGUMENT: an uploaded file is over the limit. Metadata: `max_bytes`."""
+    OBJECTS_UNAVAILABLE: _ErrorReason.ValueType  # 35
+    """UNAVAILABLE: stored files cannot be reached; retry. `google.rpc.RetryInfo` says when."""
+    CREDENTIALS_MISSING: _ErrorReason.ValueType  # 36
     """UNAUTHENTICATED: the call carries no Basic credentials and no challenge. Metadata: `header`, where the credentials belong."""
-    CREDENTIALS_INVALID: _ErrorReason.ValueType  # 61
+    CREDENTIALS_INVALID: _ErrorReason.ValueType  # 37
     """UNAUTHENTICATED: the e-mail, the password, the one-time code or the challenge is wrong, or the account is locked; which of
     them is not told.
     """
-    TOKEN_INVALID: _ErrorReason.ValueType  # 62
+    TOKEN_INVALID: _ErrorReason.ValueType  # 38
     """UNAUTHENTICATED: the token is malformed, of another issuer, expired, used or revoked; which of them is not told."""
-    TOO_MANY_ATTEMPTS: _ErrorReason.ValueType  # 63
+    TOO_MANY_ATTEMPTS: _ErrorReason.ValueType  # 39
     """RESOURCE_EXHAUSTED: too many failures for this account or from this address; `google.rpc.RetryInfo` says when to try again."""
-    PASSWORD_CHANGE_REQUIRED: _ErrorReason.ValueType  # 64
+    PASSWORD_CHANGE_REQUIRED: _ErrorReason.ValueType  # 40
     """FAILED_PRECONDITION: the password must be changed: log in again and send a `new_password` along."""
-    OTP_ALREADY_ENABLED: _ErrorReason.ValueType  # 65
+    OTP_ALREADY_ENABLED: _ErrorReason.ValueType  # 41
     """FAILED_PRECONDITION: one-time codes are in use already."""
-    OTP_NOT_ENABLED: _ErrorReason.ValueType  # 66
+    OTP_NOT_ENABLED: _ErrorReason.ValueType  # 42
     """FAILED_PRECONDITION: one-time codes are not in use, or there is nothing to confirm."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -176,20 +186,30 @@ IDEMPOTENCY_KEY_REUSED: ErrorReason.ValueType  # 29
 """INVALID_ARGUMENT: the idempotency key came with another request before."""
 IDEMPOTENCY_KEY_IN_FLIGHT: ErrorReason.ValueType  # 30
 """ABORTED: the first call with this idempotency key still runs; retry. `google.rpc.RetryInfo` says when."""
-CREDENTIALS_MISSING: ErrorReason.ValueType  # 60
+IMPORT_NOT_FOUND: ErrorReason.ValueType  # 31
+"""NOT_FOUND. Metadata: `external_id`, the id of the import."""
+IMPORT_OVER: ErrorReason.ValueType  # 32
+"""FAILED_PRECONDITION: the import is over. Metadata: `id`, `state`."""
+SOURCE_NOT_FOUND: ErrorReason.ValueType  # 33
+"""NOT_FOUND: there is no such stored file. Metadata: `external_id`, the source."""
+FILE_TOO_LARGE: ErrorReason.ValueType  # 34
+"""INVALID_ARGUMENT: an uploaded file is over the limit. Metadata: `max_bytes`."""
+OBJECTS_UNAVAILABLE: ErrorReason.ValueType  # 35
+"""UNAVAILABLE: stored files cannot be reached; retry. `google.rpc.RetryInfo` says when."""
+CREDENTIALS_MISSING: ErrorReason.ValueType  # 36
 """UNAUTHENTICATED: the call carries no Basic credentials and no challenge. Metadata: `header`, where the credentials belong."""
-CREDENTIALS_INVALID: ErrorReason.ValueType  # 61
+CREDENTIALS_INVALID: ErrorReason.ValueType  # 37
 """UNAUTHENTICATED: the e-mail, the password, the one-time code or the challenge is wrong, or the account is locked; which of
 them is not told.
 """
-TOKEN_INVALID: ErrorReason.ValueType  # 62
+TOKEN_INVALID: ErrorReason.ValueType  # 38
 """UNAUTHENTICATED: the token is malformed, of another issuer, expired, used or revoked; which of them is not told."""
-TOO_MANY_ATTEMPTS: ErrorReason.ValueType  # 63
+TOO_MANY_ATTEMPTS: ErrorReason.ValueType  # 39
 """RESOURCE_EXHAUSTED: too many failures for this account or from this address; `google.rpc.RetryInfo` says when to try again."""
-PASSWORD_CHANGE_REQUIRED: ErrorReason.ValueType  # 64
+PASSWORD_CHANGE_REQUIRED: ErrorReason.ValueType  # 40
 """FAILED_PRECONDITION: the password must be changed: log in again and send a `new_password` along."""
-OTP_ALREADY_ENABLED: ErrorReason.ValueType  # 65
+OTP_ALREADY_ENABLED: ErrorReason.ValueType  # 41
 """FAILED_PRECONDITION: one-time codes are in use already."""
-OTP_NOT_ENABLED: ErrorReason.ValueType  # 66
+OTP_NOT_ENABLED: ErrorReason.ValueType  # 42
 """FAILED_PRECONDITION: one-time codes are not in use, or there is nothing to confirm."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

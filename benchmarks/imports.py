@@ -1,0 +1,104 @@
+"""The import of a file of a million lines, against its COPY and INSERT … SELECT alone."""
+
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psycopg
+from google.api.httpbody_pb2 import HttpBody
+from mo.customers.v1.customers_pb2 import GetCustomerRequest
+from mo.imports.v1.imports_pb2 import Import, WatchImportRequest
+from mo.imports.v1.imports_pb2_grpc import ImportServiceStub
+
+from benchmarks.client import grpc_call, run
+from benchmarks.rows import CUSTOMERS, GET, GRPC_OK, Load, Row
+
+LINES = 1_000_000
+WRONG = 20  # each so many lines, one
+RUNS = 3
+MEANWHILE = 4  # reads in flight while an import runs
+_BLOCK = 1024 * 1024
+
+
+def import_file(load: Load) -> Row:
+    """The import of a file, against the same by psycopg alone; and how reads fare meanwhile."""
+    seconds: dict[str, list[float]] = {"service": [], "psycopg": []}
+    reads: list[float] = []
+    stop = threading.Event()
+    for turn in range(RUNS + 1):
+        ours, theirs = (load.stack.folder / f"{name}-{turn}.csv" for name in ("ours", "theirs"))
+        for path in (ours, theirs):
+            _write(path)
+        last = turn == RUNS
+        reader = threading.Thread(target=_read_meanwhile, args=(load, reads, stop))
+        if last:
+            reader.start()
+        started = time.perf_counter()
+        found = _import(load, ours)
+        took = time.perf_counter() - started
+        assert (found.state, found.failed_count) == (Import.SUCCEEDED, LINES // WRONG), found
+        if last:
+            stop.set()
+            reader.join()
+            break
+        seconds["service"].append(took)
+        with load.stack.connect() as connection:
+            started = time.perf_counter()
+            _raw(connection, theirs)
+            seconds["psycopg"].append(time.perf_counter() - started)
+    rates = {name: LINES / statistics.median(times) for name, times in seconds.items()}
+    peak = Path(f"/proc/{load.stack.server.pid}/status").read_text().partition("VmHWM:")[2].split()[0]
+    p99 = sorted(reads)[int(len(reads) * 0.99)] * 1000
+    detail = (
+        f"peak memory of the worker {int(peak) / 1024:.0f} MiB; GetCustomer meanwhile, {MEANWHILE} in flight: p99 {p99:.1f} ms"
+    )
+    name = f"Import of {LINES:,} lines, 5 % wrong"
+    return Row(name, "lines/s", rates["service"], "COPY and INSERT … SELECT", rates["psycopg"], 0.6, detail=detail)
+
+
+def _write(path: Path) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(f"{path.stem}-{n},{'x' if n % WRONG == 0 else n % 100_000}.50\n" for n in range(LINES))
+
+
+def _import(load: Load, path: Path) -> Import:
+    def bodies() -> Iterator[HttpBody]:
+        yield HttpBody(content_type="text/csv")
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                yield HttpBody(data=block)
+
+    metadata = (("x-api-key", load.stack.key),)
+    with grpc.insecure_channel(load.stack.service_address) as channel:
+        stub = ImportServiceStub(channel)
+        found = stub.UploadCustomers(bodies(), metadata=metadata)
+        for each in stub.WatchImport(WatchImportRequest(id=found.id), metadata=metadata):
+            found = each
+    return found
+
+
+def _raw(connection: "psycopg.Connection[Any]", path: Path) -> None:
+    """What the file costs by itself: read, and what is right of it written, in one transaction."""
+    with connection.transaction():
+        connection.execute('CREATE UNLOGGED TABLE raw (external_id text COLLATE "C", score text)')
+        with connection.cursor() as cursor, cursor.copy("COPY raw FROM STDIN (FORMAT csv)") as copy, path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                copy.write(block)
+        connection.execute("""
+            INSERT INTO customers (external_id, score, created_at, updated_at)
+            SELECT external_id, score::numeric, now(), now() FROM raw
+            WHERE external_id ~ '^[A-Za-z0-9][A-Za-z0-9._~-]*$' AND length(external_id) <= 60
+                AND score ~ '^(0|[1-9][0-9]*)([.][0-9][0-9]?)?$'
+            ON CONFLICT (external_id) DO NOTHING
+        """)
+        connection.execute("DROP TABLE raw")
+
+
+def _read_meanwhile(load: Load, reads: list[float], stop: threading.Event) -> None:
+    calls = [grpc_call(GET, GetCustomerRequest(external_id=f"bench-{n % CUSTOMERS + 1}"), load.stack.key) for n in range(200)]
+    while not stop.is_set():
+        reads += run([load.stack.service_address], calls, MEANWHILE, GRPC_OK).latencies

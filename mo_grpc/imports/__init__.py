@@ -1,0 +1,1 @@
+"""Bulk import of customers from text files."""

@@ -1,0 +1,58 @@
+"""The tables of imports, and of what was wrong with their files."""
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Index, SmallInteger, Text, text
+from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.orm import Mapped, mapped_column
+
+from mo_grpc.db.base import Base
+
+
+class Import(Base):
+    """The import of one file: the truth about how far it is, whoever runs it."""
+
+    __tablename__ = "imports"
+    __table_args__ = (
+        CheckConstraint("length(source) BETWEEN 1 AND 1024", "source"),
+        CheckConstraint("state BETWEEN 1 AND 5", "state"),
+        CheckConstraint("lines_count = created_count + failed_count", "counts"),
+        CheckConstraint("bytes_done BETWEEN 0 AND bytes_total", "bytes"),
+        CheckConstraint("(state IN (3, 4, 5)) = (finished_at IS NOT NULL)", "finished_at"),
+        CheckConstraint("(state = 4) = (failure <> '')", "failure"),
+        # For whoever looks for work.
+        Index("imports_open_idx", "id", postgresql_where=text("state IN (1, 2)")),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    source: Mapped[str] = mapped_column(Text)
+    state: Mapped[int] = mapped_column(SmallInteger, server_default=text("1"))
+    lines_count: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    created_count: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    failed_count: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    # The cursor: how many bytes, and lines of any kind, are done.
+    bytes_done: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    bytes_total: Mapped[int] = mapped_column(BigInteger)
+    line_number: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    created_by: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True))
+    started_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
+    finished_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
+    failure: Mapped[str] = mapped_column(Text, server_default=text("''"))
+    # Who runs it, and until when nobody else may.
+    lease_owner: Mapped[str | None] = mapped_column(Text)
+    lease_until: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
+
+
+class LineError(Base):
+    """What was wrong with one line."""
+
+    __tablename__ = "import_errors"
+    __table_args__ = (CheckConstraint("reason BETWEEN 1 AND 5", "reason"),)
+
+    import_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("imports.id"), primary_key=True)
+    line_number: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    external_id: Mapped[str] = mapped_column(Text)
+    field: Mapped[str] = mapped_column(Text)
+    reason: Mapped[int] = mapped_column(SmallInteger)
+    message: Mapped[str] = mapped_column(Text)

@@ -1,0 +1,96 @@
+"""Runs imports, chunk by chunk. The row in PostgreSQL is the truth: what one runner leaves, another takes up."""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+
+from mo_grpc.db.engine import Database
+from mo_grpc.errors import ServiceError
+from mo_grpc.imports import store
+from mo_grpc.imports.lines import Chunk, UnreadableError, chunks
+from mo_grpc.imports.rules import Import, State
+from mo_grpc.objects.base import ObjectNotFound, ObjectStore
+
+log = structlog.get_logger()
+
+LOOK_INTERVAL = 1.0
+"""Seconds between two looks for imports that nobody runs."""
+
+
+class Runner:
+    """Runs imports, under a lease that each chunk renews; a runner that is paused for longer has lost its import."""
+
+    def __init__(self, database: Database, objects: ObjectStore, lease_seconds: float) -> None:
+        self._database = database
+        self.objects = objects
+        self._owner = secrets.token_hex(8)
+        self._lease = f"{lease_seconds} seconds"
+
+    async def run(self, import_id: int | None) -> bool:
+        """Run an import, this one or the oldest, as far as it goes; False if there is none to run.
+
+        Raises:
+            ServiceError: the database or the file is out of reach; the import goes on when its lease is over.
+        """
+        found = await self._database.write(lambda c: store.claim_import(c, self._owner, self._lease, import_id))
+        if found is None:
+            return False
+        log.info("import runs", id=found.id, bytes_done=found.bytes_done)
+        try:
+            await self._take(found)
+        except (UnreadableError, ObjectNotFound) as error:
+            await self._finish(found, State.FAILED, str(error))
+        except ServiceError:
+            raise
+        except Exception:
+            log.exception("import failed", id=found.id)
+            await self._finish(found, State.FAILED, "The service failed; its log tells more.")
+        return True
+
+    async def _take(self, found: Import) -> None:
+        """Take the file from where the last runner left it."""
+        blocks = self.objects.read(found.source, found.bytes_done)
+        async for chunk in chunks(blocks, beginning=not found.bytes_done):
+            if not await self._take_chunk(found, chunk):
+                log.info("import was taken away", id=found.id)
+                return
+            found = found._replace(line_number=found.line_number + chunk.lines)
+        await self._finish(found, State.SUCCEEDED)
+
+    async def _take_chunk(self, found: Import, chunk: Chunk) -> bool:
+        return await self._database.write(lambda c: store.take_chunk(c, self._owner, self._lease, found, chunk))
+
+    async def _finish(self, found: Import, state: State, failure: str = "") -> None:
+        await self._database.write(lambda c: store.finish_import(c, self._owner, found.id, state, failure))
+        log.info("import is over", id=found.id, state=state.name)
+
+
+class Background:
+    """Sees that imports run: here, or by Celery when `send` hands an import's id to its workers."""
+
+    def __init__(self, database: Database, runner: Runner, send: Callable[[int], None] | None = None) -> None:
+        self.runner = runner
+        self._database = database
+        self._send = send
+        self._new = asyncio.Event()
+
+    def begin(self) -> None:
+        """Look at once, because an import was created; `follow` would find it a little later all the same."""
+        self._new.set()
+
+    async def follow(self) -> None:
+        """Look for imports that nobody runs, when one was created and now and then, for ever."""
+        while True:
+            with suppress(ServiceError):  # the database or a file is away, and the row is the truth
+                if self._send is None:
+                    while await self.runner.run(None):
+                        pass
+                else:
+                    for import_id in await self._database.read(store.list_unclaimed):
+                        await asyncio.to_thread(self._send, import_id)
+            self._new.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._new.wait(), LOOK_INTERVAL)

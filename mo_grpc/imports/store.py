@@ -1,0 +1,226 @@
+"""Every SQL statement about imports. Commands come in sets, and each has a result of its own, in order."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mo_grpc.db.coalescing import Locked, Locks
+from mo_grpc.errors import NotFound, ServiceError
+from mo_grpc.imports import models
+from mo_grpc.imports.lines import MAX_LINE, Chunk
+from mo_grpc.imports.rules import RESOURCE, Import, LineError, NewImport, State, over
+
+_TABLE = models.Import.__table__
+_ERRORS = models.LineError.__table__
+_COLUMNS = ", ".join(Import._fields)
+
+_GET = text(f"SELECT {_COLUMNS} FROM imports WHERE id = ANY(:ids)")  # noqa: S608 - constants
+
+_CREATE = text(f"""
+    INSERT INTO imports (source, bytes_total, created_by, created_at)
+    SELECT source, bytes_total, created_by, mo_clock()
+    FROM unnest(CAST(:sources AS text[]), CAST(:bytes_totals AS bigint[]), CAST(:created_bys AS text[]))
+        WITH ORDINALITY AS new (source, bytes_total, created_by, position) ORDER BY position
+    RETURNING {_COLUMNS}
+""")  # noqa: S608 - constants
+
+_LOCK = f"SELECT {_COLUMNS} FROM imports WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE"  # noqa: S608 - constants
+_LOCK_ALL = text(_LOCK)
+_LOCK_FREE = text(f"{_LOCK} SKIP LOCKED")
+
+_CANCEL = text(f"""
+    UPDATE imports SET state = 5, finished_at = mo_clock(), lease_owner = NULL, lease_until = NULL
+    WHERE id = ANY(:ids) RETURNING {_COLUMNS}
+""")  # noqa: S608 - constants
+
+# Whoever holds a lease and is not heard of for its length has lost the import to the next who asks.
+_CLAIM = text(f"""
+    UPDATE imports SET state = 2, started_at = coalesce(started_at, mo_clock()), lease_owner = :owner,
+        lease_until = clock_timestamp() + CAST(:lease AS interval)
+    WHERE id = (
+        SELECT id FROM imports
+        WHERE state IN (1, 2) AND (lease_until IS NULL OR lease_until < clock_timestamp())
+            AND (CAST(:id AS bigint) IS NULL OR id = :id)
+        ORDER BY id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+    )
+    RETURNING {_COLUMNS}
+""")  # noqa: S608 - constants
+
+_UNCLAIMED = text("""
+    SELECT id FROM imports WHERE state IN (1, 2) AND (lease_until IS NULL OR lease_until < clock_timestamp()) ORDER BY id
+""")
+
+_HOLD = text("SELECT id FROM imports WHERE id = :id AND state = 2 AND lease_owner = :owner FOR NO KEY UPDATE")
+
+_FINISH = text("""
+    UPDATE imports SET state = :state, failure = :failure, finished_at = mo_clock(), lease_owner = NULL, lease_until = NULL
+    WHERE id = :id AND state = 2 AND lease_owner = :owner
+""")
+
+# Read whole, and joined by hashing: nobody knows how many lines there are until they are there.
+_PLAN = text("""
+    SELECT set_config('enable_seqscan', 'on', true), set_config('enable_nestloop', 'off', true), set_config('jit', 'off', true)
+""")
+
+_COPY = "COPY import_lines (line) FROM STDIN (FORMAT csv, DELIMITER E'\\x02', QUOTE E'\\x03')"
+
+# A bounded repetition in a pattern is many times slower than an unbounded one beside length().
+_TAKE = text(f"""
+    WITH split AS MATERIALIZED (
+        SELECT line_number, line,
+            CASE
+                WHEN starts_with(line, E'\\x1e') THEN ARRAY[split_part(line, E'\\x1f', 2)]
+                WHEN starts_with(line, E'\\x1f') THEN string_to_array(substr(line, 2), E'\\x1f')
+                ELSE string_to_array(line, ',')
+            END AS fields
+        FROM import_lines WHERE btrim(line, E' \\t') <> ''
+    ), parsed AS MATERIALIZED (
+        SELECT line_number, line, cardinality(fields) AS columns, btrim(fields[1], E' \\t') COLLATE "C" AS external_id,
+            btrim(fields[2], E' \\t') COLLATE "C" AS score,
+            nullif(btrim(fields[3], E' \\t'), '') COLLATE "C" AS preapproved_at
+        FROM split
+    ), checked AS MATERIALIZED (
+        SELECT line_number, external_id, score, preapproved_at, fault,
+            CASE WHEN fault IS NULL THEN row_number() OVER (PARTITION BY fault, external_id ORDER BY line_number) END AS nth
+        FROM (
+            SELECT *, CASE
+                WHEN starts_with(line, E'\\x1e') THEN substr(split_part(line, E'\\x1f', 1), 2)
+                WHEN octet_length(line) > {MAX_LINE} THEN 'long'
+                WHEN columns NOT IN (2, 3) THEN 'line'
+                WHEN external_id !~ '^[A-Za-z0-9][A-Za-z0-9._~-]*$' OR length(external_id) > 60 THEN 'external_id'
+                WHEN score !~ '^(0|[1-9][0-9]*)([.][0-9][0-9]?)?$' OR length(split_part(score, '.', 1)) > 10 THEN 'score'
+                WHEN preapproved_at IS NOT NULL AND CASE
+                    WHEN preapproved_at !~ :moment OR NOT pg_input_is_valid(preapproved_at, 'timestamptz') THEN true
+                    ELSE preapproved_at::timestamptz NOT BETWEEN '0001-01-01Z' AND '9999-12-31 23:59:59.999999Z'
+                END THEN 'preapproved_at'
+            END AS fault
+            FROM parsed
+        ) AS faults
+    ), created AS (
+        INSERT INTO customers (external_id, score, preapproved_at, created_at, updated_at)
+        SELECT external_id, score::numeric, preapproved_at::timestamptz, now, now
+        FROM checked, mo_clock() AS now WHERE nth = 1 ORDER BY external_id
+        ON CONFLICT (external_id) DO NOTHING
+        RETURNING external_id
+    ), bad AS (
+        INSERT INTO import_errors (import_id, line_number, external_id, field, reason, message)
+        SELECT :id, line_number, left(coalesce(checked.external_id, ''), 60), field, reason, message
+        FROM checked
+        LEFT JOIN created ON created.external_id = checked.external_id AND nth = 1
+        JOIN (VALUES
+            ('line', '', 1, 'must have two or three columns: external_id, score and perhaps preapproved_at'),
+            ('text', '', 2, 'must be UTF-8 text without control characters'),
+            ('long', '', 3, 'must not be longer than {MAX_LINE} bytes'),
+            ('external_id', 'external_id', 4,
+                'must be 1 to 60 characters of A-Z a-z 0-9 . _ ~ -, the first a letter or a digit'),
+            ('score', 'score', 4,
+                'must be a decimal amount such as "2500.00": at most 10 digits, and at most two after the point'),
+            ('preapproved_at', 'preapproved_at', 4, 'must be a moment such as "2026-01-31T12:00:00Z"'),
+            ('taken', 'external_id', 5, 'is the id of a customer that exists already, or of an earlier line')
+        ) AS faults (name, field, reason, message) ON name = coalesce(fault, 'taken')
+        WHERE fault IS NOT NULL OR created.external_id IS NULL
+        RETURNING line_number
+    )
+    UPDATE imports SET
+        lines_count = lines_count + (SELECT count(*) FROM checked),
+        created_count = created_count + (SELECT count(*) FROM created),
+        failed_count = failed_count + (SELECT count(*) FROM bad),
+        bytes_done = bytes_done + :size,
+        line_number = imports.line_number + :lines,
+        lease_until = clock_timestamp() + CAST(:lease AS interval)
+    WHERE id = :id
+""")  # noqa: S608 - constants
+
+_DAY = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
+_MOMENT = f"^{_DAY}[Tt ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]+)?([Zz]|[+-][0-9][0-9]:[0-9][0-9])$"
+"""A moment of RFC 3339; PostgreSQL would take many other forms."""
+
+
+async def get_imports(connection: AsyncConnection, ids: Sequence[int]) -> list[Import | NotFound]:
+    """Get imports by id."""
+    found = {row[0]: Import._make(row) for row in await connection.execute(_GET, {"ids": list(set(ids))})}
+    return [found.get(import_id) or NotFound(RESOURCE, str(import_id)) for import_id in ids]
+
+
+async def list_imports(connection: AsyncConnection, before: int | None, limit: int) -> list[Import]:
+    """List imports, newest first, from below the id `before`."""
+    statement = select(*(_TABLE.c[name] for name in Import._fields)).order_by(_TABLE.c.id.desc()).limit(limit)
+    if before is not None:
+        statement = statement.where(_TABLE.c.id < before)
+    return [Import._make(row) for row in await connection.execute(statement)]
+
+
+async def list_errors(connection: AsyncConnection, import_id: int, after: int, limit: int) -> list[LineError]:
+    """List what was wrong with an import's file, by line, from behind the line `after`."""
+    statement = select(*(_ERRORS.c[name] for name in LineError._fields)).order_by(_ERRORS.c.line_number).limit(limit)
+    statement = statement.where(_ERRORS.c.import_id == import_id, _ERRORS.c.line_number > after)
+    return [LineError._make(row) for row in await connection.execute(statement)]
+
+
+async def create_imports(
+    connection: AsyncConnection, commands: Sequence[NewImport], _locks: Locks
+) -> list[Import | ServiceError | Locked]:
+    """Create PENDING imports."""
+    columns: dict[str, list[Any]] = {f"{name}s": [getattr(c, name) for c in commands] for name in NewImport._fields}
+    return [Import._make(row) for row in await connection.execute(_CREATE, columns)]
+
+
+async def cancel_imports(connection: AsyncConnection, ids: Sequence[int], locks: Locks) -> list[Import | ServiceError | Locked]:
+    """Cancel imports that are not over; whoever runs one finds out at its next chunk."""
+    wanted = {"ids": sorted(set(ids))}
+    rows = await connection.execute(_LOCK_FREE if locks is Locks.SKIP else _LOCK_ALL, wanted)
+    found = {row[0]: Import._make(row) for row in rows}
+    elsewhere: set[int] = set()
+    if locks is Locks.SKIP:
+        elsewhere = {row[0] for row in await connection.execute(_GET, wanted)} - found.keys()
+    results: list[Import | ServiceError | Locked] = []
+    cancelled: dict[int, Import] = {}
+    open_ids = [import_id for import_id, each in found.items() if not each.over]
+    if open_ids:
+        cancelled = {row[0]: Import._make(row) for row in await connection.execute(_CANCEL, {"ids": open_ids})}
+    for import_id in ids:
+        if import_id in elsewhere:
+            results.append(Locked.LOCKED)
+        elif import_id not in found:
+            results.append(NotFound(RESOURCE, str(import_id)))
+        else:
+            results.append(cancelled.pop(import_id) if import_id in cancelled else over(found[import_id]))
+    return results
+
+
+async def claim_import(connection: AsyncConnection, owner: str, lease: str, import_id: int | None) -> Import | None:
+    """Take an import that nobody runs, this one or the oldest; None if there is none."""
+    row = (await connection.execute(_CLAIM, {"owner": owner, "lease": lease, "id": import_id})).one_or_none()
+    return Import._make(row) if row else None
+
+
+async def list_unclaimed(connection: AsyncConnection) -> list[int]:
+    """The imports that nobody runs, oldest first."""
+    return list((await connection.execute(_UNCLAIMED)).scalars())
+
+
+async def take_chunk(connection: AsyncConnection, owner: str, lease: str, found: Import, chunk: Chunk) -> bool:
+    """Import some lines, with their errors, and move the cursor behind them; False if the import is no longer the owner's."""
+    if (await connection.execute(_HOLD, {"id": found.id, "owner": owner})).one_or_none() is None:
+        return False
+    await connection.execute(_PLAN)
+    await connection.execute(
+        text(f"""
+            CREATE TEMPORARY TABLE import_lines (
+                line_number bigint GENERATED ALWAYS AS IDENTITY (START {found.line_number + 1}), line text
+            ) ON COMMIT DROP
+        """)
+    )
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    async with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
+        await copy.write(chunk.content)
+    sizes = {"id": found.id, "lease": lease, "size": chunk.size, "lines": chunk.lines, "moment": _MOMENT}
+    await connection.execute(_TAKE, sizes)
+    return True
+
+
+async def finish_import(connection: AsyncConnection, owner: str, import_id: int, state: State, failure: str = "") -> None:
+    """Say that an import is over, if it still is the owner's."""
+    await connection.execute(_FINISH, {"id": import_id, "owner": owner, "state": int(state), "failure": failure})

@@ -1,0 +1,161 @@
+"""A wire between the service and PostgreSQL that breaks where a test says, statement by statement."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from pathlib import Path
+
+_SOCKET = ".s.PGSQL.5432"
+_READY = b"Z\0\0\0\x05E"  # ReadyForQuery, in a failed transaction
+COMMIT = -1
+
+
+class Fault(Enum):
+    """What happens at the chosen statement."""
+
+    CUT = auto()
+    """The connection breaks before the statement reaches PostgreSQL."""
+    CUT_ANSWER = auto()
+    """The connection breaks when PostgreSQL has run the statement, before its answer comes back."""
+    HOLD_ANSWER = auto()
+    """PostgreSQL has run the statement, and its answer never comes back."""
+    FAIL = auto()
+    """The statement ends with an SQLSTATE instead of being run."""
+
+
+@dataclass
+class Plan:
+    """Which transactions go wrong, where, and how often."""
+
+    ids: list[bytes]
+    """A transaction is meant when its first statement mentions one of these."""
+    statement: int
+    """Counted from one, after BEGIN; or COMMIT."""
+    fault: Fault
+    sqlstate: bytes = b""
+    times: int = 1
+    fired: int = 0
+    seen: threading.Event = field(default_factory=threading.Event)
+
+    def fire(self) -> None:
+        self.fired += 1
+        self.seen.set()
+
+
+class Proxy:
+    """Passes on what it has no plan for. `folder` is where a client finds its socket."""
+
+    def __init__(self, folder: Path, upstream: Path) -> None:
+        self.folder = folder
+        self.plan: Plan | None = None
+        self._upstream = upstream
+
+    async def serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
+        server = await asyncio.start_unix_server(self._connection, self.folder / _SOCKET)
+        ready.set()
+        await stop.wait()
+        server.close()
+
+    async def _connection(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        wire = _Wire(self, to_client)
+        with suppress(OSError, asyncio.IncompleteReadError):
+            postgres, to_postgres = await asyncio.open_unix_connection(self._upstream / _SOCKET)
+            try:
+                length = await client.readexactly(4)
+                to_postgres.write(length + await client.readexactly(int.from_bytes(length) - 4))
+                ways = [asyncio.create_task(wire.forth(client, to_postgres)), asyncio.create_task(wire.back(postgres))]
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+                for way in ways:
+                    way.cancel()
+                await asyncio.gather(*ways, return_exceptions=True)
+            finally:
+                to_postgres.close()
+        to_client.close()
+
+
+class _Wire:
+    """One connection."""
+
+    def __init__(self, proxy: Proxy, to_client: asyncio.StreamWriter) -> None:
+        self._proxy = proxy
+        self._to_client = to_client
+        self._statement = 0
+        self._meant = False
+        self._withhold: Fault | None = None
+
+    async def forth(self, client: asyncio.StreamReader, to_postgres: asyncio.StreamWriter) -> None:
+        """Pass on what the service sends, until the plan says to cut."""
+        failing = executes = False
+        while True:
+            kind, message = await _message(client)
+            plan = self._proxy.plan
+            if kind == b"Q" and message[5:].startswith(b"BEGIN"):
+                self._statement, self._meant = 0, False
+            elif self._statement == 1 and plan and any(external_id in message for external_id in plan.ids):
+                self._meant = True
+            # A statement that is only being prepared, by a Parse and a Sync, does not count.
+            executes = executes or kind in b"QE"
+            last = kind == b"Q" or (kind == b"S" and executes)
+            commits = kind == b"Q" and message[5:].startswith(b"COMMIT")
+            chosen = plan and (commits if plan.statement == COMMIT else self._statement == plan.statement)
+            if plan and self._meant and chosen and plan.fired < plan.times and not failing:
+                if plan.fault is Fault.CUT:
+                    plan.fire()
+                    return
+                if plan.fault is Fault.FAIL:
+                    failing = True
+                elif last:
+                    self._withhold = plan.fault
+            if last:
+                self._statement += 1
+                executes = False
+            if not failing:
+                to_postgres.write(message)
+            elif last and plan:
+                failing = False
+                plan.fire()
+                fields = b"SERROR\0VERROR\0C" + plan.sqlstate + b"\0Mmade up by a test\0\0"
+                self._to_client.write(b"E" + (len(fields) + 4).to_bytes(4) + fields + _READY)
+
+    async def back(self, postgres: asyncio.StreamReader) -> None:
+        """Pass on what PostgreSQL answers, but what the plan withholds."""
+        while True:
+            kind, message = await _message(postgres)
+            if self._withhold is None:
+                self._to_client.write(message)
+            elif kind == b"Z" and self._proxy.plan:
+                self._proxy.plan.fire()
+                if self._withhold is Fault.CUT_ANSWER:
+                    return
+                await postgres.read()  # until PostgreSQL hangs up
+
+
+async def _message(source: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    """One message of PostgreSQL's protocol: its type, and all its bytes."""
+    head = await source.readexactly(5)
+    return head[:1], head + await source.readexactly(int.from_bytes(head[1:]) - 4)
+
+
+@contextmanager
+def a_proxy(folder: Path, upstream: Path) -> Iterator[Proxy]:
+    """A proxy to the PostgreSQL whose socket is in `upstream`, running in a thread."""
+    proxy = Proxy(folder, upstream)
+    ready, loops = threading.Event(), []
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        loops.append((asyncio.get_running_loop(), stop))
+        await proxy.serve(ready, stop)
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    assert ready.wait(10)
+    try:
+        yield proxy
+    finally:
+        [(loop, stop)] = loops
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(10)

@@ -1,0 +1,191 @@
+"""Files of customers, odd ones too: each line's exact error, and the good ones imported."""
+
+import io
+import zipfile
+
+import pytest
+
+from tests.conftest import Stack
+from tests.databases import owner
+from tests.doors import Door, GrpcDoor, Refused, RestDoor
+from tests.factories import a_customer, new_id
+from tests.imports.files import counts, errors, upload
+
+MALFORMED, NOT_TEXT, TOO_LONG, INVALID, EXISTS = (
+    "MALFORMED_LINE",
+    "NOT_TEXT",
+    "LINE_TOO_LONG",
+    "INVALID_VALUE",
+    "CUSTOMER_ALREADY_EXISTS",
+)
+
+# `@` stands for a prefix that no other file has. What is in the file, who is created with which score, and each error.
+FILES = {
+    "plain": (b"@a,100\n@b,0.5\n", {"@a": "100.00", "@b": "0.50"}, []),
+    "no newline at the end": (b"@a,1\n@b,2", {"@a": "1.00", "@b": "2.00"}, []),
+    "a byte order mark": (b"\xef\xbb\xbf@a,1\n", {"@a": "1.00"}, []),
+    "windows line ends": (b"@a,1\r\n@b,2\r\n", {"@a": "1.00", "@b": "2.00"}, []),
+    "windows line ends, but for the last": (b"@a,1\r\n@b,2\r", {"@a": "1.00", "@b": "2.00"}, []),
+    "blank lines count as lines": (b"\n \t\n@a,1\n\n@b,x\n", {"@a": "1.00"}, [(5, "@b", "score", INVALID)]),
+    "spaces around values": (b" @a ,\t1 , 2026-01-01T00:00:00Z \n", {"@a": "1.00"}, []),
+    "quoted values": (b'"@a","1"\n "@b" , "2.5" ,""\n', {"@a": "1.00", "@b": "2.50"}, []),
+    "an empty third column": (b"@a,1,\n", {"@a": "1.00"}, []),
+    "a header": (b"external_id,score,preapproved_at\n@a,1\n", {"@a": "1.00"}, []),
+    "a header after a mark and blank lines": (b"\xef\xbb\xbf\r\n External_ID ,score\r\n@a,1\r\n", {"@a": "1.00"}, []),
+    "a header elsewhere is a line": (b"@a,1\nexternal_id,score\n", {"@a": "1.00"}, [(2, "external_id", "score", INVALID)]),
+    "moments": (
+        b"@a,1,2026-01-31T12:00:00Z\n@b,1,2026-01-31t12:00:00.123456+05:30\n@c,1,2026-02-30T00:00:00Z\n"
+        b"@d,1,2026-01-31\n@e,1,yesterday\n@f,1,9999-12-31T23:59:59-12:00\n@g,1,2026-01-31T24:00:00Z\n",
+        {"@a": "1.00", "@b": "1.00"},
+        [(line, f"@{name}", "preapproved_at", INVALID) for line, name in enumerate("cdefg", 3)],
+    ),
+    "scores": (
+        b"@a,-1\n@b,1.234\n@c,1e5\n@d,12345678901\n@e,01\n@f,\n@g,NaN\n@h,9999999999.99\n@i,1.\n",
+        {"@h": "9999999999.99"},
+        [(line, f"@{name}", "score", INVALID) for line, name in zip((1, 2, 3, 4, 5, 6, 7, 9), "abcdefgi", strict=True)],
+    ),
+    "ids": (
+        b"@" + b"x" * 60 + b",1\n.@a,1\n@a/b,1\n,1\n\xc3\xa9@a,1\n",
+        {},
+        [
+            (1, ("@" + "x" * 60), "external_id", INVALID),
+            (2, ".@a", "external_id", INVALID),
+            (3, "@a/b", "external_id", INVALID),
+            (4, "", "external_id", INVALID),
+            (5, "é@a", "external_id", INVALID),
+        ],
+    ),
+    "columns": (
+        b'@a\n@b,1,,\n@c,1,2026-01-01T00:00:00Z,x\n"@d,1\n@e"x,1\n"@f"x,1\n',
+        {},
+        [(line, name, "", MALFORMED) for line, name in enumerate(("@a", "@b", "@c", '"@d', '@e"x', '"@f"x'), 1)],
+    ),
+    "bytes that are not utf-8": (
+        b"@a,1\n@b\xff,1\n@c,\xe9\n@d,1\n",
+        {"@a": "1.00", "@d": "1.00"},
+        [(2, "@b\ufffd", "", NOT_TEXT), (3, "@c", "", NOT_TEXT)],
+    ),
+    "control characters": (
+        b"@a\x00,1\n@b,1\x1f\n@c,1\r@d,1\n\x1eline\x1f@e\n",
+        {},
+        [(line, name, "", NOT_TEXT) for line, name in enumerate(("@a", "@b", "@c", "line@e"), 1)],
+    ),
+    "the end of a copy": (b"@a,1\n\\.\n@b,1\n", {"@a": "1.00", "@b": "1.00"}, [(2, "\\.", "", MALFORMED)]),
+    "repeated ids": (
+        b"@a,1\n@a,2\n@b,x\n@b,3\n",
+        {"@a": "1.00", "@b": "3.00"},
+        [(2, "@a", "external_id", EXISTS), (3, "@b", "score", INVALID)],
+    ),
+    "a long line": (b"@a,1\n@b," + b"1" * 5000 + b"\n@c,1\n", {"@a": "1.00", "@c": "1.00"}, [(2, "@b", "", TOO_LONG)]),
+    "a long line of quotes": (b"@a,1\n" + b'"' * 5000 + b"\n", {"@a": "1.00"}, [(2, '"' * 60, "", TOO_LONG)]),
+    "nothing": (b"", {}, []),
+    "only a header": (b"external_id,score\n", {}, []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_line_is_imported_or_reported(door: Door, name: str) -> None:
+    content, created, expected = FILES[name]
+    prefix = new_id("c")
+    found = upload(door, content.replace(b"@", prefix.encode()))
+    assert found["state"] == "SUCCEEDED", found["failure"]
+    assert counts(found) == (len(created) + len(expected), len(created), len(expected))
+    assert found["bytes_done"] == found["bytes_total"]
+    for external_id, score in created.items():
+        customer = door("customers.GetCustomer", external_id=external_id.replace("@", prefix))
+        assert (customer["score"], customer["status"]) == (score, "ACTIVE")
+    reported = [
+        (error["line_number"], error["external_id"], error["field"], error["reason"]) for error in errors(door, found["id"])
+    ]
+    assert reported == [(line, text.replace("@", prefix)[:60], *rest) for line, text, *rest in expected]
+    assert all(error["message"] for error in errors(door, found["id"]))
+
+
+def test_a_moment_is_kept(over_grpc: GrpcDoor) -> None:
+    prefix = new_id("c")
+    upload(over_grpc, f"{prefix}a,1,2026-01-31T12:00:00.5+05:30\n{prefix}b,1,\n".encode())
+    assert over_grpc("customers.GetCustomer", external_id=f"{prefix}a")["preapproved_at"] == "2026-01-31T06:30:00.500Z"
+    assert "preapproved_at" not in over_grpc("customers.GetCustomer", external_id=f"{prefix}b")
+
+
+def test_uploading_a_file_again_creates_nothing_twice(door: Door) -> None:
+    prefix = new_id("c")
+    content = "".join(f"{prefix}-{n},{n}\n" for n in range(100)).encode()
+    assert counts(upload(door, content)) == (100, 100, 0)
+    again = upload(door, content)
+    assert counts(again) == (100, 0, 100)
+    assert {error["reason"] for error in errors(door, again["id"])} == {EXISTS}
+
+
+def test_a_customer_of_another_call_is_that_lines_error(door: Door) -> None:
+    customer = a_customer(door, "7")
+    found = upload(door, f"{customer},1\n".encode())
+    assert counts(found) == (1, 0, 1)
+    assert door("customers.GetCustomer", external_id=customer)["score"] == "7.00"
+
+
+def test_when_every_line_is_wrong_every_one_is_reported_once_and_in_order(door: Door) -> None:
+    found = upload(door, b"".join(b"%d,x\n" % n for n in range(2500)))
+    assert counts(found) == (2500, 0, 2500)
+    assert [error["line_number"] for error in errors(door, found["id"], 700)] == list(range(1, 2501))
+
+
+def test_a_page_token_belongs_to_its_import(over_grpc: GrpcDoor) -> None:
+    first, second = (upload(over_grpc, b"x\ny\n") for _ in range(2))
+    token = over_grpc("imports.ListImportErrors", id=first["id"], page_size=1)["next_page_token"]
+    with pytest.raises(Refused) as refused:
+        over_grpc("imports.ListImportErrors", id=second["id"], page_token=token)
+    assert refused.value.reason == "INVALID_PAGE_TOKEN"
+
+
+def test_a_line_of_ten_megabytes_is_one_error(door: Door) -> None:
+    prefix = new_id("c").encode()
+    found = upload(door, prefix + b"a,1\n" + b"x" * 10_000_000 + b"\n" + prefix + b"b,1\n")
+    assert counts(found) == (3, 2, 1)
+    [error] = errors(door, found["id"])
+    assert (error["line_number"], error["reason"]) == (2, TOO_LONG)
+    found = upload(door, b"x" * 3_000_000)
+    assert counts(found) == (1, 0, 1)
+    assert found["bytes_done"] == "3000000"
+
+
+def test_an_archive_is_refused_as_a_whole(door: Door) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("customers.txt", "a,1\n" * 1000)
+    found = upload(door, packed.getvalue())
+    assert (found["state"], counts(found)) == ("FAILED", (0, 0, 0))
+    assert "archive" in found["failure"]
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/html", "application/octet-stream"])
+def test_only_text_is_taken(door: Door, stack: Stack, content_type: str) -> None:
+    before = stored(stack)
+    with pytest.raises(Refused) as refused:
+        upload(door, b"a,1\n", content_type)
+    assert "content_type" in refused.value.fields
+    assert stored(stack) == before
+
+
+def stored(stack: Stack) -> set[str]:
+    """The files of the store."""
+    return {str(path) for path in (stack.data_dir / "objects").rglob("*") if path.is_file()}
+
+
+def test_a_key_makes_an_upload_safe_to_repeat(door: Door, stack: Stack) -> None:
+    once, content = door.keyed(new_id("key")), f"{new_id('c')},1\n".encode()
+    first = upload(once, content)
+    files = stored(stack)
+    again = upload(once, content)
+    assert once.replayed
+    assert again["id"] == first["id"]
+    assert stored(stack) == files, "what was sent again is not kept"
+    with pytest.raises(Refused) as refused:
+        upload(once, content + b"more,1\n")
+    assert refused.value.reason == "IDEMPOTENCY_KEY_REUSED"
+
+
+def test_the_database_itself_keeps_the_counts_right(stack: Stack, over_rest: RestDoor) -> None:
+    found = upload(over_rest, b"x\n")
+    with owner(stack.data_dir) as connection, pytest.raises(Exception, match="imports_counts_check"):
+        connection.execute("UPDATE imports SET created_count = 1 WHERE id = %s", [found["id"]])
