@@ -11,7 +11,7 @@ from mo_grpc.db.engine import database_url, migration_url
 from tests.conftest import run_cli, settings_environment
 
 EXAMPLE = (ROOT / "env.example").read_text(encoding="utf-8")
-SHOWN = re.findall(r"^#([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE)
+SHOWN = re.findall(r"^#([A-Z0-9_]+)=(.*)$", EXAMPLE, re.MULTILINE)
 
 
 @pytest.fixture(autouse=True)
