@@ -85,6 +85,18 @@ INVARIANTS = (
             AND NOT EXISTS (SELECT FROM payments WHERE customer_id = customers.id AND rejection_kind = 2)
         """,
     ),
+    Invariant(
+        "An import has an error for each line that failed, and has read a file that SUCCEEDED to its end",
+        "imports",
+        """
+        SELECT format('%s (%s)', id, source) AS external_id,
+            format('failed %s, errors %s, bytes %s of %s', failed_count, coalesce(errors, 0), bytes_done, bytes_total) AS remark
+        FROM imports LEFT JOIN (
+            SELECT import_id AS id, count(*) AS errors FROM import_errors GROUP BY import_id
+        ) AS reported USING (id)
+        WHERE failed_count <> coalesce(errors, 0) OR (state = 3 AND bytes_done <> bytes_total)
+        """,
+    ),
 )
 
 _SNAPSHOT = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")

@@ -29,6 +29,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "idempotency_records": {
         "owner": "k", "key": "r", "request_hash": HASH, "refused": False, "answer": b"", "created_at": NOW,
     },
+    "imports": {"id": 1, "source": "f", "bytes_total": 10, "created_by": "k", "created_at": NOW},
+    "import_errors": {"import_id": 1, "line_number": 1, "external_id": "", "field": "", "reason": 1, "message": "m"},
 }  # fmt: skip
 NEW: dict[str, dict[str, Any]] = {
     "customers": {"id": 2, "external_id": "c2"},
@@ -37,6 +39,8 @@ NEW: dict[str, dict[str, Any]] = {
     "payment_details": {"payment_id": 2},
     "api_keys": {"id": "n" * 12},
     "idempotency_records": {"key": "r2"},
+    "imports": {"id": 2},
+    "import_errors": {"line_number": 2},
 }
 REJECTED = {"status": 2, "paid_at": None, "rejected_at": NOW, "rejection_kind": 1, "rejection_reason": "Too much."}
 BOUNCED = REJECTED | {"paid_at": NOW, "rejection_kind": 2}
@@ -94,6 +98,18 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("idempotency_records_pkey", {"key": "r"}),
     *[("idempotency_records_key_check", {"key": bad}) for bad in ("", "x" * 256)],
     *[("idempotency_records_request_hash_check", {"request_hash": bad}) for bad in (b"", HASH + b"x")],
+    ("imports_pkey", {"id": 1}),
+    *[("imports_source_check", {"source": bad}) for bad in ("", "x" * 1025)],
+    *[("imports_state_check", {"state": bad}) for bad in (0, 6)],
+    *[("imports_counts_check", {name: 1}) for name in ("lines_count", "created_count", "failed_count")],
+    *[("imports_bytes_check", {"bytes_done": bad}) for bad in (-1, 11)],
+    *[("imports_finished_at_check", {"state": state, "finished_at": NOW}) for state in (1, 2)],
+    *[("imports_finished_at_check", {"state": state}) for state in (3, 5)],
+    ("imports_failure_check", {"state": 4, "finished_at": NOW}),
+    ("imports_failure_check", {"failure": "why"}),
+    ("import_errors_pkey", {"line_number": 1}),
+    ("import_errors_import_id_fkey", {"import_id": 9}),
+    *[("import_errors_reason_check", {"reason": bad}) for bad in (0, 6)],
 ]
 GOOD: list[tuple[str, dict[str, Any]]] = [
     ("customers", {"score": 0, "status": 2, "external_id": "~".join("x" * 30)}),
@@ -105,6 +121,8 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ("payments", BOUNCED | {"rejection_reason": "x" * 500}),
     ("payment_details", {}),
     ("idempotency_records", {"owner": "another", "key": "r"}),
+    ("imports", {"state": 4, "finished_at": NOW, "failure": "why", "lines_count": 3, "created_count": 1, "failed_count": 2}),
+    ("import_errors", {"reason": 5}),
     ("api_keys", {"name": "x" * 100, "expires_at": NOW, "revoked_at": NOW, "last_used_at": NOW}),
 ]
 
