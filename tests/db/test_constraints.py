@@ -31,6 +31,15 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "imports": {"id": 1, "source": "f", "bytes_total": 10, "created_by": "k", "created_at": NOW},
     "import_errors": {"import_id": 1, "line_number": 1, "external_id": "", "field": "", "reason": 1, "message": "m"},
+    "users": {
+        "id": 1, "email": "u@x", "first_name": "", "last_name": "", "role": 1, "staff": True, "password_hash": "h",
+        "must_change_password": False, "password_changed_at": NOW, "created_at": NOW, "updated_at": NOW,
+    },
+    "recovery_codes": {"user_id": 1, "code_hash": HASH},
+    "login_failures": {"subject": "s", "failures": 0, "last_at": NOW},
+    "signing_keys": {"kid": "k", "public_key": HASH, "private_key": b"", "created_at": NOW},
+    "sessions": {"id": "s" * 22, "user_id": 1, "created_at": NOW, "expires_at": NOW},
+    "refresh_tokens": {"token_hash": HASH, "session_id": "s" * 22},
 }  # fmt: skip
 NEW: dict[str, dict[str, Any]] = {
     "customers": {"id": 2, "external_id": "c2"},
@@ -41,6 +50,12 @@ NEW: dict[str, dict[str, Any]] = {
     "idempotency_records": {"key": "r2"},
     "imports": {"id": 2},
     "import_errors": {"line_number": 2},
+    "users": {"id": 2, "email": "v@x"},
+    "recovery_codes": {"code_hash": b"y" * 32},
+    "login_failures": {"subject": "t"},
+    "signing_keys": {"kid": "l"},
+    "sessions": {"id": "t" * 22},
+    "refresh_tokens": {"token_hash": b"y" * 32},
 }
 REJECTED = {"status": 2, "paid_at": None, "rejected_at": NOW, "rejection_kind": 1, "rejection_reason": "Too much."}
 BOUNCED = REJECTED | {"paid_at": NOW, "rejection_kind": 2}
@@ -110,6 +125,26 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("import_errors_pkey", {"line_number": 1}),
     ("import_errors_import_id_fkey", {"import_id": 9}),
     *[("import_errors_reason_check", {"reason": bad}) for bad in (0, 6)],
+    ("users_pkey", {"id": 1}),
+    ("users_email_key", {"email": "u@x"}),
+    *[("users_email_check", {"email": bad}) for bad in ("", "ux", "@x", "u@" + "x" * 253)],
+    ("users_first_name_check", {"first_name": "x" * 101}),
+    ("users_last_name_check", {"last_name": "x" * 101}),
+    *[("users_role_check", {"role": bad}) for bad in (0, 4)],
+    ("users_otp_check", {"otp_enabled_at": NOW}),
+    ("recovery_codes_pkey", {"code_hash": HASH}),
+    ("recovery_codes_user_id_fkey", {"user_id": 9}),
+    *[("recovery_codes_code_hash_check", {"code_hash": bad}) for bad in (b"", HASH + b"x")],
+    ("login_failures_pkey", {"subject": "s"}),
+    ("login_failures_failures_check", {"failures": -1}),
+    ("signing_keys_pkey", {"kid": "k"}),
+    *[("signing_keys_public_key_check", {"public_key": bad}) for bad in (b"", HASH + b"x")],
+    ("sessions_pkey", {"id": "s" * 22}),
+    ("sessions_user_id_fkey", {"user_id": 9}),
+    *[("sessions_id_check", {"id": bad}) for bad in ("s" * 21, "s" * 23)],
+    ("refresh_tokens_pkey", {"token_hash": HASH}),
+    ("refresh_tokens_session_id_fkey", {"session_id": "n" * 22}),
+    *[("refresh_tokens_token_hash_check", {"token_hash": bad}) for bad in (b"", HASH + b"x")],
 ]
 GOOD: list[tuple[str, dict[str, Any]]] = [
     ("customers", {"score": 0, "status": 2, "external_id": "~".join("x" * 30)}),
