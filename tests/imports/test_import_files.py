@@ -185,6 +185,26 @@ def test_a_key_makes_an_upload_safe_to_repeat(door: Door, stack: Stack) -> None:
     assert refused.value.reason == "IDEMPOTENCY_KEY_REUSED"
 
 
+def test_a_fault_of_the_service_ends_the_import_and_tells_no_more(stack: Stack, over_rest: RestDoor) -> None:
+    prefix = new_id("c")
+    with owner(stack.data_dir) as connection:
+        connection.execute(f"""
+            CREATE FUNCTION refuse_import() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'poisoned'; END $$;
+            CREATE TRIGGER poison BEFORE INSERT ON customers FOR EACH ROW WHEN (NEW.external_id = '{prefix}')
+            EXECUTE FUNCTION refuse_import()
+        """)
+        connection.commit()
+        try:
+            found = upload(over_rest, f"{prefix}-a,1\n{prefix},1\n".encode())
+        finally:
+            connection.execute("DROP FUNCTION refuse_import CASCADE")
+    assert (found["state"], counts(found)) == ("FAILED", (0, 0, 0))
+    assert found["failure"] == "The service failed; its log tells more."
+    with pytest.raises(Refused) as refused:
+        over_rest("customers.GetCustomer", external_id=f"{prefix}-a")
+    assert refused.value.reason == "CUSTOMER_NOT_FOUND", "a chunk is created whole, or not at all"
+
+
 def test_the_database_itself_keeps_the_counts_right(stack: Stack, over_rest: RestDoor) -> None:
     found = upload(over_rest, b"x\n")
     with owner(stack.data_dir) as connection, pytest.raises(Exception, match="imports_counts_check"):

@@ -1,6 +1,7 @@
 """Imports in the background: followed, cancelled, taken up again by others, each line once."""
 
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -270,6 +271,7 @@ def a_worker(environment: dict[str, str]) -> Iterator["subprocess.Popen[bytes]"]
                 process.wait(30)
 
 
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="needs redis-server, of Debian's package of that name")
 def test_celery_workers_run_the_imports_and_replace_each_other(own: Own) -> None:
     content = large()
     line = content.splitlines()[LINES * 3 // 4 + 1].decode().partition(",")[0]
