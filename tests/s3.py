@@ -14,7 +14,7 @@ from tests.waiting import eventually
 SETTINGS = {
     "AWS_STORAGE_BUCKET_NAME": "files",
     "AWS_ACCESS_KEY_ID": "id",
-    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_SECRET_ACCESS_KEY": "hush-hush",
     "AWS_S3_REGION_NAME": "us-east-1",
     "AWS_S3_ADDRESSING_STYLE": "path",
     "MO_S3_SOURCE_BUCKETS": "partner",
@@ -36,7 +36,7 @@ def an_s3() -> Iterator[str]:
         try:
             eventually(lambda: answers(port), 60)
             url = f"http://127.0.0.1:{port}"
-            credentials = {"aws_access_key_id": "id", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
+            credentials = {"aws_access_key_id": "id", "aws_secret_access_key": "hush-hush", "region_name": "us-east-1"}
             client = boto3.client("s3", endpoint_url=url, **credentials)
             for bucket in ("files", "partner", "foreign"):
                 client.create_bucket(Bucket=bucket)
