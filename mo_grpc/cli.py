@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mo_grpc.auth import store
 from mo_grpc.auth.access import ACCESS, ACCOUNT, BASIC, PUBLIC
-from mo_grpc.auth.rules import BUSINESS_SCOPES, Credential, NewApiKey
+from mo_grpc.auth.rules import BUSINESS_SCOPES, OVERLAP, Credential, NewApiKey, Rotation
 from mo_grpc.db.coalescing import Locks
 from mo_grpc.db.embedded import EmbeddedPostgresError
 from mo_grpc.db.engine import migration_url, once
@@ -204,6 +204,19 @@ def list_keys() -> None:
         shown = [f"{time:%Y-%m-%d %H:%M:%S}" if time else "" for time in times]
         table.add_row(key.id, key.name, " ".join(sorted(key.scopes)), *shown)
     _console().print(table)
+
+
+@keys.command("rotate")
+def rotate_key(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The id, as `keys list` shows it.")],
+    overlap: Annotated[int, typer.Option(min=0, max=2_592_000, help="For how many seconds the old key counts still.")] = OVERLAP,
+) -> None:
+    """Give an API key another secret and print the new key, this once; the old one counts for a day."""
+    command = Rotation(Credential.generate()._replace(id=key_id), overlap)
+    [rotated] = once(_settings(), lambda database: database.write(lambda c: store.rotate_api_keys(c, [command])))
+    if isinstance(rotated, ServiceError):
+        raise rotated
+    print(command.credential)
 
 
 @keys.command("revoke")

@@ -16,13 +16,14 @@ from google.protobuf import descriptor_pool, json_format
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
-from mo.auth.v1 import otp_pb2_grpc, tokens_pb2_grpc
+from mo.auth.v1 import api_keys_pb2_grpc, otp_pb2_grpc, tokens_pb2_grpc
 from mo.customers.v1 import customers_pb2_grpc
 from mo.imports.v1 import imports_pb2_grpc
 from mo.loans.v1 import loans_pb2_grpc
 from mo.payments.v1 import payments_pb2_grpc
 
 from mo_grpc.auth.keyring import KeyRing
+from mo_grpc.auth.servicer import ApiKeyServicer
 from mo_grpc.config import Settings
 from mo_grpc.customers.servicer import CustomerServicer
 from mo_grpc.db.engine import Database, affordable_pool_size, database_url
@@ -53,6 +54,7 @@ SERVICES = (
     "mo.loans.v1.LoanService",
     "mo.payments.v1.PaymentService",
     "mo.imports.v1.ImportService",
+    "mo.auth.v1.ApiKeyService",
     "mo.auth.v1.TokenService",
     "mo.auth.v1.OtpService",
 )
@@ -100,6 +102,7 @@ def make_server(
     imports = ImportServicer(database, background, settings.mo_max_import_bytes)
     imports_pb2_grpc.add_ImportServiceServicer_to_server(imports, services)
     accounts = Accounts(settings, database, vault)
+    api_keys_pb2_grpc.add_ApiKeyServiceServicer_to_server(ApiKeyServicer(database), services)
     tokens_pb2_grpc.add_TokenServiceServicer_to_server(TokenServicer(settings, database, tokens, accounts), services)
     otp_pb2_grpc.add_OtpServiceServicer_to_server(OtpServicer(accounts), services)
     status = health.aio.HealthServicer()

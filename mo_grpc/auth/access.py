@@ -14,6 +14,7 @@ _CUSTOMERS = "/mo.customers.v1.CustomerService/"
 _LOANS = "/mo.loans.v1.LoanService/"
 _PAYMENTS = "/mo.payments.v1.PaymentService/"
 _IMPORTS = "/mo.imports.v1.ImportService/"
+_KEYS = "/mo.auth.v1.ApiKeyService/"
 _TOKENS = "/mo.auth.v1.TokenService/"
 _OTP = "/mo.auth.v1.OtpService/"
 
@@ -40,6 +41,11 @@ ACCESS: Final = {
     f"{_IMPORTS}ListImportErrors": "imports:read",
     f"{_IMPORTS}CancelImport": "imports:write",
     f"{_IMPORTS}WatchImport": "imports:read",
+    f"{_KEYS}CreateApiKey": "keys:write",
+    f"{_KEYS}GetApiKey": "keys:read",
+    f"{_KEYS}ListApiKeys": "keys:read",
+    f"{_KEYS}RotateApiKey": "keys:write",
+    f"{_KEYS}RevokeApiKey": "keys:write",
     f"{_TOKENS}CreateToken": BASIC,
     f"{_TOKENS}RefreshToken": BASIC,
     f"{_TOKENS}RevokeToken": ACCOUNT,

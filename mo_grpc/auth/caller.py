@@ -12,13 +12,15 @@ class Session(NamedTuple):
 
     user_id: int
     id: str
+    scopes: frozenset[str]
 
 
 class Caller(NamedTuple):
-    """The API key's id, or `user-5`, and the RPC that is called; for a person, the session too."""
+    """The API key's id, or `user-5`, the RPC that is called, and all that the caller may do; for a person, the session too."""
 
     id: str
     method: str
+    scopes: frozenset[str]
     session: Session | None = None
 
 

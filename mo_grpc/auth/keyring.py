@@ -39,8 +39,8 @@ class KeyRing:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._keys: dict[str, ApiKey] = {}
-        # By the hash of what was presented, which tells an attacker nothing: the key that it was found to be.
-        self._recognized: dict[bytes, ApiKey] = {}
+        # By the hash of what was presented, which tells an attacker nothing: the key that it was found to be, and until when.
+        self._recognized: dict[bytes, tuple[ApiKey, datetime]] = {}
         self._checked_at = -MAX_AGE
         self._used: dict[str, datetime] = {}
         self._lookup = asyncio.Lock()
@@ -71,28 +71,30 @@ class KeyRing:
             Unavailable: the database has been out of reach for so long that a revocation may have been missed.
         """
         digest = sha256(presented.encode()).digest()
-        key = self._recognized.get(digest)
-        if key is None or key is not self._keys.get(key.id):
-            key = self._recognized[digest] = await self._recognize(presented)
+        known = self._recognized.get(digest)
+        if known is None or known[0] is not self._keys.get(known[0].id):
+            known = self._recognized[digest] = await self._recognize(presented)
         if not self.current:
             raise Unavailable
         now = datetime.now(UTC)
-        if not key.counts(now):
+        key, until = known
+        if now >= until or not key.counts(now):
             raise Unauthenticated(ErrorReason.API_KEY_INVALID, _INVALID)
         self._used[key.id] = now
         return key
 
-    async def _recognize(self, presented: str) -> ApiKey:
-        """Find the key whose secret a caller knows."""
+    async def _recognize(self, presented: str) -> tuple[ApiKey, datetime]:
+        """Find the key whose secret a caller knows, and until when it is the secret."""
         credential = Credential.parse(presented)
         if credential is None:
             raise Unauthenticated(ErrorReason.API_KEY_INVALID, _INVALID)
         if not self.current:
             raise Unavailable
         key = self._keys.get(credential.id) or await self._look_up(credential.id)
-        if key is None or not key.fits(credential):
+        until = key and key.fits(credential)
+        if key is None or until is None:
             raise Unauthenticated(ErrorReason.API_KEY_INVALID, _INVALID)
-        return key
+        return key, until
 
     async def _look_up(self, key_id: str) -> ApiKey | None:
         """Ask the database for a key that may have been made this very moment, unless others just asked."""

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, LargeBinary, Text
+from sqlalchemy import BigInteger, CheckConstraint, Identity, LargeBinary, Text, UniqueConstraint
 from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -20,6 +20,10 @@ class ApiKey(Base):
         CheckConstraint("id ~ '^[0-9A-Za-z]+$' AND length(id) = 12", "id"),
         CheckConstraint("length(name) BETWEEN 1 AND 100", "name"),
         CheckConstraint("length(secret_hash) = 32", "secret_hash"),
+        CheckConstraint(
+            "(previous_secret_hash IS NULL) = (previous_expires_at IS NULL) AND length(previous_secret_hash) = 32", "previous"
+        ),
+        UniqueConstraint("number"),
     )
 
     id: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
@@ -30,3 +34,8 @@ class ApiKey(Base):
     expires_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
     revoked_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
     last_used_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
+    # The secret before the last rotation counts for a while still.
+    previous_secret_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
+    previous_expires_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
+    # By which they are listed: ids are random.
+    number: Mapped[int] = mapped_column(BigInteger, Identity(always=True))

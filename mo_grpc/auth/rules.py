@@ -5,8 +5,12 @@ import hashlib
 import hmac
 import re
 import secrets
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple, Self
+
+from mo.errors.v1.error_reason_pb2 import ErrorReason
+
+from mo_grpc.errors import NotFound, PreconditionFailed, Resource
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 12
@@ -25,6 +29,14 @@ BUSINESS_SCOPES = (
     "imports:write",
 )
 """What a key gets by default: every business scope, and none over keys and users."""
+
+
+OVERLAP = 86_400
+"""Seconds for which the old secret of a rotated key counts, unless told otherwise."""
+
+RESOURCE = Resource("API key", "mo.auth.v1.ApiKey", ErrorReason.API_KEY_NOT_FOUND, ErrorReason.ERROR_REASON_UNSPECIFIED)
+
+_NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 class Credential(NamedTuple):
@@ -71,10 +83,18 @@ class ApiKey(NamedTuple):
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
+    previous_secret_hash: bytes | None
+    previous_expires_at: datetime | None
+    number: int
 
-    def fits(self, credential: Credential) -> bool:
-        """Whether the secret is this key's. Compares in constant time."""
-        return hmac.compare_digest(self.secret_hash, credential.secret_hash)
+    def fits(self, credential: Credential) -> datetime | None:
+        """Until when the secret is this key's, if it is; None if it is not. Compares in constant time."""
+        presented = credential.secret_hash
+        now_valid = hmac.compare_digest(self.secret_hash, presented)
+        once_valid = hmac.compare_digest(self.previous_secret_hash or bytes(32), presented)
+        if now_valid:
+            return self.expires_at or _NEVER
+        return self.previous_expires_at if once_valid else None
 
     def counts(self, now: datetime) -> bool:
         """Whether the key is neither revoked nor expired."""
@@ -88,6 +108,24 @@ class NewApiKey(NamedTuple):
     name: str
     scopes: frozenset[str]
     expires_at: datetime | None
+
+
+class Rotation(NamedTuple):
+    """The command to give a key another secret, in whose place the old one counts for so many seconds more."""
+
+    credential: Credential
+    overlap_seconds: int
+
+
+def not_found(key_id: str) -> NotFound:
+    """Refuse what needs a key that there is not."""
+    return NotFound(RESOURCE, key_id)
+
+
+def revoked(key_id: str) -> PreconditionFailed:
+    """Refuse to rotate a key that is revoked."""
+    message = f"The API key {key_id} is revoked, for good; make another."
+    return PreconditionFailed(ErrorReason.API_KEY_REVOKED, message, key_id, {"id": key_id})
 
 
 def _random(length: int) -> str:

@@ -6,13 +6,20 @@ from datetime import datetime
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mo_grpc.auth.rules import ApiKey, NewApiKey
+from mo_grpc.auth.rules import ApiKey, NewApiKey, Rotation, not_found, revoked
+from mo_grpc.errors import ServiceError
 
-_COLUMNS = "id, name, secret_hash, scopes, created_at, expires_at, revoked_at, last_used_at"
+_COLUMNS = "id, name, secret_hash, scopes, created_at, expires_at, revoked_at, last_used_at, "
+_COLUMNS += "previous_secret_hash, previous_expires_at, number"
 
 _GET = text(f"SELECT {_COLUMNS} FROM api_keys WHERE id = ANY(:ids)")  # noqa: S608 - a constant
 
-_LIST = text(f"SELECT {_COLUMNS} FROM api_keys ORDER BY created_at, id")  # noqa: S608 - a constant
+_LIST = text(f"SELECT {_COLUMNS} FROM api_keys ORDER BY number")  # noqa: S608 - a constant
+
+_PAGE = text(f"""
+    SELECT {_COLUMNS} FROM api_keys WHERE number < coalesce(CAST(:before AS bigint), 9223372036854775807)
+    ORDER BY number DESC LIMIT :limit
+""")  # noqa: S608 - a constant
 
 # Scopes are joined with spaces because unnest would flatten an array of arrays.
 _CREATE = text("""
@@ -26,6 +33,17 @@ _CREATE = text("""
 _REVOKE = text("""
     UPDATE api_keys SET revoked_at = coalesce(revoked_at, clock_timestamp()) WHERE id = ANY(:ids) RETURNING id
 """)
+
+_LOCK = text(f"SELECT {_COLUMNS} FROM api_keys WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE")  # noqa: S608 - a constant
+
+_ROTATE = text(f"""
+    UPDATE api_keys SET previous_secret_hash = api_keys.secret_hash,
+        previous_expires_at = clock_timestamp() + make_interval(secs => new.overlap), secret_hash = new.secret_hash
+    FROM unnest(CAST(:ids AS text[]), CAST(:secret_hashes AS bytea[]), CAST(:overlaps AS integer[]))
+        AS new (id, secret_hash, overlap)
+    WHERE api_keys.id = new.id
+    RETURNING {", ".join(f"api_keys.{name}" for name in _COLUMNS.split(", "))}
+""")  # noqa: S608 - constants
 
 _TOUCH = text("""
     UPDATE api_keys SET last_used_at = greatest(last_used_at, used.at)
@@ -61,6 +79,26 @@ async def create_api_keys(connection: AsyncConnection, commands: Sequence[NewApi
             "expires_ats": [command.expires_at for command in commands],
         },
     )
+
+
+async def page_api_keys(connection: AsyncConnection, before: int | None, limit: int) -> list[ApiKey]:
+    """List keys, newest first, from below the number `before`."""
+    return [_api_key(row) for row in await connection.execute(_PAGE, {"before": before, "limit": limit})]
+
+
+async def rotate_api_keys(connection: AsyncConnection, commands: Sequence[Rotation]) -> list[ApiKey | ServiceError]:
+    """Give keys other secrets, one each; the secret before the last one counts no more."""
+    ids = [command.credential.id for command in commands]
+    found = {row[0]: _api_key(row) for row in await connection.execute(_LOCK, {"ids": ids})}
+    rotated = [command for command in commands if command.credential.id in found]
+    rotated = [command for command in rotated if found[command.credential.id].revoked_at is None]
+    columns = {
+        "ids": [command.credential.id for command in rotated],
+        "secret_hashes": [command.credential.secret_hash for command in rotated],
+        "overlaps": [command.overlap_seconds for command in rotated],
+    }
+    changed = {row[0]: _api_key(row) for row in await connection.execute(_ROTATE, columns)}
+    return [changed.get(key_id) or (revoked(key_id) if key_id in found else not_found(key_id)) for key_id in ids]
 
 
 async def revoke_api_keys(connection: AsyncConnection, ids: Sequence[str]) -> list[bool]:

@@ -31,7 +31,7 @@ class AuthenticationInterceptor(Interceptor):
         token = credentials(context, self._token_header, "bearer")
         if presented is None and token is not None:
             session = await self._tokens.authenticate(token, scope, method)
-            set_caller(Caller(f"user-{session.user_id}", method, session))
+            set_caller(Caller(f"user-{session.user_id}", method, session.scopes, session))
             return
         if not isinstance(presented, str):
             raise Unauthenticated(
@@ -42,4 +42,4 @@ class AuthenticationInterceptor(Interceptor):
         key = await self._keys.authenticate(presented)
         if scope is None or scope not in key.scopes:
             raise PermissionDenied(scope or method)
-        set_caller(Caller(key.id, method))
+        set_caller(Caller(key.id, method, key.scopes))

@@ -99,9 +99,10 @@ class TokenRing:
         if standing is None or standing.locked:
             raise token_invalid()
         self._remember(digest, claims)
-        if scope is None or scope not in ROLE_SCOPES[Role(standing.role)]:
+        scopes = ROLE_SCOPES[Role(standing.role)]
+        if scope is None or scope not in scopes:
             raise PermissionDenied(scope or method)
-        return Session(claims.user_id, claims.about)
+        return Session(claims.user_id, claims.about, scopes)
 
     async def access_token(self, session: Login) -> tuple[str, datetime]:
         """Sign an access token for a session; answers when it ends, too."""

@@ -1,0 +1,100 @@
+"""ApiKeyService over the store of API keys."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from mo.auth.v1 import api_keys_pb2, api_keys_pb2_grpc
+
+from mo_grpc.auth import store
+from mo_grpc.auth.access import ACCESS, ACCOUNT, BASIC, PUBLIC
+from mo_grpc.auth.caller import caller
+from mo_grpc.auth.rules import OVERLAP, ApiKey, Credential, NewApiKey, Rotation, not_found
+from mo_grpc.db.engine import Database
+from mo_grpc.errors import FieldViolation, InvalidFields, PermissionDenied, ServiceError
+from mo_grpc.interceptors.base import Context
+from mo_grpc.interceptors.credentials import NO_STORE
+from mo_grpc.wire import moment, page_size, page_token, parse_page_token, timestamp
+
+GRANTABLE = frozenset(ACCESS.values()) - {PUBLIC, BASIC, ACCOUNT}
+"""The scopes that a key may have; only people have accounts."""
+
+
+class ApiKeyServicer(api_keys_pb2_grpc.ApiKeyServiceServicer):
+    """See `mo/auth/v1/api_keys.proto`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def CreateApiKey(self, request: api_keys_pb2.CreateApiKeyRequest, context: Context) -> api_keys_pb2.ApiKey:
+        await context.send_initial_metadata(NO_STORE)
+        wanted = request.api_key
+        expires_at = moment(wanted.expires_at, "expires_at") if wanted.HasField("expires_at") else None
+        violations = [
+            FieldViolation(f"scopes[{place}]", "is no scope that a key can have")
+            for place, scope in enumerate(wanted.scopes)
+            if scope not in GRANTABLE
+        ]
+        if expires_at and expires_at <= datetime.now(UTC):
+            violations.append(FieldViolation("expires_at", "must be in the future"))
+        if violations:
+            raise InvalidFields(violations)
+        _require(wanted.scopes)
+        command = NewApiKey(Credential.generate(), wanted.name, frozenset(wanted.scopes), expires_at)
+        await self._database.write(lambda connection: store.create_api_keys(connection, [command]))
+        return to_message(await self._find(command.credential.id), command.credential)
+
+    async def GetApiKey(self, request: api_keys_pb2.GetApiKeyRequest, context: Context) -> api_keys_pb2.ApiKey:
+        return to_message(await self._find(request.id))
+
+    async def ListApiKeys(
+        self, request: api_keys_pb2.ListApiKeysRequest, context: Context
+    ) -> api_keys_pb2.ListApiKeysResponse:
+        limit = page_size(request.page_size)
+        before = parse_page_token(request.page_token, ())
+        found = await self._database.read(lambda connection: store.page_api_keys(connection, before, limit + 1))
+        page = found[:limit]
+        token = page_token(page[-1].number, ()) if len(found) > limit else ""
+        return api_keys_pb2.ListApiKeysResponse(api_keys=map(to_message, page), next_page_token=token)
+
+    async def RotateApiKey(self, request: api_keys_pb2.RotateApiKeyRequest, context: Context) -> api_keys_pb2.ApiKey:
+        await context.send_initial_metadata(NO_STORE)
+        # Whoever rotates a key holds it: that must not buy scopes.
+        _require((await self._find(request.id)).scopes)
+        overlap = request.overlap_seconds if request.HasField("overlap_seconds") else OVERLAP
+        command = Rotation(Credential.generate()._replace(id=request.id), overlap)
+        [rotated] = await self._database.write(lambda connection: store.rotate_api_keys(connection, [command]))
+        if isinstance(rotated, ServiceError):
+            raise rotated
+        return to_message(rotated, command.credential)
+
+    async def RevokeApiKey(self, request: api_keys_pb2.RevokeApiKeyRequest, context: Context) -> api_keys_pb2.ApiKey:
+        await self._database.write(lambda connection: store.revoke_api_keys(connection, [request.id]))
+        return to_message(await self._find(request.id))
+
+    async def _find(self, key_id: str) -> ApiKey:
+        [found] = await self._database.read(lambda connection: store.get_api_keys(connection, [key_id]))
+        if found is None:
+            raise not_found(key_id)
+        return found
+
+
+def _require(scopes: Iterable[str]) -> None:
+    """Refuse a caller who lacks one of the scopes: nobody gives what they do not have."""
+    for scope in sorted(scopes):
+        if scope not in caller().scopes:
+            raise PermissionDenied(scope)
+
+
+def to_message(key: ApiKey, credential: Credential | None = None) -> api_keys_pb2.ApiKey:
+    """A stored key, as the wire has it; with the key itself only where it was just made."""
+    return api_keys_pb2.ApiKey(
+        id=key.id,
+        name=key.name,
+        scopes=sorted(key.scopes),
+        created_at=timestamp(key.created_at),
+        expires_at=timestamp(key.expires_at),
+        revoked_at=timestamp(key.revoked_at),
+        last_used_at=timestamp(key.last_used_at),
+        previous_expires_at=timestamp(key.previous_expires_at),
+        key=str(credential) if credential else "",
+    )
