@@ -209,7 +209,9 @@ def list_keys() -> None:
 @keys.command("rotate")
 def rotate_key(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="The id, as `keys list` shows it.")],
-    overlap: Annotated[int, typer.Option(min=0, max=2_592_000, help="For how many seconds the old key counts still.")] = OVERLAP,
+    overlap: Annotated[
+        int, typer.Option(min=0, max=2_592_000, help="For how many seconds the old key counts still.")
+    ] = OVERLAP,
 ) -> None:
     """Give an API key another secret and print the new key, this once; the old one counts for a day."""
     command = Rotation(Credential.generate()._replace(id=key_id), overlap)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import google.rpc.error_details_pb2  # noqa: F401 - so that the details of errors are known
 import grpc
 import httpx
+import mo.auth.v1.api_keys_pb2
 import mo.auth.v1.otp_pb2
 import mo.auth.v1.tokens_pb2
 import mo.customers.v1.customers_pb2
@@ -64,7 +65,7 @@ class Door(Protocol):
 
 def method(rpc: str) -> MethodDescriptor:
     package, name = rpc.split(".")
-    files = {"auth": ("tokens", "otp")}.get(package, (package,))
+    files = {"auth": ("api_keys", "tokens", "otp")}.get(package, (package,))
     found = [descriptor_pool.Default().FindFileByName(f"mo/{package}/v1/{file}.proto") for file in files]
     [method] = [
         service.methods_by_name[name]

@@ -38,4 +38,4 @@ class ApiKey(Base):
     previous_secret_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
     previous_expires_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
     # By which they are listed: ids are random.
-    number: Mapped[int] = mapped_column(BigInteger, Identity(always=True))
+    number: Mapped[int] = mapped_column(BigInteger, Identity())

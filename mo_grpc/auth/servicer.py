@@ -46,9 +46,7 @@ class ApiKeyServicer(api_keys_pb2_grpc.ApiKeyServiceServicer):
     async def GetApiKey(self, request: api_keys_pb2.GetApiKeyRequest, context: Context) -> api_keys_pb2.ApiKey:
         return to_message(await self._find(request.id))
 
-    async def ListApiKeys(
-        self, request: api_keys_pb2.ListApiKeysRequest, context: Context
-    ) -> api_keys_pb2.ListApiKeysResponse:
+    async def ListApiKeys(self, request: api_keys_pb2.ListApiKeysRequest, context: Context) -> api_keys_pb2.ListApiKeysResponse:
         limit = page_size(request.page_size)
         before = parse_page_token(request.page_token, ())
         found = await self._database.read(lambda connection: store.page_api_keys(connection, before, limit + 1))

@@ -70,6 +70,6 @@ def request_key(request: Message, context: Context) -> IdempotencyKey | None:
     """
     for name, value in context.invocation_metadata() or ():
         if name == HEADER:
-            who, method, _ = caller()
-            return make_key(who, str(value), method, request)
+            who = caller()
+            return make_key(who.id, str(value), who.method, request)
     return None

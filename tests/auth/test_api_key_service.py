@@ -42,7 +42,8 @@ def opens(door: Door) -> bool:
     try:
         door("customers.ListCustomers", page_size=1)
     except Refused as refused:
-        assert refused.reason == "API_KEY_INVALID"
+        if refused.reason != "API_KEY_INVALID":
+            raise
         return False
     return True
 
@@ -181,5 +182,3 @@ def test_no_answer_with_a_key_is_kept(maker: Door, maker_key: str, stack: Stack)
         hashes = connection.execute("SELECT secret_hash FROM api_keys").fetchall()
     secrets = [key["key"].split("_")[2].encode() for key in made]
     assert not [row for row in (*rows, *hashes) for secret in secrets if secret in bytes(row[0])]
-
-

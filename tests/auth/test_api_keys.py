@@ -189,7 +189,11 @@ def test_every_rpc_has_one_scope_and_no_entry_is_stale() -> None:
     ours = {rpc for rpc in rpcs if rpc.startswith("/mo.auth.")}
     assert {rpc for rpc in ours if ACCESS[rpc] == PUBLIC} == {"/mo.auth.v1.TokenService/GetJwks"}
     assert {rpc.rpartition("/")[2] for rpc in ours if ACCESS[rpc] == BASIC} == {"CreateToken", "RefreshToken"}
-    scoped = {rpc for rpc, scope in ACCESS.items() if scope not in (PUBLIC, BASIC, ACCOUNT)}
+    keys = {rpc for rpc in ours if "ApiKeyService" in rpc}
+    assert {ACCESS[rpc] for rpc in keys} == {"keys:read", "keys:write"}
+    for rpc in keys:
+        assert ACCESS[rpc] == f"keys:{'read' if rpc.rpartition('/')[2].startswith(READS) else 'write'}"
+    scoped = {rpc for rpc, scope in ACCESS.items() if scope not in (PUBLIC, BASIC, ACCOUNT)} - keys
     assert scoped == rpcs - ours
     assert {ACCESS[rpc] for rpc in scoped} == set(BUSINESS_SCOPES)
     for rpc in scoped:

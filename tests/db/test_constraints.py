@@ -110,6 +110,8 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     *[("api_keys_id_check", {"id": bad}) for bad in ("k" * 11, "k" * 13, "k" * 11 + "_")],
     *[("api_keys_name_check", {"name": bad}) for bad in ("", "x" * 101)],
     *[("api_keys_secret_hash_check", {"secret_hash": bad}) for bad in (b"", HASH + b"x")],
+    *[("api_keys_previous_check", bad) for bad in ({"previous_secret_hash": HASH}, {"previous_expires_at": NOW})],
+    ("api_keys_previous_check", {"previous_secret_hash": b"", "previous_expires_at": NOW}),
     ("idempotency_records_pkey", {"key": "r"}),
     *[("idempotency_records_key_check", {"key": bad}) for bad in ("", "x" * 256)],
     *[("idempotency_records_request_hash_check", {"request_hash": bad}) for bad in (b"", HASH + b"x")],
@@ -158,6 +160,7 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ("idempotency_records", {"owner": "another", "key": "r"}),
     ("imports", {"state": 4, "finished_at": NOW, "failure": "why", "lines_count": 3, "created_count": 1, "failed_count": 2}),
     ("import_errors", {"reason": 5}),
+    ("api_keys", {"previous_secret_hash": HASH, "previous_expires_at": NOW}),
     ("api_keys", {"name": "x" * 100, "expires_at": NOW, "revoked_at": NOW, "last_used_at": NOW}),
 ]
 
@@ -228,5 +231,9 @@ def test_every_constraint_has_a_bad_row(migrated: URL) -> None:
     """
     with connect(migrated) as connection:
         constraints = {row[0] for row in connection.execute(statement)}
-    # The composite keys are there to be referred to; the primary keys within them speak first.
-    assert constraints == {name for name, _ in BAD} | {"loans_id_customer_id_key", "payments_id_customer_id_key"}
+    # The composite keys are there to be referred to; the primary keys within them speak first. Nobody writes the numbers.
+    assert constraints == {name for name, _ in BAD} | {
+        "loans_id_customer_id_key",
+        "payments_id_customer_id_key",
+        "api_keys_number_key",
+    }

@@ -29,7 +29,7 @@ CHANGEABLE = {
     "loans": {"outstanding", "status", "taken_at", "updated_at"},
     "payments": {"status", "rejected_at", "rejection_kind", "rejection_reason", "updated_at"},
     "payment_details": set(),
-    "api_keys": {"revoked_at", "last_used_at"},
+    "api_keys": {"secret_hash", "previous_secret_hash", "previous_expires_at", "revoked_at", "last_used_at"},
     "idempotency_records": {"created_at"},
     "users": {
         "role",

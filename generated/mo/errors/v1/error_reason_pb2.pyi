@@ -114,6 +114,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: one-time codes are in use already."""
     OTP_NOT_ENABLED: _ErrorReason.ValueType  # 42
     """FAILED_PRECONDITION: one-time codes are not in use, or there is nothing to confirm."""
+    API_KEY_NOT_FOUND: _ErrorReason.ValueType  # 43
+    """NOT_FOUND. Metadata: `external_id`, the id of the API key."""
+    API_KEY_REVOKED: _ErrorReason.ValueType  # 44
+    """FAILED_PRECONDITION: the API key is revoked. Metadata: `id`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused: the `reason` of the `google.rpc.ErrorInfo` (domain `mo`) that every error carries. The names are
@@ -212,4 +216,8 @@ OTP_ALREADY_ENABLED: ErrorReason.ValueType  # 41
 """FAILED_PRECONDITION: one-time codes are in use already."""
 OTP_NOT_ENABLED: ErrorReason.ValueType  # 42
 """FAILED_PRECONDITION: one-time codes are not in use, or there is nothing to confirm."""
+API_KEY_NOT_FOUND: ErrorReason.ValueType  # 43
+"""NOT_FOUND. Metadata: `external_id`, the id of the API key."""
+API_KEY_REVOKED: ErrorReason.ValueType  # 44
+"""FAILED_PRECONDITION: the API key is revoked. Metadata: `id`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
