@@ -28,8 +28,7 @@ class AuthenticationInterceptor(Interceptor):
         if scope in (PUBLIC, BASIC):
             return
         presented = next((value for key, value in context.invocation_metadata() or () if key == self._header), None)
-        token = credentials(context, self._token_header, "bearer")
-        if presented is None and token is not None:
+        if presented is None and (token := credentials(context, self._token_header, "bearer")) is not None:
             session = await self._tokens.authenticate(token, scope, method)
             set_caller(Caller(f"user-{session.user_id}", method, session.scopes, session))
             return
