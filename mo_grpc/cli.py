@@ -18,7 +18,8 @@ from mo_grpc.config import Settings
 from mo_grpc.db.coalescing import Locks
 from mo_grpc.db.embedded import EmbeddedPostgresError
 from mo_grpc.db.engine import migration_url, once
-from mo_grpc.edge import EdgeError, render, run
+from mo_grpc.edge import EdgeError, render
+from mo_grpc.edge_process import run
 from mo_grpc.errors import ServiceError
 from mo_grpc.workers import WorkersError, run_workers
 
@@ -88,7 +89,7 @@ def edge(
     if show:
         print(render(settings))
     else:
-        run(settings)
+        raise typer.Exit(run(settings))
 
 
 @app.command()

@@ -17,6 +17,7 @@ from mo.customers.v1 import customers_pb2, customers_pb2_grpc
 
 from mo_grpc import edge
 from mo_grpc.config import Settings
+from mo_grpc.edge_process import envoy_path
 from tests.conftest import free_port, settings_environment
 from tests.doors import refused
 
@@ -144,7 +145,7 @@ def test_a_request_that_trickles_in_is_408(tmp_path: Path, silent_upstream: str)
     hurried = hurried.replace("request_headers_timeout: 10s", "request_headers_timeout: 0.2s")
     assert hurried != config
     (tmp_path / "hurried.yaml").write_text(hurried)
-    command = [edge.envoy_path(), "-c", str(tmp_path / "hurried.yaml"), "--disable-hot-restart", "-l", "error"]
+    command = [envoy_path(), "-c", str(tmp_path / "hurried.yaml"), "--disable-hot-restart", "-l", "error"]
     with running(command, {"MO_HTTP_PORT": str(port)}):
         for start in (b"POST /v1/customers", b"POST /v1/customers HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n{"):
             with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
