@@ -90,7 +90,7 @@ def run(settings: Settings) -> int:
     except AlreadyLockedError:
         raise EdgeError(f"An edge runs with the data folder {settings.mo_data_dir} already.") from None
     # Hot restart is by a shared memory segment of which there is one a machine; without it, several Envoys run.
-    options = ["--disable-hot-restart", "--log-level", LOG_LEVELS[settings.mo_log_level]]
+    options = ["--disable-hot-restart", "--log-level", LOG_LEVELS[settings.mo_log_level], "--file-flush-interval-msec", "1000"]
     stopping = False
 
     def on_signal(number: int, frame: FrameType | None) -> None:

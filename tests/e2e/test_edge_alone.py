@@ -1,12 +1,8 @@
 """The edge with upstreams of its own: none, silent, or coming back; and what its settings change."""
 
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -18,47 +14,12 @@ from mo.customers.v1 import customers_pb2, customers_pb2_grpc
 from mo_grpc import edge
 from mo_grpc.config import Settings
 from mo_grpc.edge_process import envoy_path
-from tests.conftest import free_port, settings_environment
+from tests.conftest import free_port
 from tests.doors import refused
+from tests.e2e.edges import running, running_edge, status_of, wait_until
 
 ORIGIN = "https://app.example"
 REQUEST = customers_pb2.GetCustomerRequest(external_id="c-1")
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within 20 seconds"
-        time.sleep(0.02)
-
-
-def status_of(url: str) -> int:
-    try:
-        return httpx.get(url).status_code
-    except httpx.TransportError:
-        return 0
-
-
-@contextmanager
-def running(command: list[str], environment: dict[str, str]) -> Iterator[str]:
-    """Run an Envoy, and give its address once it answers."""
-    url = f"http://127.0.0.1:{environment['MO_HTTP_PORT']}"
-    with subprocess.Popen(command, env=environment) as process:
-        try:
-            wait_until(lambda: process.poll() is not None or status_of(f"{url}/healthz") == 200, "the edge")
-            assert process.poll() is None, "the edge has ended"
-            yield url
-        finally:
-            process.kill()
-
-
-@contextmanager
-def running_edge(folder: Path, upstream: str, **settings: str) -> Iterator[str]:
-    """Run `mo-grpc edge` in front of `upstream`."""
-    host, port = upstream.rsplit(":", 1)
-    environment = settings_environment(folder, MO_EDGE_UPSTREAM_HOST=host, MO_GRPC_PORT=port, **settings)
-    with running([sys.executable, "-m", "mo_grpc", "edge"], environment) as url:
-        yield url
 
 
 @pytest.fixture(scope="module")
