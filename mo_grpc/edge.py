@@ -122,7 +122,7 @@ def render(settings: Settings, secrets: Path | None = None, admin_socket: Path |
 
     Args:
         settings: the settings.
-        secrets: where Envoy finds what `render_secrets` wrote, so that it can follow a change of certificates.
+        secrets: the folder in which Envoy finds what `render_secrets` writes, so that it can follow a change of certificates.
         admin_socket: where Envoy's admin interface listens, unless the settings give it a port.
 
     Raises:
@@ -164,6 +164,7 @@ def render(settings: Settings, secrets: Path | None = None, admin_socket: Path |
         max_request_bytes=settings.mo_max_request_bytes,
         cors_origins=settings.cors_allowed_origins,
         cors_credentials=settings.cors_allow_credentials,
+        api_key_header=settings.api_key_custom_header,
         cors_headers=(settings.api_key_custom_header, *CORS_HEADERS),
         descriptor=base64.b64encode(descriptor).decode(),
         services=_services(descriptor),
@@ -171,9 +172,11 @@ def render(settings: Settings, secrets: Path | None = None, admin_socket: Path |
     )
 
 
-def render_secrets(settings: Settings) -> str:
-    """Write the list of certificates that `render` refers to: their names, not their content."""
-    return _template("secrets.yaml.j2").render(_certificates(settings))
+def render_secrets(settings: Settings) -> dict[str, str]:
+    """Write the files that `render` refers to, by name: where the certificates are, not what they are."""
+    template = _template("secret.yaml.j2")
+    paths = _certificates(settings)
+    return {f"envoy-{name}.yaml": template.render(paths, name=name) for name in ("certificate", "client_ca") if paths[name]}
 
 
 def _check(settings: Settings) -> None:

@@ -5,6 +5,7 @@ import importlib
 import os
 import signal
 import socket
+import ssl
 import time
 from pathlib import Path
 from types import FrameType
@@ -79,9 +80,10 @@ def run(settings: Settings) -> int:
         EdgeError: it cannot start; the message says why.
         WorkersError: the folder of the private sockets is not ours.
     """
-    # The certificates' names and the callers' addresses are nobody else's business.
+    # The callers' addresses, which its log has, are nobody else's business.
     os.umask(0o077)
     command = [envoy_path(), "--config-path", str(write_files(settings))]
+    _check_certificates(settings)
     make_run_dir(settings)
     # The kernel would let a second Envoy of this user share the port in silence.
     lock = FileLock(edge_endpoint(settings).with_suffix(".lock"))
@@ -113,12 +115,25 @@ def run(settings: Settings) -> int:
 def write_files(settings: Settings) -> Path:
     """Write what Envoy reads into the data folder, for its owner alone, and answer where the configuration is."""
     folder = settings.mo_data_dir.absolute()
-    secrets = folder / "envoy-secrets.yaml" if settings.tls else None
-    config = render(settings, secrets, edge_endpoint(settings))
+    config = render(settings, folder, edge_endpoint(settings))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if secrets:
-        _write(secrets, render_secrets(settings))
+    for name, content in render_secrets(settings).items():
+        _write(folder / name, content)
     return _write(folder / "envoy.yaml", config)
+
+
+def _check_certificates(settings: Settings) -> None:
+    """Look at them before Envoy does, which would listen, and hang up on everybody."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        if settings.mo_tls_certificate:
+            context.load_cert_chain(settings.mo_tls_certificate, settings.mo_tls_key, password="")
+        if settings.mo_tls_client_ca:
+            context.load_verify_locations(settings.mo_tls_client_ca)
+    except OSError as error:
+        paths = (settings.mo_tls_certificate, settings.mo_tls_key, settings.mo_tls_client_ca)
+        names = ", ".join(str(path) for path in paths if path)
+        raise EdgeError(f"The certificates cannot be used ({error.strerror or error}): {names}.") from None
 
 
 def _write(path: Path, content: str) -> Path:

@@ -75,6 +75,25 @@ def test_an_upstream_here_is_reached_at_each_workers_private_socket(tmp_path: Pa
     assert "type: STATIC\n" in config
 
 
+def test_calls_are_logged_only_when_asked_for() -> None:
+    assert "access_log" not in edge.render(settings())
+    assert "access_log" in edge.render(settings(mo_access_log="stdout"))
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"mo_tls_certificate": "cert.pem"}, "MO_TLS_CERTIFICATE and MO_TLS_KEY"),
+        ({"mo_tls_key": "key.pem"}, "MO_TLS_CERTIFICATE and MO_TLS_KEY"),
+        ({"mo_tls_client_ca": "ca.pem"}, "need MO_TLS_CERTIFICATE"),
+        ({"mo_http_redirect_port": 8081}, "need MO_TLS_CERTIFICATE"),
+    ],
+)
+def test_tls_by_halves_is_refused(values: dict[str, object], told: str) -> None:
+    with pytest.raises(edge.EdgeError, match=told):
+        edge.render(settings(**values))
+
+
 def test_the_admin_interface_is_off_unless_asked_for_and_then_on_loopback() -> None:
     assert "admin:" not in edge.render(settings())
     config = edge.render(settings(mo_edge_admin_port=9901, mo_http_host="0.0.0.0"))  # noqa: S104 - a setting's value
@@ -110,10 +129,12 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
 def test_its_files_are_for_their_owner_alone_even_over_laxer_ones(tmp_path: Path) -> None:
     data = tmp_path / "data"
+    tls = {"mo_tls_certificate": "cert.pem", "mo_tls_key": "key.pem", "mo_tls_client_ca": "ca.pem"}
     for _ in range(2):
-        path = edge_process.write_files(settings(mo_data_dir=data, mo_tls_certificate="cert.pem", mo_tls_key="key.pem"))
-        assert path == data / "envoy.yaml"
-        for file in (path, data / "envoy-secrets.yaml"):
+        edge_process.write_files(settings(mo_data_dir=data, **tls))
+        files = sorted(data.iterdir())
+        assert [file.name for file in files] == ["envoy-certificate.yaml", "envoy-client_ca.yaml", "envoy.yaml"]
+        for file in files:
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
             file.chmod(0o644)
     assert stat.S_IMODE(data.stat().st_mode) == 0o700

@@ -14,7 +14,10 @@ from typing import Any
 import grpc
 import httpx
 
-from tests.conftest import settings_environment
+from mo_grpc.config import Settings
+from mo_grpc.edge import render
+from mo_grpc.edge_process import envoy_path
+from tests.conftest import TLS, free_port, settings_environment
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -26,7 +29,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 def status_of(url: str) -> int:
     try:
-        return httpx.get(url).status_code
+        return httpx.get(url, verify=TLS).status_code
     except httpx.TransportError:
         return 0
 
@@ -66,6 +69,21 @@ def edge_environment(folder: Path, upstream: str, **settings: str) -> dict[str, 
 def running_edge(folder: Path, upstream: str, **settings: str) -> Iterator[str]:
     """Run `mo-grpc edge` in front of `upstream`."""
     with running(EDGE, edge_environment(folder, upstream, **settings)) as url:
+        yield url
+
+
+@contextmanager
+def bare_edge(folder: Path, upstream: "Upstream", **settings: object) -> Iterator[str]:
+    """Run Envoy itself with the configuration of these settings, which is sooner there, until it finds the upstream."""
+    host, port = upstream.address.rsplit(":", 1)
+    http_port = free_port()
+    ours = {"mo_edge_upstream_host": host, "mo_grpc_port": port, "mo_http_port": http_port, "mo_health": False}
+    config = folder / "envoy.yaml"
+    config.write_text(render(Settings.model_validate(ours | settings)), encoding="utf-8")
+    with running(
+        [envoy_path(), "-c", str(config), "--disable-hot-restart", "-l", "error"], {"MO_HTTP_PORT": str(http_port)}
+    ) as url:
+        wait_until(lambda: status_of(f"{url}/readyz") == 200, "ready")
         yield url
 
 
