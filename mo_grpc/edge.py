@@ -172,11 +172,11 @@ def render(settings: Settings, secrets: Path | None = None, admin_socket: Path |
     )
 
 
-def render_secrets(settings: Settings) -> dict[str, str]:
+def render_secrets(paths: Mapping[str, Path]) -> dict[str, str]:
     """Write the files that `render` refers to, by name: where the certificates are, not what they are."""
     template = _template("secret.yaml.j2")
-    paths = _certificates(settings)
-    return {f"envoy-{name}.yaml": template.render(paths, name=name) for name in ("certificate", "client_ca") if paths[name]}
+    values = {name: str(path) for name, path in paths.items()}
+    return {f"envoy-{name}.yaml": template.render(values, name=name) for name in ("certificate", "client_ca") if name in paths}
 
 
 def _check(settings: Settings) -> None:

@@ -5,13 +5,14 @@ import importlib
 import os
 import signal
 import socket
-import ssl
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
 from mo_grpc.config import Settings
 from mo_grpc.edge import EdgeError, render, render_secrets
+from mo_grpc.edge_certificates import Certificates
 from mo_grpc.processes import AlreadyLockedError, FileLock, spawn, stop
 from mo_grpc.workers import edge_endpoint, make_run_dir
 
@@ -82,8 +83,9 @@ def run(settings: Settings) -> int:
     """
     # The callers' addresses, which its log has, are nobody else's business.
     os.umask(0o077)
-    command = [envoy_path(), "--config-path", str(write_files(settings))]
-    _check_certificates(settings)
+    certificates = Certificates(settings, settings.mo_data_dir.absolute())
+    command = [envoy_path(), "--config-path", str(write_files(settings, certificates.links))]
+    certificates.offer()
     make_run_dir(settings)
     # The kernel would let a second Envoy of this user share the port in silence.
     lock = FileLock(edge_endpoint(settings).with_suffix(".lock"))
@@ -104,6 +106,7 @@ def run(settings: Settings) -> int:
     process = spawn([*command, *options])
     signal.signal(signal.SIGUSR1, lambda number, _frame: process.send_signal(number))
     while not stopping and process.poll() is None:
+        certificates.follow()
         time.sleep(0.05)
     if process.poll() is None:
         Admin(settings).drain(settings.mo_shutdown_grace_seconds)
@@ -112,28 +115,14 @@ def run(settings: Settings) -> int:
     return abs(process.wait())
 
 
-def write_files(settings: Settings) -> Path:
+def write_files(settings: Settings, certificates: Mapping[str, Path]) -> Path:
     """Write what Envoy reads into the data folder, for its owner alone, and answer where the configuration is."""
     folder = settings.mo_data_dir.absolute()
     config = render(settings, folder, edge_endpoint(settings))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name, content in render_secrets(settings).items():
+    for name, content in render_secrets(certificates).items():
         _write(folder / name, content)
     return _write(folder / "envoy.yaml", config)
-
-
-def _check_certificates(settings: Settings) -> None:
-    """Look at them before Envoy does, which would listen, and hang up on everybody."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        if settings.mo_tls_certificate:
-            context.load_cert_chain(settings.mo_tls_certificate, settings.mo_tls_key, password="")
-        if settings.mo_tls_client_ca:
-            context.load_verify_locations(settings.mo_tls_client_ca)
-    except OSError as error:
-        paths = (settings.mo_tls_certificate, settings.mo_tls_key, settings.mo_tls_client_ca)
-        names = ", ".join(str(path) for path in paths if path)
-        raise EdgeError(f"The certificates cannot be used ({error.strerror or error}): {names}.") from None
 
 
 def _write(path: Path, content: str) -> Path:

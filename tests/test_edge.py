@@ -130,8 +130,9 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 def test_its_files_are_for_their_owner_alone_even_over_laxer_ones(tmp_path: Path) -> None:
     data = tmp_path / "data"
     tls = {"mo_tls_certificate": "cert.pem", "mo_tls_key": "key.pem", "mo_tls_client_ca": "ca.pem"}
+    links = {name.removeprefix("mo_tls_"): Path(path) for name, path in tls.items()}
     for _ in range(2):
-        edge_process.write_files(settings(mo_data_dir=data, **tls))
+        edge_process.write_files(settings(mo_data_dir=data, **tls), links)
         files = sorted(data.iterdir())
         assert [file.name for file in files] == ["envoy-certificate.yaml", "envoy-client_ca.yaml", "envoy.yaml"]
         for file in files:

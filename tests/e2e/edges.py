@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import IO, Any
 
 import grpc
 import httpx
@@ -44,10 +44,10 @@ def running(command: list[str], environment: dict[str, str]) -> Iterator[str]:
 
 @contextmanager
 def started(
-    command: list[str], environment: dict[str, str], answers: Callable[[], bool]
+    command: list[str], environment: dict[str, str], answers: Callable[[], bool], stderr: IO[bytes] | None = None
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Run an Envoy, and give its process once it answers."""
-    with subprocess.Popen(command, env=environment) as process:
+    with subprocess.Popen(command, env=environment, stderr=stderr) as process:
         try:
             wait_until(lambda: process.poll() is not None or answers(), "the edge")
             assert process.poll() is None, "the edge has ended"

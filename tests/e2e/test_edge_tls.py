@@ -1,10 +1,12 @@
 """TLS at the edge: what it speaks and what not, whom it lets in, and how its certificate changes."""
 
 import http.client
+import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -24,14 +26,11 @@ STRANGER = trustme.CA()
 REQUEST = customers_pb2.GetCustomerRequest(external_id="c-1")
 
 
-def write(certificate: trustme.LeafCert, folder: Path, name: str = "edge") -> dict[str, Path]:
-    """Write a certificate as a renewal does: in a file of its own, which then takes the other's place."""
-    paths = {"mo_tls_certificate": folder / f"{name}.crt", "mo_tls_key": folder / f"{name}.key"}
-    blobs = (b"".join(blob.bytes() for blob in certificate.cert_chain_pems), certificate.private_key_pem.bytes())
-    for path, content in zip(paths.values(), blobs, strict=True):
-        new = path.with_suffix(".new")
-        new.write_bytes(content)
-        new.replace(path)
+def write(certificate: trustme.LeafCert, folder: Path) -> dict[str, Path]:
+    """Write a certificate and its key, over others if they are there."""
+    paths = {"mo_tls_certificate": folder / "edge.crt", "mo_tls_key": folder / "edge.key"}
+    paths["mo_tls_certificate"].write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+    paths["mo_tls_key"].write_bytes(certificate.private_key_pem.bytes())
     return paths
 
 
@@ -61,12 +60,16 @@ def upstream() -> Iterator[Upstream]:
 
 
 @contextmanager
-def tls_edge(folder: Path, upstream: Upstream, context: ssl.SSLContext, **settings: object) -> Iterator[int]:
+def tls_edge(
+    folder: Path, upstream: Upstream, context: ssl.SSLContext, change: tuple[str, str] = ("", ""), **settings: object
+) -> Iterator[int]:
     """Run Envoy with the configuration that `--print` shows, and give its port."""
     port = free_port()
     where = dict(zip(("mo_edge_upstream_host", "mo_grpc_port"), upstream.address.split(":"), strict=True))
     ours = {**where, "mo_http_port": port, "mo_health": False, **write(CA.issue_cert("localhost"), folder)}
-    (folder / "envoy.yaml").write_text(edge.render(Settings.model_validate(ours | settings)), encoding="utf-8")
+    config = edge.render(Settings.model_validate(ours | settings))
+    assert change[0] in config
+    (folder / "envoy.yaml").write_text(config.replace(*change) if change[0] else config, encoding="utf-8")
     options = ["--disable-hot-restart", "-l", "error", "--file-flush-interval-msec", "100"]
     command = [envoy_path(), "-c", str(folder / "envoy.yaml"), *options]
     with started(command, {}, lambda: answers(port, context)):
@@ -162,6 +165,15 @@ def test_browsers_are_asked_to_come_back_over_tls(secure: int, path: str) -> Non
     assert get(secure, client(), path).headers["strict-transport-security"] == "max-age=31536000"
 
 
+def test_a_handshake_that_never_ends_is_ended(upstream: Upstream, tmp_path: Path) -> None:
+    # Nobody waits ten seconds for a test.
+    hurried = ("transport_socket_connect_timeout: 10s", "transport_socket_connect_timeout: 0.2s")
+    with tls_edge(tmp_path, upstream, client(), hurried) as port, socket.create_connection(("localhost", port)) as connection:
+        connection.settimeout(10)
+        connection.sendall(b"\x16\x03\x01")
+        assert connection.recv(100) == b""
+
+
 # --- The port without TLS --------------------------------------------------------------------------------------------------
 
 
@@ -222,22 +234,54 @@ def test_where_certificates_are_welcome_but_not_required_a_strangers_is_still_re
 # --- A change of certificate -----------------------------------------------------------------------------------------------
 
 
-def test_a_renewed_certificate_and_a_new_client_ca_are_taken_up_while_it_runs(upstream: Upstream, tmp_path: Path) -> None:
-    old_ca, new_ca = trustme.CA(), trustme.CA()
-    clients = tmp_path / "clients.crt"
-    old_ca.cert_pem.write_to_path(clients)
-    paths = write(old_ca.issue_cert("localhost"), tmp_path)
-    settings = {name.upper(): str(path) for name, path in paths.items()} | {"MO_TLS_CLIENT_CA": str(clients)}
+def replaced(new: Path, at: Path) -> None:
+    """Move links to the files of a folder to where others are."""
+    for file in new.iterdir():
+        (at / "link").symlink_to(file)
+        (at / "link").replace(at / file.name)
+
+
+def linked_anew(new: Path, at: Path) -> None:
+    for file in new.iterdir():
+        (at / file.name).unlink(missing_ok=True)
+        (at / file.name).symlink_to(file)
+
+
+def written_over(new: Path, at: Path) -> None:
+    for file in new.iterdir():
+        (at / file.name).write_bytes(file.read_bytes())
+
+
+def test_renewed_certificates_are_taken_up_while_it_runs_however_they_come(upstream: Upstream, tmp_path: Path) -> None:
+    def issue(name: str) -> tuple[Path, ssl.SSLContext, ssl.SSLContext]:
+        """A folder of files, a client that goes with them, and one that wants the certificate but has none of the clients'."""
+        ca, folder = trustme.CA(), tmp_path / name
+        folder.mkdir()
+        write(ca.issue_cert("localhost"), folder)
+        ca.cert_pem.write_to_path(folder / "clients.crt")
+        return folder, client(ca, ca.issue_cert("partner")), client(ca, CA.issue_cert("partner"))
+
+    live = tmp_path / "live"
+    live.mkdir()
+    new, ours, _ = issue("first")
+    written_over(new, live)
+    files = {"MO_TLS_CERTIFICATE": "edge.crt", "MO_TLS_KEY": "edge.key", "MO_TLS_CLIENT_CA": "clients.crt"}
+    settings = {name: str(live / file) for name, file in files.items()}
     environment = edge_environment(tmp_path / "data", upstream.address, MO_HEALTH="false", **settings)
     port = int(environment["MO_HTTP_PORT"])
-    before = client(old_ca, old_ca.issue_cert("partner"))
-    with started(EDGE, environment, lambda: answers(port, before)) as process:
-        write(new_ca.issue_cert("localhost"), tmp_path)
-        new_ca.cert_pem.write_to_path(tmp_path / "clients.new")
-        (tmp_path / "clients.new").replace(clients)
-        wait_until(lambda: answers(port, client(new_ca, new_ca.issue_cert("partner"))), "the new ones")
-        wait_until(lambda: not answers(port, client(new_ca, old_ca.issue_cert("partner"))), "not the old one")
-        assert process.poll() is None
+    log = tmp_path / "stderr"
+    with log.open("wb") as stderr, started(EDGE, environment, lambda: answers(port, ours), stderr):
+        for come in (written_over, replaced, linked_anew):
+            new, ours, strangers = issue(come.__name__)
+            come(new, live)
+            wait_until(partial(answers, port, ours), come.__name__)
+            wait_until(lambda: not answers(port, strangers), "the old authority")  # noqa: B023
+        # Half a renewal, and then one that nobody could use: the last good one stays.
+        for number, key in enumerate((new / "no such file", new / "clients.crt"), 1):
+            (live / "link").symlink_to(key)
+            (live / "link").replace(live / "edge.key")
+            wait_until(lambda: log.read_text().count("certificates not renewed") == number, "a warning")  # noqa: B023
+            assert answers(port, ours)
 
 
 def test_a_certificate_that_is_not_there_is_told(upstream: Upstream, tmp_path: Path) -> None:
