@@ -36,7 +36,7 @@ SECURITY_HEADERS = {
 }
 
 MOST_ADDRESSES = 10_000
-"""How many addresses the rate limit remembers; about 1 KB each."""
+"""How many addresses the rate limit remembers; about half a KB each."""
 
 
 class EdgeError(Exception):

@@ -16,7 +16,7 @@ from mo_grpc.config import Settings
 from mo_grpc.edge_process import envoy_path
 from tests.conftest import free_port
 from tests.doors import refused
-from tests.e2e.edges import running, running_edge, status_of, wait_until
+from tests.e2e.edges import running, running_edge, started, status_of, wait_until
 
 ORIGIN = "https://app.example"
 REQUEST = customers_pb2.GetCustomerRequest(external_id="c-1")
@@ -114,6 +114,19 @@ def test_a_request_that_trickles_in_is_408(tmp_path: Path, silent_upstream: str)
                 answer = connection.recv(65536)
             assert answer.startswith(b"HTTP/1.1 408 ")
             assert b'"REQUEST_TIMEOUT"' in answer
+
+
+def test_without_memory_left_calls_are_refused_in_the_same_shape(tmp_path: Path) -> None:
+    port = free_port()
+    config = edge.render(Settings(mo_http_port=port))
+    # As much as it takes to be there.
+    full = config.replace(f"max_heap_size_bytes: {1024 * 1024 * 1024}", "max_heap_size_bytes: 1048576")
+    assert full != config
+    (tmp_path / "full.yaml").write_text(full)
+    command = [envoy_path(), "-c", str(tmp_path / "full.yaml"), "--disable-hot-restart", "-l", "off"]
+    url = f"http://127.0.0.1:{port}/healthz"
+    with started(command, {}, lambda: status_of(url) == 503):
+        assert reason_of(httpx.get(url)) == (503, 14, "UPSTREAM_UNAVAILABLE")
 
 
 def preflight(url: str, origin: str) -> httpx.Response:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -98,7 +99,7 @@ def mutual(upstream: Upstream, access_log: Path) -> Iterator[int]:
     """The port of an edge that wants certificates of its clients."""
     folder = access_log.parent
     CA.cert_pem.write_to_path(folder / "clients.crt")
-    settings = {"mo_tls_client_ca": folder / "clients.crt", "mo_access_log": str(access_log)}
+    settings: dict[str, Any] = {"mo_tls_client_ca": folder / "clients.crt", "mo_access_log": str(access_log)}
     with tls_edge(folder, upstream, client(own=CA.issue_cert("partner")), **settings) as port:
         yield port
 
@@ -224,7 +225,7 @@ def test_where_certificates_are_welcome_but_not_required_a_strangers_is_still_re
     upstream: Upstream, tmp_path: Path
 ) -> None:
     CA.cert_pem.write_to_path(tmp_path / "clients.crt")
-    settings = {"mo_tls_client_ca": tmp_path / "clients.crt", "mo_tls_client_required": False}
+    settings: dict[str, Any] = {"mo_tls_client_ca": tmp_path / "clients.crt", "mo_tls_client_required": False}
     with tls_edge(tmp_path, upstream, client(), **settings) as port:
         assert get(port, client(own=CA.issue_cert("partner"))).status_code == 200
         with pytest.raises((httpx.ConnectError, httpx.ReadError, httpx.WriteError)):
