@@ -75,6 +75,8 @@ def test_the_printed_addresses_can_be_called(tmp_path: Path) -> None:
     printed = greeting(settings, Credential.generate())
     assert "127.0.0.1:1 mo.customers" in printed
     assert "http://[::1]:2/v1/customers/ana" in printed
+    over_tls = settings.model_copy(update={"mo_tls_certificate": Path("edge.crt")})
+    assert "https://[::1]:2/v1/customers/ana" in greeting(over_tls, Credential.generate())
 
 
 def test_a_second_up_says_that_one_is_running(stack: Stack) -> None:

@@ -1,5 +1,6 @@
 """Edges of a test's own, and a server behind them that remembers what reached it."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import httpx
 from mo_grpc.config import Settings
 from mo_grpc.edge import render
 from mo_grpc.edge_process import envoy_path
+from mo_grpc.processes import stop
 from tests.conftest import TLS, free_port, settings_environment
 
 
@@ -53,7 +55,7 @@ def started(
             assert process.poll() is None, "the edge has ended"
             yield process
         finally:
-            process.kill()
+            stop(process, signal.SIGTERM, 10)
 
 
 EDGE = [sys.executable, "-m", "mo_grpc", "edge"]
