@@ -81,11 +81,9 @@ def run(settings: Settings) -> int:
         EdgeError: it cannot start; the message says why.
         WorkersError: the folder of the private sockets is not ours.
     """
+    envoy = envoy_path()
     # The callers' addresses, which its log has, are nobody else's business.
     os.umask(0o077)
-    certificates = Certificates(settings, settings.mo_data_dir.absolute())
-    command = [envoy_path(), "--config-path", str(write_files(settings, certificates.links))]
-    certificates.offer()
     make_run_dir(settings)
     # The kernel would let a second Envoy of this user share the port in silence.
     lock = FileLock(edge_endpoint(settings).with_suffix(".lock"))
@@ -93,6 +91,9 @@ def run(settings: Settings) -> int:
         lock.acquire()
     except AlreadyLockedError:
         raise EdgeError(f"An edge runs with the data folder {settings.mo_data_dir} already.") from None
+    certificates = Certificates(settings, settings.mo_data_dir.absolute())
+    config = write_files(settings, certificates.links)
+    certificates.offer()
     # Hot restart is by a shared memory segment of which there is one a machine; without it, several Envoys run.
     options = ["--disable-hot-restart", "--log-level", LOG_LEVELS[settings.mo_log_level], "--file-flush-interval-msec", "1000"]
     stopping = False
@@ -103,7 +104,7 @@ def run(settings: Settings) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
-    process = spawn([*command, *options])
+    process = spawn([envoy, "--config-path", str(config), *options])
     signal.signal(signal.SIGUSR1, lambda number, _frame: process.send_signal(number))
     while not stopping and process.poll() is None:
         certificates.follow()
