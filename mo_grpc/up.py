@@ -1,6 +1,5 @@
 """The main job, `mo-grpc up`: PostgreSQL, migrations, the gRPC server and Envoy, watched over until one ends or all shall."""
 
-import http.client
 import signal
 import socket
 import subprocess
@@ -17,6 +16,7 @@ from mo_grpc.config import Settings
 from mo_grpc.db.embedded import EmbeddedPostgres
 from mo_grpc.db.engine import migration_url, once
 from mo_grpc.db.migrate import upgrade
+from mo_grpc.edge_process import Admin
 from mo_grpc.processes import AlreadyLockedError, FileLock, spawn, stop, tail
 
 PATIENCE = 60.0
@@ -86,6 +86,8 @@ def _run(settings: Settings, cleanup: ExitStack) -> NoReturn:
     _check_port("MO_HTTP_PORT", settings.mo_http_host, settings.mo_http_port)
     if settings.mo_edge_admin_port:
         _check_port("MO_EDGE_ADMIN_PORT", "127.0.0.1", settings.mo_edge_admin_port)
+    if settings.mo_http_redirect_port:
+        _check_port("MO_HTTP_REDIRECT_PORT", settings.mo_http_host, settings.mo_http_redirect_port)
     parts: list[Part] = []
     if settings.external_database_url is None:
         postgres = EmbeddedPostgres(data_dir)
@@ -141,22 +143,12 @@ def _check(parts: list[Part]) -> None:
 def _wait_until_ready(settings: Settings, parts: list[Part]) -> None:
     """Wait for Envoy, which is ready when it finds the gRPC server healthy."""
     deadline = time.monotonic() + PATIENCE
-    while not _ready(settings):
+    admin = Admin(settings)
+    while not admin.ready():
         _check(parts)
         if time.monotonic() > deadline:
             raise StartError(f"Not ready after {PATIENCE:.0f} seconds; see the logs in {settings.mo_data_dir}/log.")
         time.sleep(0.05)
-
-
-def _ready(settings: Settings) -> bool:
-    connection = http.client.HTTPConnection(_reachable(settings.mo_http_host), settings.mo_http_port, timeout=2)
-    try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except OSError:
-        return False
-    finally:
-        connection.close()
 
 
 def _reachable(host: str) -> str:
@@ -170,15 +162,18 @@ def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def _url(settings: Settings) -> str:
+    return f"{'https' if settings.tls else 'http'}://{_address(settings.mo_http_host, settings.mo_http_port)}"
+
+
 def _addresses(settings: Settings) -> str:
-    grpc_address = _address(settings.mo_grpc_host, settings.mo_grpc_port)
-    return f"gRPC on {grpc_address}, REST on http://{_address(settings.mo_http_host, settings.mo_http_port)}"
+    return f"gRPC on {_address(settings.mo_grpc_host, settings.mo_grpc_port)}, REST on {_url(settings)}"
 
 
 def greeting(settings: Settings, key: Credential) -> str:
     """What the newcomer reads: where it runs, a key, and two lines to paste."""
     grpc_address = _address(settings.mo_grpc_host, settings.mo_grpc_port)
-    url = f"http://{_address(settings.mo_http_host, settings.mo_http_port)}"
+    url = _url(settings)
     header = settings.api_key_custom_header
     customer = '{"external_id": "ana", "score": "1000.00"}'
     return f"""

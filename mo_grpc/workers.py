@@ -39,6 +39,11 @@ def endpoint(settings: Settings, worker: int) -> Path:
     return _run_dir(settings) / f"grpc-{worker}.sock"
 
 
+def edge_endpoint(settings: Settings) -> Path:
+    """The private socket of the edge's admin interface, beside them."""
+    return _run_dir(settings) / "edge.sock"
+
+
 def _run_dir(settings: Settings) -> Path:
     run_dir = settings.mo_data_dir.resolve() / "run"
     if len(os.fsencode(run_dir / "grpc-00.sock")) <= _MAX_SOCKET_PATH:

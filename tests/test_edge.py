@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mo_grpc import edge
+from mo_grpc import edge, edge_process
 from mo_grpc.config import Settings
 from mo_grpc.server import SERVICES
 
@@ -22,7 +22,7 @@ def refused_by_envoy(config: str, folder: Path) -> str:
     path = folder / "envoy.yaml"
     path.write_text(config, encoding="utf-8")
     options = ["--mode", "validate", "--disable-hot-restart", "--log-level", "warning"]
-    result = subprocess.run([edge.envoy_path(), "-c", str(path), *options], capture_output=True, text=True, check=False)
+    result = subprocess.run([edge_process.envoy_path(), "-c", str(path), *options], capture_output=True, text=True, check=False)
     return result.stderr
 
 
@@ -36,6 +36,9 @@ def refused_by_envoy(config: str, folder: Path) -> str:
         {"mo_edge_upstream_host": "::1", "mo_http_host": "::1"},
         {"mo_http_host": "localhost", "mo_grpc_host": "0.0.0.0"},  # noqa: S104 - it is a setting's value here
         {"mo_edge_admin_port": 9901, "mo_health": False, "mo_log_format": "console"},
+        {"mo_access_log": "stdout", "mo_rate_limit_exempt": "192.0.2.1 2001:db8::/32", "mo_trusted_proxies": 2},
+        {"mo_access_log": "a file", "mo_rate_limit_exempt": ()},
+        {"mo_rate_limit_per_address": 0},
     ],
 )
 def test_envoy_takes_it_without_a_warning(values: dict[str, object], tmp_path: Path) -> None:
@@ -74,6 +77,25 @@ def test_an_upstream_here_is_reached_at_each_workers_private_socket(tmp_path: Pa
     assert "type: STATIC\n" in config
 
 
+def test_calls_are_logged_only_when_asked_for() -> None:
+    assert "access_log" not in edge.render(settings())
+    assert "access_log" in edge.render(settings(mo_access_log="stdout"))
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"mo_tls_certificate": "cert.pem"}, "MO_TLS_CERTIFICATE and MO_TLS_KEY"),
+        ({"mo_tls_key": "key.pem"}, "MO_TLS_CERTIFICATE and MO_TLS_KEY"),
+        ({"mo_tls_client_ca": "ca.pem"}, "need MO_TLS_CERTIFICATE"),
+        ({"mo_http_redirect_port": 8081}, "need MO_TLS_CERTIFICATE"),
+    ],
+)
+def test_tls_by_halves_is_refused(values: dict[str, object], told: str) -> None:
+    with pytest.raises(edge.EdgeError, match=told):
+        edge.render(settings(**values))
+
+
 def test_the_admin_interface_is_off_unless_asked_for_and_then_on_loopback() -> None:
     assert "admin:" not in edge.render(settings())
     config = edge.render(settings(mo_edge_admin_port=9901, mo_http_host="0.0.0.0"))  # noqa: S104 - a setting's value
@@ -104,16 +126,18 @@ def test_a_missing_descriptor_set_is_explained(monkeypatch: pytest.MonkeyPatch, 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "envoy", None)
     with pytest.raises(edge.EdgeError, match=r"mo-grpc\[local\]"):
-        edge.run(settings(mo_data_dir=tmp_path / "data"))
+        edge_process.run(settings(mo_data_dir=tmp_path / "data"))
 
 
-def test_the_file_is_for_its_owner_alone_even_over_a_laxer_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_its_files_are_for_their_owner_alone_even_over_laxer_ones(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    started: list[list[str]] = []
-    monkeypatch.setattr("os.execv", lambda _path, arguments: started.append(arguments))
+    tls = {"mo_tls_certificate": "cert.pem", "mo_tls_key": "key.pem", "mo_tls_client_ca": "ca.pem"}
+    links = {name.removeprefix("mo_tls_"): Path(path) for name, path in tls.items()}
     for _ in range(2):
-        edge.run(settings(mo_data_dir=data, mo_log_level="error"))
-        assert stat.S_IMODE((data / "envoy.yaml").stat().st_mode) == 0o600
-        (data / "envoy.yaml").chmod(0o644)
+        edge_process.write_files(settings(mo_data_dir=data, **tls), links)
+        files = sorted(data.iterdir())
+        assert [file.name for file in files] == ["envoy-certificate.yaml", "envoy-client_ca.yaml", "envoy.yaml"]
+        for file in files:
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600
+            file.chmod(0o644)
     assert stat.S_IMODE(data.stat().st_mode) == 0o700
-    assert started[0][1:] == ["--config-path", str(data / "envoy.yaml"), "--disable-hot-restart", "--log-level", "error"]

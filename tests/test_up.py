@@ -75,6 +75,8 @@ def test_the_printed_addresses_can_be_called(tmp_path: Path) -> None:
     printed = greeting(settings, Credential.generate())
     assert "127.0.0.1:1 mo.customers" in printed
     assert "http://[::1]:2/v1/customers/ana" in printed
+    over_tls = settings.model_copy(update={"mo_tls_certificate": Path("edge.crt")})
+    assert "https://[::1]:2/v1/customers/ana" in greeting(over_tls, Credential.generate())
 
 
 def test_a_second_up_says_that_one_is_running(stack: Stack) -> None:
@@ -137,7 +139,7 @@ def test_data_and_keys_survive_a_restart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "name"), [(b"mo_grpc\0serve", "The gRPC server"), (b"envoy", "Envoy"), (b"postgres", "PostgreSQL")]
+    ("part", "name"), [(b"mo_grpc\0serve", "The gRPC server"), (b"mo_grpc\0edge", "Envoy"), (b"postgres", "PostgreSQL")]
 )
 def test_when_one_part_dies_the_rest_stops(tmp_path: Path, part: bytes, name: str) -> None:
     with an_up(settings_environment(tmp_path)) as process:
@@ -152,6 +154,15 @@ def test_when_one_part_dies_the_rest_stops(tmp_path: Path, part: bytes, name: st
 
 def signal_to(pid: int, number: signal.Signals) -> None:
     subprocess.run(["kill", f"-{number.value}", str(pid)], check=True)
+
+
+def test_when_envoy_itself_dies_the_rest_stops(tmp_path: Path) -> None:
+    with an_up(settings_environment(tmp_path)) as process:
+        read_greeting(process)
+        signal_to(the_child(the_child(process.pid, b"mo_grpc\0edge"), b"envoy"), signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "Envoy ended with exit status 9, so all stops" in err
 
 
 @pytest.mark.parametrize("setting", ["MO_GRPC_PORT", "MO_HTTP_PORT", "MO_EDGE_ADMIN_PORT"])

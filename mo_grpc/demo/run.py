@@ -152,8 +152,9 @@ async def _private_server(settings: Settings, clock: Callable[[], datetime]) -> 
             with tempfile.TemporaryDirectory(prefix="mo-demo-") as folder:
                 address = f"unix:{folder}/grpc.sock"
                 server.add_insecure_port(address)
-                await server.start()
                 try:
+                    # An interrupt may come within the start, too.
+                    await server.start()
                     await _wait_for_keys(keys)
                     async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
                         yield Api(channel, ((settings.api_key_custom_header, str(key)),))

@@ -1,12 +1,8 @@
 """The edge with upstreams of its own: none, silent, or coming back; and what its settings change."""
 
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -17,47 +13,13 @@ from mo.customers.v1 import customers_pb2, customers_pb2_grpc
 
 from mo_grpc import edge
 from mo_grpc.config import Settings
-from tests.conftest import free_port, settings_environment
+from mo_grpc.edge_process import envoy_path
+from tests.conftest import free_port
 from tests.doors import refused
+from tests.e2e.edges import running, running_edge, started, status_of, wait_until
 
 ORIGIN = "https://app.example"
 REQUEST = customers_pb2.GetCustomerRequest(external_id="c-1")
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within 20 seconds"
-        time.sleep(0.02)
-
-
-def status_of(url: str) -> int:
-    try:
-        return httpx.get(url).status_code
-    except httpx.TransportError:
-        return 0
-
-
-@contextmanager
-def running(command: list[str], environment: dict[str, str]) -> Iterator[str]:
-    """Run an Envoy, and give its address once it answers."""
-    url = f"http://127.0.0.1:{environment['MO_HTTP_PORT']}"
-    with subprocess.Popen(command, env=environment) as process:
-        try:
-            wait_until(lambda: process.poll() is not None or status_of(f"{url}/healthz") == 200, "the edge")
-            assert process.poll() is None, "the edge has ended"
-            yield url
-        finally:
-            process.kill()
-
-
-@contextmanager
-def running_edge(folder: Path, upstream: str, **settings: str) -> Iterator[str]:
-    """Run `mo-grpc edge` in front of `upstream`."""
-    host, port = upstream.rsplit(":", 1)
-    environment = settings_environment(folder, MO_EDGE_UPSTREAM_HOST=host, MO_GRPC_PORT=port, **settings)
-    with running([sys.executable, "-m", "mo_grpc", "edge"], environment) as url:
-        yield url
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +106,7 @@ def test_a_request_that_trickles_in_is_408(tmp_path: Path, silent_upstream: str)
     hurried = hurried.replace("request_headers_timeout: 10s", "request_headers_timeout: 0.2s")
     assert hurried != config
     (tmp_path / "hurried.yaml").write_text(hurried)
-    command = [edge.envoy_path(), "-c", str(tmp_path / "hurried.yaml"), "--disable-hot-restart", "-l", "error"]
+    command = [envoy_path(), "-c", str(tmp_path / "hurried.yaml"), "--disable-hot-restart", "-l", "error"]
     with running(command, {"MO_HTTP_PORT": str(port)}):
         for start in (b"POST /v1/customers", b"POST /v1/customers HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n{"):
             with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
@@ -152,6 +114,19 @@ def test_a_request_that_trickles_in_is_408(tmp_path: Path, silent_upstream: str)
                 answer = connection.recv(65536)
             assert answer.startswith(b"HTTP/1.1 408 ")
             assert b'"REQUEST_TIMEOUT"' in answer
+
+
+def test_without_memory_left_calls_are_refused_in_the_same_shape(tmp_path: Path) -> None:
+    port = free_port()
+    config = edge.render(Settings(mo_http_port=port))
+    # As much as it takes to be there.
+    full = config.replace(f"max_heap_size_bytes: {1024 * 1024 * 1024}", "max_heap_size_bytes: 1048576")
+    assert full != config
+    (tmp_path / "full.yaml").write_text(full)
+    command = [envoy_path(), "-c", str(tmp_path / "full.yaml"), "--disable-hot-restart", "-l", "off"]
+    url = f"http://127.0.0.1:{port}/healthz"
+    with started(command, {}, lambda: status_of(url) == 503):
+        assert reason_of(httpx.get(url)) == (503, 14, "UPSTREAM_UNAVAILABLE")
 
 
 def preflight(url: str, origin: str) -> httpx.Response:
