@@ -120,10 +120,10 @@ class KeyRing:
                     await (self._load_all() if key_id is None else self._load(key_id))
                     # A notification, too, is contact: where keys change all the time, silence never comes.
                     self._checked_at = time.monotonic()
-            except ServiceError as error:
-                # Whatever was missed meanwhile is read when the connection is back.
+            except Exception as error:
+                # Whatever it was, no key is trusted until it is over; what was missed meanwhile is read then.
                 self._checked_at = -MAX_AGE
-                log.warning("api keys cannot be followed", cause=str(error.__cause__), retry_in=0.2)
+                log.warning("api keys cannot be followed", cause=str(error.__cause__ or error), retry_in=0.2)
                 await asyncio.sleep(0.2)
 
     async def _write_behind(self) -> None:

@@ -30,9 +30,6 @@ MAX_QUEUE_OF_KEY = MAX_QUEUE // 2
 MAX_RUNNING = 2
 """Sets that run at a time: one in PostgreSQL while the next is being gathered and the last one's answers are sent."""
 
-MAX_WAITING = 3
-"""Sets that wait for a lock at a time, each on a connection of its own; further ones wait without one."""
-
 
 class Locks(Enum):
     """What a set does about a row that another transaction has locked."""
@@ -93,7 +90,14 @@ class Coalescer(Generic[C, R]):
     arrival, one set after the other.
     """
 
-    def __init__(self, run: Run[C, R], key: Callable[[C], Hashable] | None = None, max_set: int = MAX_SET) -> None:
+    def __init__(
+        self,
+        run: Run[C, R],
+        key: Callable[[C], Hashable] | None = None,
+        max_set: int = MAX_SET,
+        patience: asyncio.Semaphore | None = None,
+    ) -> None:
+        """Take what runs a set, and `patience`, which a set holds while it has a connection to wait for a lock on."""
         self._run = run
         self._max_set = max_set
         self._key = key
@@ -102,7 +106,7 @@ class Coalescer(Generic[C, R]):
         self._active = 0
         self._running = 0
         self._busy: set[Hashable] = set()
-        self._patience = asyncio.Semaphore(MAX_WAITING)
+        self._patience = patience or asyncio.Semaphore()
         self._timer: asyncio.Handle | None = None
         self._complete = False
         self._peak = self._peak_before = 0

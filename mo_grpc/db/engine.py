@@ -117,6 +117,8 @@ class Database:
             connect_args=connect_args(SERVICE_ROLE),
         )
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        # One for all kinds of calls: those for a single locked customer may be of many, and shall leave connections to others.
+        self._patience = asyncio.Semaphore(max(1, pool_size // 2))
 
     async def close(self) -> None:
         """Close every connection."""
@@ -125,10 +127,16 @@ class Database:
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run `work` without a transaction, each statement on a snapshot of its own.
 
+        Rows that others have locked do not hold a read up, but a table that somebody changes does; then `work` runs again, and
+        waits.
+
         Raises:
             Unavailable: the database cannot be reached, or the pool stays exhausted.
         """
-        return await self._attempt(self._read, work)
+        try:
+            return await self._attempt(self._read, work)
+        except LockedError:
+            return await self._attempt(partial(self._write, Locks.WAIT), work)
 
     async def write(self, work: Callable[[AsyncConnection], Awaitable[T]], locks: Locks = Locks.WAIT) -> T:
         """Run `work` in one transaction, again if it lost a race; so it must have no effect outside the database.
@@ -155,7 +163,7 @@ class Database:
         async def run(commands: Sequence[C], locks: Locks) -> Sequence[R | ServiceError | Locked]:
             return await self.write(lambda connection: call(connection, commands, locks), locks)
 
-        return Coalescer(run, key, max_set)
+        return Coalescer(run, key, max_set, self._patience)
 
     async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         async with self._autocommit.connect() as connection:

@@ -21,7 +21,7 @@ class Fault(Enum):
     CUT_ANSWER = auto()
     """The connection breaks when PostgreSQL has run the statement, before its answer comes back."""
     HOLD_ANSWER = auto()
-    """PostgreSQL has run the statement, and its answer never comes back."""
+    """PostgreSQL has run the statement, and its answer comes back when the test releases it, or never."""
     FAIL = auto()
     """The statement ends with an SQLSTATE instead of being run."""
 
@@ -39,6 +39,8 @@ class Plan:
     times: int = 1
     fired: int = 0
     seen: threading.Event = field(default_factory=threading.Event)
+    first: bytes = b""
+    """The first statement of the transaction that was last meant: it names the calls that run together."""
 
     def fire(self) -> None:
         self.fired += 1
@@ -52,8 +54,33 @@ class Proxy:
         self.folder = folder
         self.plan: Plan | None = None
         self._upstream = upstream
+        self._wires: set[_Wire] = set()
+        self._mute = False
+
+    def release(self) -> None:
+        """Let the held answers go on to the service."""
+        self._loop.call_soon_threadsafe(self._release)
+
+    def mute(self, *, for_ever: bool) -> None:
+        """Pass on nothing more, without breaking a connection; if not `for_ever`, until `unmute`, and for new ones too."""
+        self._mute = not for_ever
+        self._loop.call_soon_threadsafe(self._set_voices, False)
+
+    def unmute(self) -> None:
+        """Pass on again what comes."""
+        self._mute = False
+        self._loop.call_soon_threadsafe(self._set_voices, True)
+
+    def _release(self) -> None:
+        for wire in self._wires:
+            wire.released.set()
+
+    def _set_voices(self, loud: bool) -> None:
+        for wire in self._wires:
+            (wire.voice.set if loud else wire.voice.clear)()
 
     async def serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
+        self._loop = asyncio.get_running_loop()
         server = await asyncio.start_unix_server(self._connection, self.folder / _SOCKET)
         ready.set()
         await stop.wait()
@@ -61,6 +88,9 @@ class Proxy:
 
     async def _connection(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         wire = _Wire(self, to_client)
+        if not self._mute:
+            wire.voice.set()
+        self._wires.add(wire)
         with suppress(OSError, asyncio.IncompleteReadError):
             postgres, to_postgres = await asyncio.open_unix_connection(self._upstream / _SOCKET)
             try:
@@ -73,6 +103,7 @@ class Proxy:
                 await asyncio.gather(*ways, return_exceptions=True)
             finally:
                 to_postgres.close()
+        self._wires.discard(wire)
         to_client.close()
 
 
@@ -85,6 +116,9 @@ class _Wire:
         self._statement = 0
         self._meant = False
         self._withhold: Fault | None = None
+        self.voice = asyncio.Event()
+        """Clear while nothing passes."""
+        self.released = asyncio.Event()
 
     async def forth(self, client: asyncio.StreamReader, to_postgres: asyncio.StreamWriter) -> None:
         """Pass on what the service sends, until the plan says to cut."""
@@ -96,6 +130,7 @@ class _Wire:
                 self._statement, self._meant = 0, False
             elif self._statement == 1 and plan and any(external_id in message for external_id in plan.ids):
                 self._meant = True
+                plan.first = message
             # A statement that is only being prepared, by a Parse and a Sync, does not count.
             executes = executes or kind in b"QE"
             last = kind == b"Q" or (kind == b"S" and executes)
@@ -113,6 +148,7 @@ class _Wire:
                 self._statement += 1
                 executes = False
             if not failing:
+                await self.voice.wait()
                 to_postgres.write(message)
             elif last and plan:
                 failing = False
@@ -122,15 +158,27 @@ class _Wire:
 
     async def back(self, postgres: asyncio.StreamReader) -> None:
         """Pass on what PostgreSQL answers, but what the plan withholds."""
+        held = b""
         while True:
             kind, message = await _message(postgres)
+            await self.voice.wait()
             if self._withhold is None:
                 self._to_client.write(message)
-            elif kind == b"Z" and self._proxy.plan:
+                continue
+            held += message
+            if kind == b"Z" and self._proxy.plan:
+                self.released.clear()
                 self._proxy.plan.fire()
                 if self._withhold is Fault.CUT_ANSWER:
                     return
-                await postgres.read()  # until PostgreSQL hangs up
+                more = asyncio.create_task(_message(postgres))
+                released = asyncio.create_task(self.released.wait())
+                await asyncio.wait([more, released], return_when=asyncio.FIRST_COMPLETED)
+                if not released.done():  # PostgreSQL has hung up
+                    return
+                self._withhold = None
+                self._to_client.write(held)
+                self._to_client.write((await more)[1])
 
 
 async def _message(source: asyncio.StreamReader) -> tuple[bytes, bytes]:

@@ -1,13 +1,9 @@
 """What breaks between the service and PostgreSQL, at every statement of every mutating RPC: a retry takes effect once."""
 
 import itertools
-import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -16,11 +12,12 @@ from mo.payments.v1.payments_pb2 import CreatePaymentRequest, Payment
 from mo_grpc.db.embedded import EmbeddedPostgres, embedded_url
 from mo_grpc.payments.servicer import CREATE_PAYMENT
 from tests.conftest import KEY, Stack, run_cli, settings_environment
-from tests.databases import locked, owner, waiting
-from tests.doors import Door, GrpcDoor, Json, Refused, RestDoor
+from tests.databases import locked, waiting
+from tests.doors import GrpcDoor, Refused, RestDoor
 from tests.factories import MUTATIONS, a_customer, a_loan, mutation, new_id, outstanding, pay
 from tests.faults.proxy import COMMIT, Fault, Plan, Proxy, a_proxy
-from tests.servers import SERVING, Server, a_server
+from tests.faults.service import Faulty, acknowledged, effects, ids_of, through
+from tests.servers import SERVING, a_server
 from tests.waiting import eventually
 
 UNAVAILABLE, ABORTED = 14, 10
@@ -32,67 +29,6 @@ HAPPENED = {
     "LOAN_WRONG_STATUS",
     "PAYMENT_WRONG_STATUS",
 }
-
-
-@dataclass
-class Faulty:
-    """A server behind a wire that can break."""
-
-    server: Server
-    proxy: Proxy
-    door: GrpcDoor
-
-    def call(self, rpc: str, request: Json, key: str, statement: int, fault: Fault, **plan: Any) -> Json | Refused | None:
-        """Call an RPC whose transaction goes wrong at a statement; None if it has no such statement."""
-        self.proxy.plan = Plan(ids_of(request, key), statement, fault, **plan)
-        try:
-            answer: Json | Refused = (self.door.keyed(key) if key else self.door)(rpc, **request)
-        except Refused as refusal:
-            answer = refusal
-        fired, self.proxy.plan = self.proxy.plan.fired, None
-        return answer if fired else None
-
-
-def through(proxy: Proxy, upstream: Path) -> str:
-    """The URL of the service's database, through the proxy."""
-    url = embedded_url(upstream).set(drivername="postgresql").update_query_dict({"host": str(proxy.folder)})
-    return url.render_as_string(hide_password=False)
-
-
-@pytest.fixture(scope="module")
-def wire(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    with a_proxy(tmp_path_factory.mktemp("wire"), Path(str(embedded_url(stack.data_dir).query["host"]))) as proxy:
-        yield proxy
-
-
-@pytest.fixture(scope="module")
-def faulty(stack: Stack, wire: Proxy) -> Iterator[Faulty]:
-    with a_server(stack.environment, MO_DATABASE_URL=through(wire, stack.data_dir)) as server:
-        yield Faulty(server, wire, GrpcDoor(server.channel, (("x-api-key", stack.api_key),)))
-
-
-def ids_of(request: Json, key: str = "") -> list[bytes]:
-    """What the first statement of a call's transaction mentions: its key if it has one, else what it locks or makes."""
-    return [external_id.encode() for external_id in re.findall(r"(?:customer|loan|payment|key)-\w+-\d+", f"{request} {key}")]
-
-
-def effects(stack: Stack, request: Json) -> list[Any]:
-    """What there is of the request's customer: its score and version, its loans, its payments and what they paid."""
-    ids = [external_id.decode() for external_id in ids_of(request)]
-    statement = """
-        WITH ours AS (
-            SELECT id FROM customers WHERE external_id = ANY(%(ids)s)
-            UNION SELECT customer_id FROM loans WHERE external_id = ANY(%(ids)s)
-            UNION SELECT customer_id FROM payments WHERE external_id = ANY(%(ids)s)
-        )
-        SELECT score, version,
-            ARRAY(SELECT (amount, outstanding, status)::text FROM loans WHERE customer_id = customers.id ORDER BY id),
-            ARRAY(SELECT (total_amount, status)::text FROM payments WHERE customer_id = customers.id ORDER BY id),
-            ARRAY(SELECT amount FROM payment_details WHERE customer_id = customers.id ORDER BY payment_id)
-        FROM customers JOIN ours USING (id)
-    """
-    with owner(stack.data_dir) as connection:
-        return connection.execute(statement, {"ids": ids}).fetchall()
 
 
 @pytest.mark.parametrize("fault", [Fault.CUT, Fault.CUT_ANSWER])
@@ -167,13 +103,6 @@ def test_a_lost_race_is_tried_again_and_again_but_not_for_ever(
 
 def test_the_books_are_right_after_all_that(stack: Stack) -> None:
     assert stack.cli("audit").returncode == 0
-
-
-def acknowledged(door: Door, key: str, rpc: str, request: Json) -> bool:
-    """Retry a call; whether it had taken effect before."""
-    keyed = door.keyed(key)
-    keyed(rpc, **request)
-    return keyed.replayed
 
 
 @pytest.mark.parametrize("rpc", ["loans.ActivateLoan", "payments.CreatePayment", "payments.BatchCreatePayments"])
