@@ -31,18 +31,20 @@ class Plan:
     """Which transactions go wrong, where, and how often."""
 
     ids: list[bytes]
-    """A transaction is meant when its first statement mentions one of these."""
+    """A transaction is meant when its first statement mentions one of these, or as many as run `together`."""
     statement: int
     """Counted from one, after BEGIN; or COMMIT."""
     fault: Fault
     sqlstate: bytes = b""
     times: int = 1
+    together: int = 1
     fired: int = 0
     seen: threading.Event = field(default_factory=threading.Event)
     first: bytes = b""
-    """The first statement of the transaction that was last meant: it names the calls that run together."""
+    """The first statement of the transaction that went wrong last: it names the calls that run together."""
 
-    def fire(self) -> None:
+    def fire(self, first: bytes) -> None:
+        self.first = first
         self.fired += 1
         self.seen.set()
 
@@ -115,6 +117,7 @@ class _Wire:
         self._to_client = to_client
         self._statement = 0
         self._meant = False
+        self._first = b""
         self._withhold: Fault | None = None
         self.voice = asyncio.Event()
         """Clear while nothing passes."""
@@ -128,9 +131,9 @@ class _Wire:
             plan = self._proxy.plan
             if kind == b"Q" and message[5:].startswith(b"BEGIN"):
                 self._statement, self._meant = 0, False
-            elif self._statement == 1 and plan and any(external_id in message for external_id in plan.ids):
+            elif self._statement == 1 and plan and sum(external_id in message for external_id in plan.ids) >= plan.together:
                 self._meant = True
-                plan.first = message
+                self._first = message
             # A statement that is only being prepared, by a Parse and a Sync, does not count.
             executes = executes or kind in b"QE"
             last = kind == b"Q" or (kind == b"S" and executes)
@@ -138,7 +141,7 @@ class _Wire:
             chosen = plan and (commits if plan.statement == COMMIT else self._statement == plan.statement)
             if plan and self._meant and chosen and plan.fired < plan.times and not failing:
                 if plan.fault is Fault.CUT:
-                    plan.fire()
+                    plan.fire(self._first)
                     return
                 if plan.fault is Fault.FAIL:
                     failing = True
@@ -152,7 +155,7 @@ class _Wire:
                 to_postgres.write(message)
             elif last and plan:
                 failing = False
-                plan.fire()
+                plan.fire(self._first)
                 fields = b"SERROR\0VERROR\0C" + plan.sqlstate + b"\0Mmade up by a test\0\0"
                 self._to_client.write(b"E" + (len(fields) + 4).to_bytes(4) + fields + _READY)
 
@@ -168,7 +171,7 @@ class _Wire:
             held += message
             if kind == b"Z" and self._proxy.plan:
                 self.released.clear()
-                self._proxy.plan.fire()
+                self._proxy.plan.fire(self._first)
                 if self._withhold is Fault.CUT_ANSWER:
                     return
                 more = asyncio.create_task(_message(postgres))
