@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
-from sqlalchemy import URL, text
+from sqlalchemy import URL, ExceptionContext, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
@@ -34,6 +34,9 @@ ATTEMPTS = 6
 # serialization_failure, deadlock_detected, and unique_violation: the stores look for taken ids under the customers' locks, so a
 # unique violation means that another customer's call took the id in between. The next attempt sees it.
 _RETRYABLE = {"40001", "40P01", "23505"}
+
+# read_only_sql_transaction: this PostgreSQL follows another one now, and new connections find the one that leads.
+_DEMOTED = "25006"
 
 _LOCK_NOT_AVAILABLE = "55P03"
 
@@ -97,6 +100,12 @@ async def affordable_pool_size(url: URL, settings: Settings) -> int:
     return max(2, min(settings.mo_database_pool_size, (limit - SPARE_CONNECTIONS) // settings.mo_workers - 2))
 
 
+def _leave_demoted(context: ExceptionContext) -> None:
+    """Treat a connection that cannot write any more as broken."""
+    if getattr(context.original_exception, "sqlstate", None) == _DEMOTED:
+        context.is_disconnect = True
+
+
 class Database:
     """A pool of connections that act as the service's role.
 
@@ -116,12 +125,17 @@ class Database:
             hide_parameters=True,
             connect_args=connect_args(SERVICE_ROLE),
         )
+        event.listen(self._engine.sync_engine, "handle_error", _leave_demoted)
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         # One for all kinds of calls: those for a single locked customer may be of many, and shall leave connections to others.
         self._patience = asyncio.Semaphore(max(1, pool_size // 2))
 
     async def close(self) -> None:
         """Close every connection."""
+        await self._engine.dispose()
+
+    async def renew(self) -> None:
+        """Use other connections from now on, because nobody answers on these; what runs on them goes on."""
         await self._engine.dispose()
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:

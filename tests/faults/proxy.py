@@ -10,6 +10,7 @@ from pathlib import Path
 
 _SOCKET = ".s.PGSQL.5432"
 _READY = b"Z\0\0\0\x05E"  # ReadyForQuery, in a failed transaction
+_ROLLBACK = b"Q\0\0\0\x0dROLLBACK\0"
 COMMIT = -1
 
 
@@ -119,6 +120,7 @@ class _Wire:
         self._meant = False
         self._first = b""
         self._withhold: Fault | None = None
+        self._instead = b""
         self.voice = asyncio.Event()
         """Clear while nothing passes."""
         self.released = asyncio.Event()
@@ -143,7 +145,11 @@ class _Wire:
                 if plan.fault is Fault.CUT:
                     plan.fire(self._first)
                     return
-                if plan.fault is Fault.FAIL:
+                if plan.fault is Fault.FAIL and commits:
+                    # A COMMIT that fails has ended the transaction.
+                    message, self._instead = _ROLLBACK, _error(plan.sqlstate)
+                    plan.fire(self._first)
+                elif plan.fault is Fault.FAIL:
                     failing = True
                 elif last:
                     self._withhold = plan.fault
@@ -153,11 +159,10 @@ class _Wire:
             if not failing:
                 await self.voice.wait()
                 to_postgres.write(message)
-            elif last and plan:
+            elif kind in b"QS" and plan:  # a statement may fail when it is prepared
                 failing = False
                 plan.fire(self._first)
-                fields = b"SERROR\0VERROR\0C" + plan.sqlstate + b"\0Mmade up by a test\0\0"
-                self._to_client.write(b"E" + (len(fields) + 4).to_bytes(4) + fields + _READY)
+                self._to_client.write(_error(plan.sqlstate) + _READY)
 
     async def back(self, postgres: asyncio.StreamReader) -> None:
         """Pass on what PostgreSQL answers, but what the plan withholds."""
@@ -165,6 +170,8 @@ class _Wire:
         while True:
             kind, message = await _message(postgres)
             await self.voice.wait()
+            if kind == b"C" and self._instead:
+                message, self._instead = self._instead, b""
             if self._withhold is None:
                 self._to_client.write(message)
                 continue
@@ -182,6 +189,12 @@ class _Wire:
                 self._withhold = None
                 self._to_client.write(held)
                 self._to_client.write((await more)[1])
+
+
+def _error(sqlstate: bytes) -> bytes:
+    """PostgreSQL's message that a statement has failed."""
+    fields = b"SERROR\0VERROR\0C" + sqlstate + b"\0Mmade up by a test\0\0"
+    return b"E" + (len(fields) + 4).to_bytes(4) + fields
 
 
 async def _message(source: asyncio.StreamReader) -> tuple[bytes, bytes]:

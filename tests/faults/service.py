@@ -1,16 +1,23 @@
 """A service behind a wire that can break, and what became of a call through it."""
 
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from mo_grpc.db.embedded import embedded_url
-from tests.conftest import Stack
+from tests.conftest import TLS, Stack, settings_environment
 from tests.databases import owner
-from tests.doors import Door, GrpcDoor, Json, Refused
+from tests.doors import Door, GrpcDoor, Json, Refused, RestDoor
 from tests.faults.proxy import Fault, Plan, Proxy
 from tests.servers import Server
+from tests.waiting import eventually
 
 
 @dataclass
@@ -21,15 +28,42 @@ class Faulty:
     proxy: Proxy
     door: GrpcDoor
 
-    def call(self, rpc: str, request: Json, key: str, statement: int, fault: Fault, **plan: Any) -> Json | Refused | None:
+    def call(
+        self, rpc: str, request: Json, key: str, statement: int, fault: Fault, *, door: Door | None = None, **plan: Any
+    ) -> Json | Refused | None:
         """Call an RPC whose transaction goes wrong at a statement; None if it has no such statement."""
         self.proxy.plan = Plan(ids_of(request, key), statement, fault, **plan)
+        through = door or self.door
         try:
-            answer: Json | Refused = (self.door.keyed(key) if key else self.door)(rpc, **request)
+            answer: Json | Refused = (through.keyed(key) if key else through)(rpc, **request)
         except Refused as refusal:
             answer = refusal
         fired, self.proxy.plan = self.proxy.plan.fired, None
         return answer if fired else None
+
+    @contextmanager
+    def edge(self, folder: Path) -> Iterator[RestDoor]:
+        """Run an Envoy before the server."""
+        host, _, port = self.server.address.rpartition(":")
+        environment = settings_environment(folder, MO_EDGE_UPSTREAM_HOST=host, MO_GRPC_PORT=port)
+        url = f"http://127.0.0.1:{environment['MO_HTTP_PORT']}"
+        headers = dict(self.door.metadata)
+        with (
+            subprocess.Popen([sys.executable, "-m", "mo_grpc", "edge"], env=environment) as process,
+            httpx.Client(base_url=url, headers=headers, timeout=30, verify=TLS) as client,
+        ):
+            try:
+                eventually(lambda: is_ready(client), 30)
+                yield RestDoor(client)
+            finally:
+                process.terminate()
+
+
+def is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def through(proxy: Proxy, upstream: Path) -> str:
