@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextlib import suppress
 from enum import Enum, auto
 from typing import Generic, TypeVar
 
@@ -144,9 +145,12 @@ class Coalescer(Generic[C, R]):
                 del self._of_key[key]
 
     def _abandon(self, call: _Call[C, R]) -> None:
-        """Stop a set that nobody waits for any more, which frees its connection."""
+        """Make room in the queue, or stop a set that nobody waits for any more, which frees its connection."""
         call.answer.cancel()
-        if call.set:
+        if call.set is None:
+            with suppress(ValueError):  # a set that left this very moment has passed it over
+                self._queue.remove(call)
+        else:
             call.set.awaited -= 1
             if not call.set.awaited and call.set.task:
                 call.set.task.cancel()

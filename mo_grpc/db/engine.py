@@ -56,8 +56,14 @@ def migration_url(settings: Settings) -> URL:
 
 def connect_args(role: str | None) -> dict[str, object]:
     """What psycopg is told at each connection."""
-    # A server that is paused or cut off in the middle of a transaction keeps its locks for as long as the last of these.
-    options = ["-c timezone=UTC", "-c statement_timeout=30s", "-c idle_in_transaction_session_timeout=10s"]
+    options = [
+        "-c timezone=UTC",
+        "-c statement_timeout=30s",
+        # A server that is paused or cut off in the middle of a transaction keeps its locks for as long as this.
+        "-c idle_in_transaction_session_timeout=10s",
+        # A killed server's statement that still runs, or waits, keeps them for as long as this.
+        "-c client_connection_check_interval=1s",
+    ]
     if role:
         # Every statement has an index that serves it, but a plan that was made, and kept, while the tables were small would
         # read them whole: 20 times slower for a batch of 500 payments.

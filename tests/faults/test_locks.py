@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 
+import pytest
+
 from tests.conftest import Stack
-from tests.databases import Connection, locked, owner
+from tests.databases import Connection, locked, owner, waiting
 from tests.doors import GrpcDoor, Json, Refused
-from tests.factories import SOME_DAY, a_customer, a_loan, new_id, pay
+from tests.factories import SOME_DAY, a_customer, a_loan, new_id, outstanding, pay
 from tests.servers import SERVING, a_server
 from tests.waiting import eventually
 
@@ -111,3 +113,24 @@ def test_waiting_for_locks_never_takes_the_last_connection(stack: Stack, over_gr
                 door("customers.GetCustomer", external_id=customer)
         for call in calls:
             assert call.result(20)
+
+
+def test_a_killed_server_leaves_no_statement_and_no_key_behind(stack: Stack, over_grpc: GrpcDoor) -> None:
+    customer = a_customer(over_grpc)
+    loan = a_loan(over_grpc, customer)
+    payment = {"external_id": new_id("payment"), "customer_external_id": customer, "total_amount": "1.00"}
+    key = new_id("key")
+    with (
+        a_server(stack.environment) as server,
+        ThreadPoolExecutor(1) as pool,
+        locked(stack.data_dir, customer) as holder,
+    ):
+        call = pool.submit(GrpcDoor(server.channel, over_grpc.metadata).keyed(key), "payments.CreatePayment", payment=payment)
+        eventually(lambda: patient(holder) == 1, 10)
+        server.process.kill()
+        server.process.wait(10)
+        eventually(lambda: waiting(holder) == 0, 5)
+        with pytest.raises(Refused):
+            call.result(20)
+    assert over_grpc.keyed(key)("payments.CreatePayment", payment=payment)["status"] == "COMPLETED"
+    assert outstanding(over_grpc, loan) == ("99.00", "ACTIVE")
