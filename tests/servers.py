@@ -26,6 +26,7 @@ class Server:
 
     process: "subprocess.Popen[bytes]"
     channel: grpc.Channel
+    address: str
 
     def health(self, service: str = "") -> int | None:
         """What the server says of its health; None if it does not answer."""
@@ -60,7 +61,7 @@ def a_server(environment: dict[str, str], **settings: str) -> Iterator[Server]:
         ) as process,
         grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.max_reconnect_backoff_ms", 100)]) as channel,
     ):
-        server = Server(process, channel)
+        server = Server(process, channel, f"127.0.0.1:{port}")
         try:
             eventually(lambda: server.health() == SERVING, 30)
             yield server

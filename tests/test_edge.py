@@ -4,6 +4,7 @@ import re
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def refused_by_envoy(config: str, folder: Path) -> str:
         {"mo_http_host": "localhost", "mo_grpc_host": "0.0.0.0"},  # noqa: S104 - it is a setting's value here
         {"mo_edge_admin_port": 9901, "mo_health": False, "mo_log_format": "console"},
         {"mo_access_log": "stdout", "mo_rate_limit_exempt": "192.0.2.1 2001:db8::/32", "mo_trusted_proxies": 2},
-        {"mo_access_log": "a file", "mo_rate_limit_exempt": ()},
+        {"mo_access_log": f"{tempfile.gettempdir()}/a file", "mo_rate_limit_exempt": ()},
         {"mo_rate_limit_per_address": 0},
     ],
 )

@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from mo_grpc.db.embedded import EmbeddedPostgres, embedded_url
 from mo_grpc.server import SERVICES
 from tests.conftest import Stack, run_cli, settings_environment
-from tests.databases import connect, locked, waiting
+from tests.databases import connect, locked, owner, waiting
 from tests.doors import GrpcDoor, Refused
 from tests.factories import a_customer, a_loan, outstanding, pay
 from tests.servers import NOT_SERVING, SERVING, a_server
@@ -118,17 +118,22 @@ def test_a_call_that_does_not_end_is_cut_off_after_the_grace(stack: Stack, over_
 
 
 def test_when_all_connections_are_busy_the_next_call_is_told_soon(stack: Stack, over_grpc: GrpcDoor) -> None:
-    one, two = (a_customer(over_grpc) for _ in range(2))
+    customer = a_customer(over_grpc)
+    loan = a_loan(over_grpc, customer)
     with a_server(stack.environment, MO_DATABASE_POOL_SIZE="2") as server, ThreadPoolExecutor(2) as threads:
         door = GrpcDoor(server.channel, over_grpc.metadata)
-        with locked(stack.data_dir, one) as first, locked(stack.data_dir, two) as second:
-            running = [threads.submit(a_loan, door, customer) for customer in (one, two)]
-            eventually(lambda: waiting(first) == waiting(second) == 1, 10)
-            # They wait for a moment, then get out of the others' way, then wait for good: until then there is a gap.
-            eventually(lambda: not answers(door, one), 10)
+        with owner(stack.data_dir) as migration:
+            migration.execute("LOCK loans IN ACCESS EXCLUSIVE MODE")
+            running = [
+                threads.submit(door, "loans.GetLoan", external_id=loan),
+                threads.submit(door, "loans.ListLoans", customer_external_id=customer),
+            ]
+            eventually(lambda: waiting(migration) == 2, 10)
+            # They wait for a moment, then begin anew and wait for good: in between there is a gap.
+            eventually(lambda: not answers(door, customer), 10)
             assert_unavailable(door)
         assert all(call.result(30) for call in running)
-        door("customers.GetCustomer", external_id=one)
+        door("customers.GetCustomer", external_id=customer)
 
 
 def assert_unavailable(door: GrpcDoor) -> None:

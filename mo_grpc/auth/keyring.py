@@ -13,13 +13,10 @@ from mo_grpc.auth import store
 from mo_grpc.auth.models import KEYS_CHANNEL
 from mo_grpc.auth.rules import ApiKey, Credential
 from mo_grpc.db.engine import Database
-from mo_grpc.db.listen import listen
+from mo_grpc.db.listen import follow
 from mo_grpc.errors import ServiceError, Unauthenticated, Unavailable
 
 log = structlog.get_logger()
-
-PATIENCE = 2.0
-"""Seconds of silence after which the keys are read again, in case a notification was lost."""
 
 MAX_AGE = 10.0
 """Seconds without contact to the database after which no key is trusted any more."""
@@ -48,7 +45,10 @@ class KeyRing:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "KeyRing":
-        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._write_behind())]
+        self._tasks = [
+            asyncio.create_task(follow(self._database, KEYS_CHANNEL, self._load, self._note_contact)),
+            asyncio.create_task(self._write_behind()),
+        ]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -105,28 +105,19 @@ class KeyRing:
             await self._load(key_id)
         return self._keys.get(key_id)
 
-    async def _load(self, key_id: str) -> None:
+    async def _load(self, key_id: str | None) -> None:
+        """Read a key, or all of them."""
+        if key_id is None:
+            keys = await self._database.read(store.list_api_keys)
+            self._keys = {key.id: key for key in keys}
+            return
         [key] = await self._database.read(lambda connection: store.get_api_keys(connection, [key_id]))
         if key:
             self._keys[key.id] = key
 
-    async def _load_all(self) -> None:
-        keys = await self._database.read(store.list_api_keys)
-        self._keys = {key.id: key for key in keys}
-
-    async def _follow(self) -> None:
-        """Keep the keys current; while the database is away, keep trying, and let them grow too old to be trusted."""
-        while True:
-            try:
-                async for key_id in listen(self._database.url, KEYS_CHANNEL, PATIENCE):
-                    await (self._load_all() if key_id is None else self._load(key_id))
-                    # A notification, too, is contact: where keys change all the time, silence never comes.
-                    self._checked_at = time.monotonic()
-            except ServiceError as error:
-                # Whatever was missed meanwhile is read when the connection is back.
-                self._checked_at = -MAX_AGE
-                log.warning("api keys cannot be followed", cause=str(error.__cause__), retry_in=0.2)
-                await asyncio.sleep(0.2)
+    def _note_contact(self, current: bool) -> None:
+        """Remember when all was current; no key is trusted while the database is away."""
+        self._checked_at = time.monotonic() if current else -MAX_AGE
 
     async def _write_behind(self) -> None:
         while True:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextlib import suppress
 from enum import Enum, auto
 from typing import Generic, TypeVar
 
@@ -29,9 +30,6 @@ MAX_QUEUE_OF_KEY = MAX_QUEUE // 2
 
 MAX_RUNNING = 2
 """Sets that run at a time: one in PostgreSQL while the next is being gathered and the last one's answers are sent."""
-
-MAX_WAITING = 3
-"""Sets that wait for a lock at a time, each on a connection of its own; further ones wait without one."""
 
 
 class Locks(Enum):
@@ -93,7 +91,14 @@ class Coalescer(Generic[C, R]):
     arrival, one set after the other.
     """
 
-    def __init__(self, run: Run[C, R], key: Callable[[C], Hashable] | None = None, max_set: int = MAX_SET) -> None:
+    def __init__(
+        self,
+        run: Run[C, R],
+        key: Callable[[C], Hashable] | None = None,
+        max_set: int = MAX_SET,
+        patience: asyncio.Semaphore | None = None,
+    ) -> None:
+        """Take what runs a set, and `patience`, which a set holds while it has a connection to wait for a lock on."""
         self._run = run
         self._max_set = max_set
         self._key = key
@@ -102,7 +107,7 @@ class Coalescer(Generic[C, R]):
         self._active = 0
         self._running = 0
         self._busy: set[Hashable] = set()
-        self._patience = asyncio.Semaphore(MAX_WAITING)
+        self._patience = patience or asyncio.Semaphore()
         self._timer: asyncio.Handle | None = None
         self._complete = False
         self._peak = self._peak_before = 0
@@ -140,9 +145,12 @@ class Coalescer(Generic[C, R]):
                 del self._of_key[key]
 
     def _abandon(self, call: _Call[C, R]) -> None:
-        """Stop a set that nobody waits for any more, which frees its connection."""
+        """Make room in the queue, or stop a set that nobody waits for any more, which frees its connection."""
         call.answer.cancel()
-        if call.set:
+        if call.set is None:
+            with suppress(ValueError):  # a set that left this very moment has passed it over
+                self._queue.remove(call)
+        else:
             call.set.awaited -= 1
             if not call.set.awaited and call.set.task:
                 call.set.task.cancel()

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
-from sqlalchemy import URL, text
+from sqlalchemy import URL, ExceptionContext, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
@@ -35,6 +35,9 @@ ATTEMPTS = 6
 # unique violation means that another customer's call took the id in between. The next attempt sees it.
 _RETRYABLE = {"40001", "40P01", "23505"}
 
+# read_only_sql_transaction: this PostgreSQL follows another one now, and new connections find the one that leads.
+_DEMOTED = "25006"
+
 _LOCK_NOT_AVAILABLE = "55P03"
 
 _WAIT_FOR_LOCKS = text("SET LOCAL lock_timeout = 0")
@@ -53,8 +56,14 @@ def migration_url(settings: Settings) -> URL:
 
 def connect_args(role: str | None) -> dict[str, object]:
     """What psycopg is told at each connection."""
-    # A server that is paused or cut off in the middle of a transaction keeps its locks for as long as the last of these.
-    options = ["-c timezone=UTC", "-c statement_timeout=30s", "-c idle_in_transaction_session_timeout=10s"]
+    options = [
+        "-c timezone=UTC",
+        "-c statement_timeout=30s",
+        # A server that is paused or cut off in the middle of a transaction keeps its locks for as long as this.
+        "-c idle_in_transaction_session_timeout=10s",
+        # A killed server's statement that still runs, or waits, keeps them for as long as this.
+        "-c client_connection_check_interval=1s",
+    ]
     if role:
         # Every statement has an index that serves it, but a plan that was made, and kept, while the tables were small would
         # read them whole: 20 times slower for a batch of 500 payments.
@@ -97,6 +106,12 @@ async def affordable_pool_size(url: URL, settings: Settings) -> int:
     return max(2, min(settings.mo_database_pool_size, (limit - SPARE_CONNECTIONS) // settings.mo_workers - 2))
 
 
+def _leave_demoted(context: ExceptionContext) -> None:
+    """Treat a connection that cannot write any more as broken."""
+    if getattr(context.original_exception, "sqlstate", None) == _DEMOTED:
+        context.is_disconnect = True
+
+
 class Database:
     """A pool of connections that act as the service's role.
 
@@ -116,19 +131,32 @@ class Database:
             hide_parameters=True,
             connect_args=connect_args(SERVICE_ROLE),
         )
+        event.listen(self._engine.sync_engine, "handle_error", _leave_demoted)
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        # One for all kinds of calls: those for a single locked customer may be of many, and shall leave connections to others.
+        self._patience = asyncio.Semaphore(max(1, pool_size // 2))
 
     async def close(self) -> None:
         """Close every connection."""
         await self._engine.dispose()
 
+    async def renew(self) -> None:
+        """Use other connections from now on, because nobody answers on these; what runs on them goes on."""
+        await self._engine.dispose()
+
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run `work` without a transaction, each statement on a snapshot of its own.
+
+        Rows that others have locked do not hold a read up, but a table that somebody changes does; then `work` runs again, and
+        waits.
 
         Raises:
             Unavailable: the database cannot be reached, or the pool stays exhausted.
         """
-        return await self._attempt(self._read, work)
+        try:
+            return await self._attempt(self._read, work)
+        except LockedError:
+            return await self._attempt(partial(self._write, Locks.WAIT), work)
 
     async def write(self, work: Callable[[AsyncConnection], Awaitable[T]], locks: Locks = Locks.WAIT) -> T:
         """Run `work` in one transaction, again if it lost a race; so it must have no effect outside the database.
@@ -155,7 +183,7 @@ class Database:
         async def run(commands: Sequence[C], locks: Locks) -> Sequence[R | ServiceError | Locked]:
             return await self.write(lambda connection: call(connection, commands, locks), locks)
 
-        return Coalescer(run, key, max_set)
+        return Coalescer(run, key, max_set, self._patience)
 
     async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         async with self._autocommit.connect() as connection:

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mo_grpc.auth.caller import Session
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database
-from mo_grpc.db.listen import listen
-from mo_grpc.errors import PermissionDenied, ServiceError, Unavailable
+from mo_grpc.db.listen import follow
+from mo_grpc.errors import PermissionDenied, Unavailable
 from mo_grpc.people.rules import ROLE_SCOPES, Role, Standing, User, fingerprint
 from mo_grpc.people.store import standings
 from mo_grpc.tokens import store
@@ -36,9 +36,6 @@ from mo_grpc.tokens.rules import (
 from mo_grpc.vault import Vault
 
 log = structlog.get_logger()
-
-PATIENCE = 2.0
-"""Seconds of silence after which all is read again, in case a notification was lost."""
 
 MAX_AGE = 10.0
 """Seconds without contact to the database after which no token is trusted any more."""
@@ -72,7 +69,7 @@ class TokenRing:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "TokenRing":
-        self._task = asyncio.create_task(self._follow())
+        self._task = asyncio.create_task(follow(self._database, PEOPLE_CHANNEL, self._load, self._note_contact))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -206,17 +203,9 @@ class TokenRing:
             await self._load_standings()
             await self._load_keys()
 
-    async def _follow(self) -> None:
-        """Keep current; while the database is away, keep trying, and let all grow too old to be trusted."""
-        while True:
-            try:
-                async for change in listen(self._database.url, PEOPLE_CHANNEL, PATIENCE):
-                    await self._load(change)
-                    self._checked_at = time.monotonic()
-            except ServiceError as error:
-                self._checked_at = -MAX_AGE
-                log.warning("people's tokens cannot be followed", cause=str(error.__cause__), retry_in=0.2)
-                await asyncio.sleep(0.2)
+    def _note_contact(self, current: bool) -> None:
+        """Remember when all was current; no token is trusted while the database is away."""
+        self._checked_at = time.monotonic() if current else -MAX_AGE
 
 
 async def add_signing_key(connection: AsyncConnection, vault: Vault) -> str:

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from mo.payments.v1 import payments_pb2, payments_pb2_grpc
 
-from mo_grpc.db.coalescing import MAX_QUEUE, Coalescer, Locks
+from mo_grpc.db.coalescing import MAX_QUEUE, MAX_QUEUE_OF_KEY, Coalescer, Locks
 from tests.conftest import Stack
 from tests.databases import Connection, locked, owner, waiting
 from tests.doors import GrpcDoor, Json, Refused, refused
@@ -222,7 +222,7 @@ def test_past_the_bound_calls_are_told_to_come_back(stack: Stack, over_grpc: Grp
             assert refusal.reason == "OVERLOADED"
             assert [detail for detail in refusal.details if detail["@type"].endswith("RetryInfo")]
             overloaded += 1
-    assert completed >= MAX_QUEUE
+    assert completed >= MAX_QUEUE_OF_KEY
     assert overloaded > 0
     left = 500 * 100 - completed
     assert over_grpc("loans.GetLoan", external_id=loan)["outstanding"] == f"{left // 100}.{left % 100:02}"

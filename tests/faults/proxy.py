@@ -2,14 +2,15 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
 
 _SOCKET = ".s.PGSQL.5432"
 _READY = b"Z\0\0\0\x05E"  # ReadyForQuery, in a failed transaction
+_ROLLBACK = b"Q\0\0\0\x0dROLLBACK\0"
 COMMIT = -1
 
 
@@ -21,7 +22,7 @@ class Fault(Enum):
     CUT_ANSWER = auto()
     """The connection breaks when PostgreSQL has run the statement, before its answer comes back."""
     HOLD_ANSWER = auto()
-    """PostgreSQL has run the statement, and its answer never comes back."""
+    """PostgreSQL has run the statement, and its answer comes back when the test releases it, or never."""
     FAIL = auto()
     """The statement ends with an SQLSTATE instead of being run."""
 
@@ -31,16 +32,21 @@ class Plan:
     """Which transactions go wrong, where, and how often."""
 
     ids: list[bytes]
-    """A transaction is meant when its first statement mentions one of these."""
+    """A transaction is meant when its first statement mentions one of these, or as many as run `together`."""
     statement: int
     """Counted from one, after BEGIN; or COMMIT."""
     fault: Fault
     sqlstate: bytes = b""
     times: int = 1
+    together: int = 1
+    begun: int = 0
     fired: int = 0
     seen: threading.Event = field(default_factory=threading.Event)
+    first: bytes = b""
+    """The first statement of the transaction that went wrong last: it names the calls that run together."""
 
-    def fire(self) -> None:
+    def fire(self, first: bytes) -> None:
+        self.first = first
         self.fired += 1
         self.seen.set()
 
@@ -52,28 +58,76 @@ class Proxy:
         self.folder = folder
         self.plan: Plan | None = None
         self._upstream = upstream
+        self._wires: set[_Wire] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._mute = False
+
+    def release(self) -> None:
+        """Let the held answers go on to the service."""
+        self._loop.call_soon_threadsafe(self._release)
+
+    def mute(self, *, for_ever: bool) -> None:
+        """Pass on nothing more, without breaking a connection; if not `for_ever`, until `unmute`, and for new ones too."""
+        self._mute = not for_ever
+        self._loop.call_soon_threadsafe(self._set_voices, False)
+
+    def unmute(self) -> None:
+        """Pass on again what comes."""
+        self._mute = False
+        self._loop.call_soon_threadsafe(self._set_voices, True)
+
+    def _release(self) -> None:
+        for wire in self._wires:
+            wire.released.set()
+
+    def _set_voices(self, loud: bool) -> None:
+        for wire in self._wires:
+            (wire.voice.set if loud else wire.voice.clear)()
 
     async def serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
+        self._loop = asyncio.get_running_loop()
         server = await asyncio.start_unix_server(self._connection, self.folder / _SOCKET)
         ready.set()
         await stop.wait()
         server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _connection(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         wire = _Wire(self, to_client)
-        with suppress(OSError, asyncio.IncompleteReadError):
+        if not self._mute:
+            wire.voice.set()
+        self._wires.add(wire)
+        async with _closing(to_client):
             postgres, to_postgres = await asyncio.open_unix_connection(self._upstream / _SOCKET)
-            try:
+            async with _closing(to_postgres):
                 length = await client.readexactly(4)
                 to_postgres.write(length + await client.readexactly(int.from_bytes(length) - 4))
                 ways = [asyncio.create_task(wire.forth(client, to_postgres)), asyncio.create_task(wire.back(postgres))]
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-                for way in ways:
-                    way.cancel()
-                await asyncio.gather(*ways, return_exceptions=True)
-            finally:
-                to_postgres.close()
-        to_client.close()
+                try:
+                    await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for way in ways:
+                        way.cancel()
+                    await asyncio.gather(*ways, return_exceptions=True)
+        self._wires.discard(wire)
+
+
+@asynccontextmanager
+async def _closing(writer: asyncio.StreamWriter) -> AsyncIterator[None]:
+    """Close a connection at the end, however it ended."""
+    try:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            yield
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
 
 class _Wire:
@@ -84,7 +138,12 @@ class _Wire:
         self._to_client = to_client
         self._statement = 0
         self._meant = False
+        self._first = b""
         self._withhold: Fault | None = None
+        self._instead = b""
+        self.voice = asyncio.Event()
+        """Clear while nothing passes."""
+        self.released = asyncio.Event()
 
     async def forth(self, client: asyncio.StreamReader, to_postgres: asyncio.StreamWriter) -> None:
         """Pass on what the service sends, until the plan says to cut."""
@@ -94,43 +153,72 @@ class _Wire:
             plan = self._proxy.plan
             if kind == b"Q" and message[5:].startswith(b"BEGIN"):
                 self._statement, self._meant = 0, False
-            elif self._statement == 1 and plan and any(external_id in message for external_id in plan.ids):
+            elif self._statement == 1 and plan and sum(external_id in message for external_id in plan.ids) >= plan.together:
                 self._meant = True
+                self._first = message
             # A statement that is only being prepared, by a Parse and a Sync, does not count.
             executes = executes or kind in b"QE"
             last = kind == b"Q" or (kind == b"S" and executes)
             commits = kind == b"Q" and message[5:].startswith(b"COMMIT")
             chosen = plan and (commits if plan.statement == COMMIT else self._statement == plan.statement)
-            if plan and self._meant and chosen and plan.fired < plan.times and not failing:
+            if plan and self._meant and chosen and plan.begun < plan.times and not failing:
                 if plan.fault is Fault.CUT:
-                    plan.fire()
+                    plan.begun += 1
+                    plan.fire(self._first)
                     return
-                if plan.fault is Fault.FAIL:
+                if plan.fault is Fault.FAIL and commits:
+                    # A COMMIT that fails has ended the transaction.
+                    message, self._instead = _ROLLBACK, _error(plan.sqlstate)
+                    plan.begun += 1
+                    plan.fire(self._first)
+                elif plan.fault is Fault.FAIL:
+                    plan.begun += 1
                     failing = True
                 elif last:
+                    plan.begun += 1
                     self._withhold = plan.fault
             if last:
                 self._statement += 1
                 executes = False
             if not failing:
+                await self.voice.wait()
                 to_postgres.write(message)
-            elif last and plan:
+            elif kind in b"QS" and plan:  # a statement may fail when it is prepared
                 failing = False
-                plan.fire()
-                fields = b"SERROR\0VERROR\0C" + plan.sqlstate + b"\0Mmade up by a test\0\0"
-                self._to_client.write(b"E" + (len(fields) + 4).to_bytes(4) + fields + _READY)
+                plan.fire(self._first)
+                self._to_client.write(_error(plan.sqlstate) + _READY)
 
     async def back(self, postgres: asyncio.StreamReader) -> None:
         """Pass on what PostgreSQL answers, but what the plan withholds."""
+        held = b""
         while True:
             kind, message = await _message(postgres)
+            await self.voice.wait()
+            if kind == b"C" and self._instead:
+                message, self._instead = self._instead, b""
             if self._withhold is None:
                 self._to_client.write(message)
-            elif kind == b"Z" and self._proxy.plan:
-                self._proxy.plan.fire()
+                continue
+            held += message
+            if kind == b"Z" and self._proxy.plan:
+                self.released.clear()
+                self._proxy.plan.fire(self._first)
                 if self._withhold is Fault.CUT_ANSWER:
                     return
-                await postgres.read()  # until PostgreSQL hangs up
+                more = asyncio.create_task(_message(postgres))
+                released = asyncio.create_task(self.released.wait())
+                await asyncio.wait([more, released], return_when=asyncio.FIRST_COMPLETED)
+                if not released.done():  # PostgreSQL has hung up
+                    return
+                self._withhold = None
+                self._to_client.write(held)
+                self._to_client.write((await more)[1])
+
+
+def _error(sqlstate: bytes) -> bytes:
+    """PostgreSQL's message that a statement has failed."""
+    fields = b"SERROR\0VERROR\0C" + sqlstate + b"\0Mmade up by a test\0\0"
+    return b"E" + (len(fields) + 4).to_bytes(4) + fields
 
 
 async def _message(source: asyncio.StreamReader) -> tuple[bytes, bytes]:

@@ -1,26 +1,25 @@
 """What breaks between the service and PostgreSQL, at every statement of every mutating RPC: a retry takes effect once."""
 
 import itertools
-import re
-from collections.abc import Iterator
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 from mo.payments.v1.payments_pb2 import CreatePaymentRequest, Payment
 
+from mo_grpc.db.coalescing import MAX_QUEUE
 from mo_grpc.db.embedded import EmbeddedPostgres, embedded_url
 from mo_grpc.payments.servicer import CREATE_PAYMENT
 from tests.conftest import KEY, Stack, run_cli, settings_environment
-from tests.databases import locked, owner, waiting
-from tests.doors import Door, GrpcDoor, Json, Refused, RestDoor
+from tests.databases import locked, waiting
+from tests.doors import GrpcDoor, Refused, RestDoor
 from tests.factories import MUTATIONS, a_customer, a_loan, mutation, new_id, outstanding, pay
 from tests.faults.proxy import COMMIT, Fault, Plan, Proxy, a_proxy
-from tests.servers import SERVING, Server, a_server
+from tests.faults.service import Faulty, acknowledged, effects, ids_of, through
+from tests.servers import SERVING, a_server
 from tests.waiting import eventually
 
 UNAVAILABLE, ABORTED = 14, 10
@@ -32,67 +31,6 @@ HAPPENED = {
     "LOAN_WRONG_STATUS",
     "PAYMENT_WRONG_STATUS",
 }
-
-
-@dataclass
-class Faulty:
-    """A server behind a wire that can break."""
-
-    server: Server
-    proxy: Proxy
-    door: GrpcDoor
-
-    def call(self, rpc: str, request: Json, key: str, statement: int, fault: Fault, **plan: Any) -> Json | Refused | None:
-        """Call an RPC whose transaction goes wrong at a statement; None if it has no such statement."""
-        self.proxy.plan = Plan(ids_of(request, key), statement, fault, **plan)
-        try:
-            answer: Json | Refused = (self.door.keyed(key) if key else self.door)(rpc, **request)
-        except Refused as refusal:
-            answer = refusal
-        fired, self.proxy.plan = self.proxy.plan.fired, None
-        return answer if fired else None
-
-
-def through(proxy: Proxy, upstream: Path) -> str:
-    """The URL of the service's database, through the proxy."""
-    url = embedded_url(upstream).set(drivername="postgresql").update_query_dict({"host": str(proxy.folder)})
-    return url.render_as_string(hide_password=False)
-
-
-@pytest.fixture(scope="module")
-def wire(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    with a_proxy(tmp_path_factory.mktemp("wire"), Path(str(embedded_url(stack.data_dir).query["host"]))) as proxy:
-        yield proxy
-
-
-@pytest.fixture(scope="module")
-def faulty(stack: Stack, wire: Proxy) -> Iterator[Faulty]:
-    with a_server(stack.environment, MO_DATABASE_URL=through(wire, stack.data_dir)) as server:
-        yield Faulty(server, wire, GrpcDoor(server.channel, (("x-api-key", stack.api_key),)))
-
-
-def ids_of(request: Json, key: str = "") -> list[bytes]:
-    """What the first statement of a call's transaction mentions: its key if it has one, else what it locks or makes."""
-    return [external_id.encode() for external_id in re.findall(r"(?:customer|loan|payment|key)-\w+-\d+", f"{request} {key}")]
-
-
-def effects(stack: Stack, request: Json) -> list[Any]:
-    """What there is of the request's customer: its score and version, its loans, its payments and what they paid."""
-    ids = [external_id.decode() for external_id in ids_of(request)]
-    statement = """
-        WITH ours AS (
-            SELECT id FROM customers WHERE external_id = ANY(%(ids)s)
-            UNION SELECT customer_id FROM loans WHERE external_id = ANY(%(ids)s)
-            UNION SELECT customer_id FROM payments WHERE external_id = ANY(%(ids)s)
-        )
-        SELECT score, version,
-            ARRAY(SELECT (amount, outstanding, status)::text FROM loans WHERE customer_id = customers.id ORDER BY id),
-            ARRAY(SELECT (total_amount, status)::text FROM payments WHERE customer_id = customers.id ORDER BY id),
-            ARRAY(SELECT amount FROM payment_details WHERE customer_id = customers.id ORDER BY payment_id)
-        FROM customers JOIN ours USING (id)
-    """
-    with owner(stack.data_dir) as connection:
-        return connection.execute(statement, {"ids": ids}).fetchall()
 
 
 @pytest.mark.parametrize("fault", [Fault.CUT, Fault.CUT_ANSWER])
@@ -165,17 +103,6 @@ def test_a_lost_race_is_tried_again_and_again_but_not_for_ever(
     assert effects(stack, request) == before
 
 
-def test_the_books_are_right_after_all_that(stack: Stack) -> None:
-    assert stack.cli("audit").returncode == 0
-
-
-def acknowledged(door: Door, key: str, rpc: str, request: Json) -> bool:
-    """Retry a call; whether it had taken effect before."""
-    keyed = door.keyed(key)
-    keyed(rpc, **request)
-    return keyed.replayed
-
-
 @pytest.mark.parametrize("rpc", ["loans.ActivateLoan", "payments.CreatePayment", "payments.BatchCreatePayments"])
 def test_a_server_killed_between_commit_and_answer_is_asked_again(
     stack: Stack, wire: Proxy, over_grpc: GrpcDoor, over_rest: RestDoor, rpc: str
@@ -246,7 +173,7 @@ def test_a_call_that_nobody_waits_for_frees_its_connection(stack: Stack, over_gr
         eventually(lambda: waiting(holder) == 0, 5)
 
 
-def test_a_server_that_is_stopped_in_the_middle_holds_its_locks_for_seconds_only(
+def test_a_server_that_is_paused_in_the_middle_holds_its_locks_for_seconds_only(
     stack: Stack, wire: Proxy, over_grpc: GrpcDoor
 ) -> None:
     request = mutation(over_grpc, "payments.CreatePayment")
@@ -254,18 +181,21 @@ def test_a_server_that_is_stopped_in_the_middle_holds_its_locks_for_seconds_only
         a_server(stack.environment, MO_DATABASE_URL=through(wire, stack.data_dir)) as server,
         ThreadPoolExecutor(1) as pool,
     ):
-        # The customer is locked; what follows never comes, as if the server had been paused.
         wire.plan = plan = Plan(ids_of(request), 1, Fault.HOLD_ANSWER)
         door = GrpcDoor(server.channel, (("x-api-key", stack.api_key),), timeout=60)
         call = pool.submit(door, "payments.CreatePayment", **request)
         assert plan.seen.wait(20)
         wire.plan = None
-        patient = GrpcDoor(over_grpc.channel, over_grpc.metadata, timeout=60)
-        assert patient("payments.CreatePayment", **request)["status"] == "COMPLETED"
-        server.process.kill()
-        server.process.wait(10)
-        with pytest.raises(Refused):
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            wire.release()  # the customer is locked, and who has locked it does not go on
+            patient = GrpcDoor(over_grpc.channel, over_grpc.metadata, timeout=60)
+            assert patient("payments.CreatePayment", **request)["status"] == "COMPLETED"
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        with pytest.raises(Refused) as refused:
             call.result(20)
+        assert refused.value.reason == "PAYMENT_ALREADY_EXISTS", "its transaction is over, so it begins anew"
 
 
 def test_calls_for_a_locked_customer_leave_room_for_those_of_others(stack: Stack, over_grpc: GrpcDoor) -> None:
@@ -283,6 +213,25 @@ def test_calls_for_a_locked_customer_leave_room_for_those_of_others(stack: Stack
         for call in calls:
             call.cancel()
     assert outstanding(over_grpc, loan) == ("99.00", "ACTIVE")
+
+
+def test_calls_whose_deadline_has_passed_leave_room_for_others(stack: Stack, over_grpc: GrpcDoor) -> None:
+    *held, other = (a_customer(over_grpc) for _ in range(4))
+    a_loan(over_grpc, other)
+    pay_raw: grpc.UnaryUnaryMultiCallable[bytes, bytes] = over_grpc.channel.unary_unary(CREATE_PAYMENT)
+    with ExitStack() as stay:
+        locks = [stay.enter_context(locked(stack.data_dir, customer)) for customer in held]
+        # These wait on and on, and all that come after wait for them.
+        first = [pay_raw.future(payment(customer), metadata=over_grpc.metadata, timeout=60) for customer in held]
+        eventually(lambda: all(waiting(lock) == 1 for lock in locks), 10)
+        calls = [
+            pay_raw.future(payment(customer), metadata=over_grpc.metadata, timeout=5)
+            for _ in range(MAX_QUEUE // 3 + 20)
+            for customer in held
+        ]
+        eventually(lambda: all(call.done() for call in calls), 30)
+        assert pay(over_grpc, other, "1.00")["status"] == "COMPLETED"
+    assert [Payment.FromString(call.result()).status for call in first] == [Payment.REJECTED] * len(first)
 
 
 def payment(customer: str) -> bytes:
