@@ -5,6 +5,7 @@ from sqlalchemy import create_engine, pool, text
 
 import mo_grpc.auth.models
 import mo_grpc.customers.models
+import mo_grpc.events.models
 import mo_grpc.idempotency.models
 import mo_grpc.imports.models
 import mo_grpc.loans.models

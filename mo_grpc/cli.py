@@ -1,10 +1,11 @@
-"""The command line: `mo-grpc up | serve | migrate | edge | import | worker | audit | demo | keys | users | tokens`."""
+"""The command line: `mo-grpc up | serve | migrate | edge | import | worker | audit | events | demo | keys | users | tokens`."""
 
 import asyncio
 import sys
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from mo.imports.v1 import imports_pb2
@@ -12,20 +13,23 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
+from mo_grpc import terminal
+from mo_grpc.audit.commands import audit_command
 from mo_grpc.auth import store
 from mo_grpc.auth.access import ACCESS, ACCOUNT, BASIC, PUBLIC
+from mo_grpc.auth.administration import KeyAdministration
 from mo_grpc.auth.rules import BUSINESS_SCOPES, OVERLAP, Credential, NewApiKey, Rotation
-from mo_grpc.db.coalescing import Locks
 from mo_grpc.db.embedded import EmbeddedPostgresError
 from mo_grpc.db.engine import migration_url, once
 from mo_grpc.edge import EdgeError, render
 from mo_grpc.edge_process import run
 from mo_grpc.errors import ServiceError
+from mo_grpc.events.commands import events_command
 from mo_grpc.people.commands import users
 from mo_grpc.terminal import console as _console
 from mo_grpc.terminal import settings as _settings
 from mo_grpc.tokens.commands import tokens
-from mo_grpc.vault import VaultError
+from mo_grpc.vault import Vault, VaultError
 from mo_grpc.workers import WorkersError, run_workers
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -33,6 +37,10 @@ keys = typer.Typer(no_args_is_help=True, help="API keys: who may call.")
 app.add_typer(keys, name="keys")
 app.add_typer(users, name="users")
 app.add_typer(tokens, name="tokens")
+app.command("audit")(audit_command)
+app.command("events")(events_command)
+
+T = TypeVar("T")
 
 SCOPES = sorted(set(ACCESS.values()) - {PUBLIC, BASIC, ACCOUNT})
 
@@ -81,26 +89,6 @@ def edge(
         print(render(settings))
     else:
         raise typer.Exit(run(settings))
-
-
-@app.command()
-def audit() -> None:
-    """Check that every amount adds up, on one snapshot and without hindering anybody; exit status 1 if one does not."""
-    from mo_grpc.audit.store import audit
-
-    findings = once(_settings(), lambda database: database.write(audit, Locks.TRY))
-    table = Table("invariant", "rows", "broken", title="Audit")
-    for finding in findings:
-        table.add_row(finding.invariant.name, f"{finding.checked:,}", f"{finding.broken:,}")
-    console = _console()
-    console.print(table)
-    for finding in findings:
-        for external_id, remark in finding.rows:
-            console.print(f"{finding.invariant.table} {external_id}: {remark}", style="red", markup=False)
-        if finding.broken > len(finding.rows):
-            console.print(f"… and {finding.broken - len(finding.rows):,} more in {finding.invariant.table}.", style="red")
-    if any(finding.broken for finding in findings):
-        raise typer.Exit(1)
 
 
 @app.command("import")
@@ -174,6 +162,11 @@ def demo(
         print(f"To begin with, {tip}")
 
 
+def _administer(change: Callable[[KeyAdministration], Awaitable[T]]) -> T:
+    settings = _settings()
+    return once(settings, lambda database: change(KeyAdministration(database, Vault(settings), terminal.by())))
+
+
 @keys.command("create")
 def create_key(
     name: Annotated[str, typer.Argument(help="Whose key it is, in words.")],
@@ -192,7 +185,7 @@ def create_key(
         raise typer.BadParameter("a name has 1 to 100 characters")
     expires_at = expires.replace(tzinfo=UTC) if expires else None
     command = NewApiKey(Credential.generate(), name, frozenset(scope or BUSINESS_SCOPES), expires_at)
-    once(_settings(), lambda database: database.write(lambda c: store.create_api_keys(c, [command])))
+    _administer(lambda administration: administration.create(command))
     print(command.credential)
 
 
@@ -216,17 +209,14 @@ def rotate_key(
 ) -> None:
     """Give an API key another secret and print the new key, this once; the old one counts for a day."""
     command = Rotation(Credential.generate()._replace(id=key_id), overlap)
-    [rotated] = once(_settings(), lambda database: database.write(lambda c: store.rotate_api_keys(c, [command])))
-    if isinstance(rotated, ServiceError):
-        raise rotated
+    _administer(lambda administration: administration.rotate(command))
     print(command.credential)
 
 
 @keys.command("revoke")
 def revoke_key(key_id: Annotated[str, typer.Argument(metavar="ID", help="The id, as `keys list` shows it.")]) -> None:
     """Revoke an API key, for good; every server refuses it within a second."""
-    [revoked] = once(_settings(), lambda database: database.write(lambda c: store.revoke_api_keys(c, [key_id])))
-    if not revoked:
+    if not _administer(lambda administration: administration.revoke(key_id)):
         print(f"There is no API key {key_id}.", file=sys.stderr)
         raise typer.Exit(1)
     print(f"Revoked {key_id}.")

@@ -31,6 +31,7 @@ def _split(value: object) -> object:
 
 
 CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+CommaSecrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -91,6 +92,8 @@ class Settings(BaseSettings):
     mo_api_key: SecretStr | None = None
     # Encrypts what the database keeps of signing keys and one-time codes; by default, a file of the data folder does.
     secret_key: SecretStr | None = Field(default=None, min_length=32)
+    # What it was before: events of the record were sealed under it.
+    secret_key_fallbacks: CommaSecrets = ()
     auth_jwt_behind_basic: bool = False
     token_expired_after_seconds: Annotated[int, Field(ge=1, le=86_400)] = 900
     otp_token_expiration_time: Annotated[int, Field(ge=1, le=3600)] = 300

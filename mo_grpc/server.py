@@ -28,6 +28,7 @@ from mo_grpc.config import Settings
 from mo_grpc.customers.servicer import CustomerServicer
 from mo_grpc.db.engine import Database, affordable_pool_size, database_url
 from mo_grpc.errors import ServiceError
+from mo_grpc.events.refusals import Refusals
 from mo_grpc.idempotency.store import CLEANED_AT_ONCE, clean_records
 from mo_grpc.imports.celery import sender
 from mo_grpc.imports.runner import Background, Runner
@@ -71,13 +72,19 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 def make_server(
-    settings: Settings, database: Database, keys: KeyRing, vault: Vault, tokens: TokenRing, background: Background
+    settings: Settings,
+    database: Database,
+    keys: KeyRing,
+    vault: Vault,
+    tokens: TokenRing,
+    refusals: Refusals,
+    background: Background,
 ) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
     """Build the server, not yet started and without a port, and the health that it reports."""
     server = grpc.aio.server(
         interceptors=(
             ErrorInterceptor(),
-            AuthenticationInterceptor(keys, settings.api_key_custom_header, tokens, settings.token_header),
+            AuthenticationInterceptor(keys, settings.api_key_custom_header, tokens, settings.token_header, refusals),
             ValidationInterceptor(),
         ),
         options=(
@@ -102,8 +109,8 @@ def make_server(
     imports = ImportServicer(database, background, settings.mo_max_import_bytes)
     imports_pb2_grpc.add_ImportServiceServicer_to_server(imports, services)
     accounts = Accounts(settings, database, vault)
-    api_keys_pb2_grpc.add_ApiKeyServiceServicer_to_server(ApiKeyServicer(database), services)
-    tokens_pb2_grpc.add_TokenServiceServicer_to_server(TokenServicer(settings, database, tokens, accounts), services)
+    api_keys_pb2_grpc.add_ApiKeyServiceServicer_to_server(ApiKeyServicer(database, vault), services)
+    tokens_pb2_grpc.add_TokenServiceServicer_to_server(TokenServicer(settings, database, vault, tokens, accounts), services)
     otp_pb2_grpc.add_OtpServiceServicer_to_server(OtpServicer(accounts), services)
     status = health.aio.HealthServicer()
     if settings.mo_health:
@@ -200,8 +207,12 @@ async def serve_async(settings: Settings, worker: int) -> None:
     database = Database(url, await affordable_pool_size(url, settings))
     background = make_background(settings, database)
     vault = Vault(settings)
-    async with KeyRing(database) as keys, TokenRing(settings, database, vault) as tokens:
-        server, status = make_server(settings, database, keys, vault, tokens, background)
+    async with (
+        KeyRing(database) as keys,
+        TokenRing(settings, database, vault) as tokens,
+        Refusals(database, vault) as refusals,
+    ):
+        server, status = make_server(settings, database, keys, vault, tokens, refusals, background)
         _listen(server, settings, worker)
         await server.start()
         retention = timedelta(hours=settings.mo_idempotency_retention_hours)

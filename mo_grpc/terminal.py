@@ -1,5 +1,7 @@
 """What the commands share: the settings, or a line on each that is wrong, and a console."""
 
+import getpass
+import os
 import sys
 
 import typer
@@ -8,6 +10,7 @@ from rich.console import Console
 
 from mo_grpc import logs
 from mo_grpc.config import Settings
+from mo_grpc.events.rules import By
 
 
 def settings() -> Settings:
@@ -25,3 +28,11 @@ def settings() -> Settings:
 def console() -> Console:
     """Standard output; where it is no terminal, lines are not folded to a terminal's width."""
     return Console(width=None if sys.stdout.isatty() else 240)
+
+
+def by() -> By:
+    """Who runs the command, for the record."""
+    try:
+        return By(f"cli:{getpass.getuser()}")
+    except (KeyError, OSError):  # a number without a name, as in a container
+        return By(f"cli:{os.getuid()}")

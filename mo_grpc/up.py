@@ -10,14 +10,16 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, NoReturn
 
+from mo_grpc import terminal
+from mo_grpc.auth.administration import KeyAdministration
 from mo_grpc.auth.rules import BUSINESS_SCOPES, Credential, NewApiKey
-from mo_grpc.auth.store import create_api_keys
 from mo_grpc.config import Settings
 from mo_grpc.db.embedded import EmbeddedPostgres
 from mo_grpc.db.engine import migration_url, once
 from mo_grpc.db.migrate import upgrade
 from mo_grpc.edge_process import Admin
 from mo_grpc.processes import AlreadyLockedError, FileLock, spawn, stop, tail
+from mo_grpc.vault import Vault
 
 PATIENCE = 60.0
 """Seconds that the parts may take until they answer."""
@@ -128,7 +130,7 @@ def _check_port(setting: str, host: str, port: int) -> None:
 def _new_key(settings: Settings) -> Credential:
     """Make a key with every business scope."""
     command = NewApiKey(Credential.generate(), "demo", frozenset(BUSINESS_SCOPES), None)
-    once(settings, lambda database: database.write(lambda c: create_api_keys(c, [command])))
+    once(settings, lambda database: KeyAdministration(database, Vault(settings), terminal.by()).create(command))
     return command.credential
 
 

@@ -53,11 +53,20 @@ class Vault:
 
     def digest(self, plain: bytes, purpose: str) -> bytes:
         """A keyed hash (HMAC-SHA-256), for secrets too short for a plain one."""
-        return hmac.digest(self._derived("digest"), purpose.encode() + b"\0" + plain, hashlib.sha256)
+        return hmac.digest(self._digest_key, purpose.encode() + b"\0" + plain, hashlib.sha256)
+
+    @cached_property
+    def name(self) -> str:
+        """Tells one key from another, and nothing of either."""
+        return self.digest(b"", "name").hex()[:16]
 
     @cached_property
     def _cipher(self) -> AESGCM:
         return AESGCM(self._derived("encryption"))
+
+    @cached_property
+    def _digest_key(self) -> bytes:
+        return self._derived("digest")
 
     def _derived(self, use: str) -> bytes:
         return HKDF(hashes.SHA256(), 32, salt=None, info=f"mo-grpc {use}".encode()).derive(self._secret)
@@ -71,6 +80,12 @@ class Vault:
         if self._path.stat().st_mode & 0o077:
             raise VaultError(f"{self._path} can be read by others: `chmod 600` it, or set SECRET_KEY.")
         return self._path.read_bytes()
+
+
+def vaults(settings: Settings) -> dict[str, Vault]:
+    """The vault of now, and those of the keys that were in use before, by name."""
+    older = [settings.model_copy(update={"secret_key": key}) for key in settings.secret_key_fallbacks]
+    return {vault.name: vault for vault in map(Vault, (settings, *older))}
 
 
 def _publish(path: Path, content: bytes) -> None:

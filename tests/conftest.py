@@ -95,6 +95,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         greeting = read_greeting(process)
         found = KEY.search(greeting)
         assert found, greeting
+        # For servers with another data folder: events are sealed with it.
+        environment["SECRET_KEY"] = (data_dir / "secret.key").read_text()
         yield Stack(
             data_dir=data_dir,
             environment=environment,

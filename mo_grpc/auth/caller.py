@@ -32,6 +32,11 @@ caller = _CALLER.get
 set_caller = _CALLER.set
 
 
+def known_caller() -> Caller | None:
+    """The caller of the running RPC, if it has one and that is known already."""
+    return _CALLER.get(None)
+
+
 def person() -> Session:
     """The session of the running RPC's access token.
 

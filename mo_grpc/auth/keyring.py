@@ -63,6 +63,10 @@ class KeyRing:
         """Whether the keys are known to be those of the database, some seconds ago at most."""
         return time.monotonic() - self._checked_at < MAX_AGE
 
+    def has(self, key_id: str) -> bool:
+        """Whether there is such a key, or was one."""
+        return key_id in self._keys
+
     async def authenticate(self, presented: str) -> ApiKey:
         """Find the key that a caller presents.
 

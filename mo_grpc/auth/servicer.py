@@ -7,12 +7,15 @@ from mo.auth.v1 import api_keys_pb2, api_keys_pb2_grpc
 
 from mo_grpc.auth import store
 from mo_grpc.auth.access import ACCESS, ACCOUNT, BASIC, PUBLIC
+from mo_grpc.auth.administration import KeyAdministration
 from mo_grpc.auth.caller import caller
 from mo_grpc.auth.rules import OVERLAP, ApiKey, Credential, NewApiKey, Rotation, not_found
 from mo_grpc.db.engine import Database
-from mo_grpc.errors import FieldViolation, InvalidFields, PermissionDenied, ServiceError
+from mo_grpc.errors import FieldViolation, InvalidFields, PermissionDenied
+from mo_grpc.events.rules import By
 from mo_grpc.interceptors.base import Context
-from mo_grpc.interceptors.credentials import NO_STORE
+from mo_grpc.interceptors.credentials import NO_STORE, client_address
+from mo_grpc.vault import Vault
 from mo_grpc.wire import moment, page_size, page_token, parse_page_token, timestamp
 
 GRANTABLE = frozenset(ACCESS.values()) - {PUBLIC, BASIC, ACCOUNT}
@@ -22,8 +25,9 @@ GRANTABLE = frozenset(ACCESS.values()) - {PUBLIC, BASIC, ACCOUNT}
 class ApiKeyServicer(api_keys_pb2_grpc.ApiKeyServiceServicer):
     """See `mo/auth/v1/api_keys.proto`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, vault: Vault) -> None:
         self._database = database
+        self._vault = vault
 
     async def CreateApiKey(self, request: api_keys_pb2.CreateApiKeyRequest, context: Context) -> api_keys_pb2.ApiKey:
         await context.send_initial_metadata(NO_STORE)
@@ -40,7 +44,7 @@ class ApiKeyServicer(api_keys_pb2_grpc.ApiKeyServiceServicer):
             raise InvalidFields(violations)
         _require(wanted.scopes)
         command = NewApiKey(Credential.generate(), wanted.name, frozenset(wanted.scopes), expires_at)
-        await self._database.write(lambda connection: store.create_api_keys(connection, [command]))
+        await self._administration(context).create(command)
         return to_message(await self._find(command.credential.id), command.credential)
 
     async def GetApiKey(self, request: api_keys_pb2.GetApiKeyRequest, context: Context) -> api_keys_pb2.ApiKey:
@@ -60,14 +64,14 @@ class ApiKeyServicer(api_keys_pb2_grpc.ApiKeyServiceServicer):
         _require((await self._find(request.id)).scopes)
         overlap = request.overlap_seconds if request.HasField("overlap_seconds") else OVERLAP
         command = Rotation(Credential.generate()._replace(id=request.id), overlap)
-        [rotated] = await self._database.write(lambda connection: store.rotate_api_keys(connection, [command]))
-        if isinstance(rotated, ServiceError):
-            raise rotated
-        return to_message(rotated, command.credential)
+        return to_message(await self._administration(context).rotate(command), command.credential)
 
     async def RevokeApiKey(self, request: api_keys_pb2.RevokeApiKeyRequest, context: Context) -> api_keys_pb2.ApiKey:
-        await self._database.write(lambda connection: store.revoke_api_keys(connection, [request.id]))
+        await self._administration(context).revoke(request.id)
         return to_message(await self._find(request.id))
+
+    def _administration(self, context: Context) -> KeyAdministration:
+        return KeyAdministration(self._database, self._vault, By(caller().id, client_address(context)))
 
     async def _find(self, key_id: str) -> ApiKey:
         [found] = await self._database.read(lambda connection: store.get_api_keys(connection, [key_id]))

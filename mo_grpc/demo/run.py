@@ -23,6 +23,8 @@ from mo.payments.v1.payments_pb2 import CreatePaymentRequest
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from mo_grpc import terminal
+from mo_grpc.auth.administration import KeyAdministration
 from mo_grpc.auth.keyring import KeyRing
 from mo_grpc.auth.temporary import temporary_key
 from mo_grpc.config import Settings
@@ -30,6 +32,7 @@ from mo_grpc.db.engine import Database, database_url
 from mo_grpc.demo.api import CHANNEL_OPTIONS, CONNECTIONS, EXISTS, OK, Api, slices
 from mo_grpc.demo.portfolio import Portfolio
 from mo_grpc.demo.story import YEAR, Event, customer_id, story
+from mo_grpc.events.refusals import Refusals
 from mo_grpc.server import make_background, make_server
 from mo_grpc.tokens.ring import TokenRing
 from mo_grpc.vault import Vault
@@ -144,10 +147,15 @@ async def _private_server(settings: Settings, clock: Callable[[], datetime]) -> 
     """Serve on a socket of our own, to a key of our own, for as long as the context lasts."""
     database = Database(database_url(settings), CONNECTIONS, clock)
     try:
-        async with temporary_key(database, "mo-grpc demo", _KEY_LIFETIME) as key, KeyRing(database) as keys:
-            vault = Vault(settings)
+        vault = Vault(settings)
+        administration = KeyAdministration(database, vault, terminal.by())
+        async with (
+            temporary_key(administration, "mo-grpc demo", _KEY_LIFETIME) as key,
+            KeyRing(database) as keys,
+            Refusals(database, vault) as refusals,
+        ):
             tokens = TokenRing(settings, database, vault)
-            server, _ = make_server(settings, database, keys, vault, tokens, make_background(settings, database))
+            server, _ = make_server(settings, database, keys, vault, tokens, refusals, make_background(settings, database))
             # The folder is this user's alone, and so is the socket in it.
             with tempfile.TemporaryDirectory(prefix="mo-demo-") as folder:
                 address = f"unix:{folder}/grpc.sock"

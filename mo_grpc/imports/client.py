@@ -20,9 +20,12 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from mo_grpc import terminal
+from mo_grpc.auth.administration import KeyAdministration
 from mo_grpc.auth.temporary import temporary_key
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database, database_url
+from mo_grpc.vault import Vault
 
 BLOCK = 1024 * 1024
 PAGE = 1000
@@ -60,7 +63,8 @@ async def api_key(settings: Settings) -> AsyncIterator[str]:
         return
     database = Database(database_url(settings), 1)
     try:
-        async with temporary_key(database, "mo-grpc import", _KEY_LIFETIME) as key:
+        administration = KeyAdministration(database, Vault(settings), terminal.by())
+        async with temporary_key(administration, "mo-grpc import", _KEY_LIFETIME) as key:
             yield str(key)
     finally:
         await database.close()

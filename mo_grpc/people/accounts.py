@@ -1,13 +1,17 @@
 """Logging people in, and their one-time codes; of gRPC it knows nothing, so the web's pages can use it as well."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
+from mo.errors.v1.error_reason_pb2 import ErrorReason
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database
-from mo_grpc.errors import InvalidFields, ServiceError
+from mo_grpc.errors import InvalidFields, PreconditionFailed, ServiceError, Unauthenticated
+from mo_grpc.events.rules import By, Kind, NewEvent
+from mo_grpc.events.store import append
 from mo_grpc.people import otp, store
 from mo_grpc.people.passwords import Passwords
 from mo_grpc.people.rules import (
@@ -32,7 +36,10 @@ T = TypeVar("T")
 
 
 class Accounts:
-    """Everything that asks for a password or a code. Failures count against the account and the address, and make them wait."""
+    """Everything that asks for a password or a code.
+
+    Failures count against the account and the address, and make them wait. What becomes of each attempt is recorded.
+    """
 
     def __init__(self, settings: Settings, database: Database, vault: Vault) -> None:
         self._database = database
@@ -65,8 +72,9 @@ class Accounts:
         """
         email = normal_email(attempt.email)
         subjects = await self._begin(email or attempt.email, attempt.address)
-        user = await self._database.read(lambda c: store.find_user(c, email))
-        return await self._finish(await self._verified(user, attempt.password), attempt, subjects, within)
+        async with self._recording(email, attempt.address):
+            user = await self._database.read(lambda c: store.find_user(c, email))
+            return await self._finish(await self._verified(user, attempt.password), attempt, subjects, within)
 
     async def resume(
         self, user_id: int, seen: str, attempt: Attempt, within: Callable[[AsyncConnection, User], Awaitable[T]]
@@ -78,9 +86,10 @@ class Accounts:
         """
         user = await self.find(user_id)
         subjects = await self._begin(user.email, attempt.address)
-        if not attempt.code or user.locked_at or fingerprint(user) != seen:
-            raise credentials_invalid()
-        return await self._finish(user, attempt._replace(email=user.email), subjects, within)
+        async with self._recording(user.email, attempt.address):
+            if not attempt.code or user.locked_at or fingerprint(user) != seen:
+                raise credentials_invalid()
+            return await self._finish(user, attempt._replace(email=user.email), subjects, within)
 
     async def find(self, user_id: int) -> User:
         """Get a person.
@@ -135,7 +144,9 @@ class Accounts:
         codes = otp.recovery_codes()
         hashes = [otp.recovery_hash(self._vault, user.id, each) for each in codes]
         presented = self._code(user, code)
-        _check(await self._database.write(lambda c: store.enable_otp(c, user, presented, hashes, subjects)))
+        async with self._recording(user.email, address):
+            event = NewEvent(Kind.OTP_ENABLED, _by(user, address), user.email)
+            await self._change(lambda c: store.enable_otp(c, user, presented, hashes, subjects), event)
         return codes
 
     async def disable(self, user_id: int, password: str, code: str, address: str) -> None:
@@ -148,7 +159,9 @@ class Accounts:
         if not user.otp_enabled_at:
             raise otp_not_enabled(user.email)
         presented = self._code(user, code)
-        _check(await self._database.write(lambda c: store.disable_otp(c, user.id, presented, subjects)))
+        async with self._recording(user.email, address):
+            event = NewEvent(Kind.OTP_DISABLED, _by(user, address), user.email)
+            await self._change(lambda c: store.disable_otp(c, user.id, presented, subjects), event)
 
     async def _begin(self, email: str, address: str) -> tuple[str, str]:
         """Count the attempt; answers what it is counted against."""
@@ -160,7 +173,8 @@ class Accounts:
     async def _again(self, user_id: int, password: str, address: str) -> tuple[User, tuple[str, str]]:
         user = await self.find(user_id)
         subjects = await self._begin(user.email, address)
-        return await self._verified(user, password), subjects
+        async with self._recording(user.email, address):
+            return await self._verified(user, password), subjects
 
     async def _verified(self, user: User | None, password: str) -> User:
         # Whoever does not exist is verified as well, and as slowly.
@@ -190,12 +204,39 @@ class Accounts:
             new_hash = await self._passwords.hash(attempt.password)
         code = self._code(user, attempt.code) if user.otp_enabled_at else None
         command = store.LogIn(user, code, new_hash, changes, subjects)
+        kinds = (Kind.LOGGED_IN, *([Kind.PASSWORD_CHANGED] if changes else []))
+        events = [NewEvent(kind, _by(user, attempt.address), user.email) for kind in kinds]
 
         async def work(connection: AsyncConnection) -> T | ServiceError:
             result = await store.log_in(connection, command)
-            return result if isinstance(result, ServiceError) else await within(connection, result)
+            if isinstance(result, ServiceError):
+                return result
+            begun = await within(connection, result)
+            await append(connection, self._vault, events)
+            return begun
 
         return _check(await self._database.write(work))
+
+    @asynccontextmanager
+    async def _recording(self, email: str, address: str) -> AsyncIterator[None]:
+        """Record what is refused inside: alike for every reason and every e-mail, so that its time tells nothing."""
+        try:
+            yield
+        except (Unauthenticated, PreconditionFailed) as refusal:
+            event = NewEvent(Kind.LOGIN_REFUSED, By("", address), email, {"reason": ErrorReason.Name(refusal.reason)})
+            await self._database.write(lambda connection: append(connection, self._vault, [event]))
+            raise
+
+    async def _change(self, change: Callable[[AsyncConnection], Awaitable[ServiceError | None]], event: NewEvent) -> None:
+        """Make a change, and record it."""
+
+        async def work(connection: AsyncConnection) -> ServiceError | None:
+            refusal = await change(connection)
+            if refusal is None:
+                await append(connection, self._vault, [event])
+            return refusal
+
+        _check(await self._database.write(work))
 
     def _code(self, user: User, code: str) -> store.Code:
         """A presented code, ready to be compared."""
@@ -203,6 +244,10 @@ class Accounts:
             return store.Code("", "", otp.recovery_hash(self._vault, user.id, code))
         secret = self._vault.decrypt(user.otp_secret or b"", otp.sealed_for(user.id)).decode()
         return store.Code(secret, code, None)
+
+
+def _by(user: User, address: str) -> By:
+    return By(f"user-{user.id}", address)
 
 
 def _check(result: T | ServiceError) -> T:

@@ -8,7 +8,6 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.table import Table
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc import terminal
 from mo_grpc.config import Settings
@@ -16,7 +15,8 @@ from mo_grpc.db.engine import Database, once
 from mo_grpc.errors import InvalidFields
 from mo_grpc.people import store
 from mo_grpc.people.accounts import Accounts
-from mo_grpc.people.rules import NewUser, Role, User, account_subject, normal_email
+from mo_grpc.people.administration import Administration
+from mo_grpc.people.rules import NewUser, Role, User, normal_email
 from mo_grpc.vault import Vault
 
 users = typer.Typer(no_args_is_help=True, help="People: who may log in.")
@@ -57,7 +57,7 @@ def create_user(
         hashed = await _hash(settings, database, password, normal)
         given = Role.ADMINISTRATOR if superuser else Role[role.name]
         command = NewUser(normal, first_name, last_name, given, staff, hashed, must_change)
-        return await database.write(lambda c: store.create_user(c, command))
+        return await _administration(settings, database).create(command)
 
     if once(settings, work) is None:
         _fail(f"There is an account {normal} already.")
@@ -79,21 +79,21 @@ def list_users() -> None:
 @users.command("lock")
 def lock_user(email: Email) -> None:
     """Lock an account: no login, and every server refuses its tokens within a second."""
-    user = _with_user(email, lambda c, user: store.set_locked(c, user.id, account_subject(user.email), locked=True))
+    user = _with_user(email, lambda by, user: by.lock(user))
     print(f"Locked {user.email}.")
 
 
 @users.command("unlock")
 def unlock_user(email: Email) -> None:
     """Unlock an account, and forget its failed logins."""
-    user = _with_user(email, lambda c, user: store.set_locked(c, user.id, account_subject(user.email), locked=False))
+    user = _with_user(email, lambda by, user: by.unlock(user))
     print(f"Unlocked {user.email}.")
 
 
 @users.command("set-role")
 def set_role(email: Email, role: Annotated[RoleName, typer.Argument(metavar="ROLE", help="The new role.")]) -> None:
     """Give an account another role: viewer, operator or administrator; felt within a second."""
-    user = _with_user(email, lambda c, user: store.set_role(c, user.id, Role[role.name]))
+    user = _with_user(email, lambda by, user: by.set_role(user, Role[role.name]))
     print(f"{user.email} is {role.value} now.")
 
 
@@ -106,7 +106,7 @@ def set_password(email: Email, must_change: MustChange = False) -> None:
     async def work(database: Database) -> None:
         user = await _find(database, email)
         hashed = await _hash(settings, database, password, user.email)
-        await database.write(lambda c: store.set_password(c, user.id, hashed, must_change=must_change))
+        await _administration(settings, database).set_password(user, hashed, must_change=must_change)
 
     once(settings, work)
     print(f"The password of {normal_email(email)} is set.")
@@ -115,21 +115,23 @@ def set_password(email: Email, must_change: MustChange = False) -> None:
 @users.command("disable-otp")
 def disable_otp(email: Email) -> None:
     """Turn one-time codes off for somebody who has lost both the app and the recovery codes."""
-
-    async def work(connection: AsyncConnection, user: User) -> None:
-        if refusal := await store.disable_otp(connection, user.id, None, (account_subject(user.email), "")):
-            raise refusal
-
-    print(f"One-time codes are off for {_with_user(email, work).email}.")
+    user = _with_user(email, lambda by, user: by.disable_otp(user))
+    print(f"One-time codes are off for {user.email}.")
 
 
-def _with_user(email: str, call: Callable[[AsyncConnection, User], Awaitable[None]]) -> User:
+def _with_user(email: str, change: Callable[[Administration, User], Awaitable[None]]) -> User:
+    settings = terminal.settings()
+
     async def work(database: Database) -> User:
         user = await _find(database, email)
-        await database.write(lambda connection: call(connection, user))
+        await change(_administration(settings, database), user)
         return user
 
-    return once(terminal.settings(), work)
+    return once(settings, work)
+
+
+def _administration(settings: Settings, database: Database) -> Administration:
+    return Administration(database, Vault(settings), terminal.by())
 
 
 async def _find(database: Database, email: str) -> User:

@@ -8,6 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc import terminal
 from mo_grpc.db.engine import once
+from mo_grpc.events.rules import Kind, NewEvent
+from mo_grpc.events.store import append
 from mo_grpc.tokens import store
 from mo_grpc.tokens.ring import add_signing_key
 from mo_grpc.vault import Vault
@@ -28,6 +30,8 @@ def rotate_key(
 
     async def work(connection: AsyncConnection) -> str:
         await store.retire_keys(connection, grace)
-        return await add_signing_key(connection, vault)
+        kid = await add_signing_key(connection, vault)
+        await append(connection, vault, [NewEvent(Kind.SIGNING_KEY_ROTATED, terminal.by(), kid)])
+        return kid
 
     print(f"New tokens are signed with {once(settings, lambda database: database.write(work))}.")

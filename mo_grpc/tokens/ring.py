@@ -13,7 +13,7 @@ from mo_grpc.auth.caller import Session
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database
 from mo_grpc.db.listen import follow
-from mo_grpc.errors import PermissionDenied, Unavailable
+from mo_grpc.errors import Unavailable
 from mo_grpc.people.rules import ROLE_SCOPES, Role, Standing, User, fingerprint
 from mo_grpc.people.store import standings
 from mo_grpc.tokens import store
@@ -77,12 +77,11 @@ class TokenRing:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def authenticate(self, token: str, scope: str | None, method: str) -> Session:
-        """Find whose access token it is, and whether that person has the scope.
+    async def authenticate(self, token: str) -> Session:
+        """Find whose access token it is, and what that person may do.
 
         Raises:
             Unauthenticated: it is malformed, not ours, expired or revoked, or the person is locked out.
-            PermissionDenied: the person's role lacks the scope.
             Unavailable: the database has been out of reach for so long that a revocation may have been missed.
         """
         self._require_current()
@@ -96,10 +95,7 @@ class TokenRing:
         if standing is None or standing.locked:
             raise token_invalid()
         self._remember(digest, claims)
-        scopes = ROLE_SCOPES[Role(standing.role)]
-        if scope is None or scope not in scopes:
-            raise PermissionDenied(scope or method)
-        return Session(claims.user_id, claims.about, scopes)
+        return Session(claims.user_id, claims.about, ROLE_SCOPES[Role(standing.role)])
 
     async def access_token(self, session: Login) -> tuple[str, datetime]:
         """Sign an access token for a session; answers when it ends, too."""

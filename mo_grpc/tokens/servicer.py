@@ -6,10 +6,12 @@ from mo.auth.v1 import tokens_pb2, tokens_pb2_grpc
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mo_grpc.auth.caller import person
+from mo_grpc.auth.caller import caller, person
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import Unauthenticated
+from mo_grpc.events.rules import By, Kind, NewEvent
+from mo_grpc.events.store import append
 from mo_grpc.interceptors.base import Context
 from mo_grpc.interceptors.credentials import NO_STORE, basic, client_address
 from mo_grpc.people.accounts import Accounts
@@ -17,14 +19,16 @@ from mo_grpc.people.rules import Attempt, OtpRequired, User, credentials_invalid
 from mo_grpc.tokens import store
 from mo_grpc.tokens.ring import TokenRing
 from mo_grpc.tokens.rules import Login, jwk, new_refresh_token, refresh_hash, token_invalid
+from mo_grpc.vault import Vault
 from mo_grpc.wire import timestamp
 
 
 class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
     """See `mo/auth/v1/tokens.proto`."""
 
-    def __init__(self, settings: Settings, database: Database, ring: TokenRing, accounts: Accounts) -> None:
+    def __init__(self, settings: Settings, database: Database, vault: Vault, ring: TokenRing, accounts: Accounts) -> None:
         self._database = database
+        self._vault = vault
         self._ring = ring
         self._accounts = accounts
         self._header = settings.token_header
@@ -58,19 +62,31 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
         await context.send_initial_metadata(NO_STORE)
         refresh_token = new_refresh_token()
         spent, new = refresh_hash(request.refresh_token), refresh_hash(refresh_token)
-        login = await self._database.write(lambda connection: store.spend_token(connection, spent, new))
-        if login is None:
+        by = By("", client_address(context))
+
+        async def spend(connection: AsyncConnection) -> Login | store.Reused | None:
+            found = await store.spend_token(connection, spent, new)
+            if isinstance(found, store.Reused):
+                reused = NewEvent(Kind.REFRESH_TOKEN_REUSED, by, f"user-{found.user_id}", {"session": found.session_id})
+                await append(connection, self._vault, [reused])
+            return found
+
+        login = await self._database.write(spend)
+        if not isinstance(login, Login):
             raise token_invalid()
         return await self._tokens(login, refresh_token)
 
     async def RevokeToken(self, request: tokens_pb2.RevokeTokenRequest, context: Context) -> tokens_pb2.RevokeTokenResponse:
         session = person()
+        by = By(caller().id, client_address(context))
+        ended = "all" if request.all_sessions else session.id
 
         async def revoke(connection: AsyncConnection) -> None:
             if request.all_sessions:
                 await store.revoke_sessions_of(connection, session.user_id)
             else:
                 await store.revoke_sessions(connection, [session.id])
+            await append(connection, self._vault, [NewEvent(Kind.LOGGED_OUT, by, caller().id, {"session": ended})])
 
         await self._database.write(revoke)
         return tokens_pb2.RevokeTokenResponse()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import NamedTuple
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -9,6 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mo_grpc.tokens.rules import KeyPair, Login, new_session_id
 
 CLEANED_AT_ONCE = 1000
+
+
+class Reused(NamedTuple):
+    """A refresh token came again, and its session was ended."""
+
+    user_id: int
+    session_id: str
+
 
 _BEGIN = text("""
     INSERT INTO sessions (id, user_id, created_at, expires_at)
@@ -66,7 +75,7 @@ async def begin_session(connection: AsyncConnection, user_id: int, token_hash: b
     return session
 
 
-async def spend_token(connection: AsyncConnection, token_hash: bytes, new_hash: bytes) -> Login | None:
+async def spend_token(connection: AsyncConnection, token_hash: bytes, new_hash: bytes) -> Login | Reused | None:
     """Exchange a refresh token for the next; None if it does not count.
 
     One that was spent before was stolen, by whoever came first or by who comes now, so its session ends (RFC 9700, 4.14.2);
@@ -76,9 +85,10 @@ async def spend_token(connection: AsyncConnection, token_hash: bytes, new_hash: 
     if row is None or not row.lives or not row.admitted:
         return None
     if row.used_at:
-        if not row.beside:
-            await revoke_sessions(connection, [row.id])
-        return None
+        if row.beside:
+            return None
+        await revoke_sessions(connection, [row.id])
+        return Reused(row.user_id, row.id)
     await connection.execute(_SPEND, {"hash": token_hash})
     await connection.execute(_ADD_TOKEN, {"hash": new_hash, "session_id": row.id})
     return Login(row.id, row.user_id, row.expires_at)

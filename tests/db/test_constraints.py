@@ -40,6 +40,11 @@ ROWS: dict[str, dict[str, Any]] = {
     "signing_keys": {"kid": "k", "public_key": HASH, "private_key": b"", "created_at": NOW},
     "sessions": {"id": "s" * 22, "user_id": 1, "created_at": NOW, "expires_at": NOW},
     "refresh_tokens": {"token_hash": HASH, "session_id": "s" * 22},
+    "event_streams": {"name": "s", "last_number": 0, "last_seal": HASH},
+    "events": {
+        "stream": "s", "number": 1, "at": NOW, "kind": "k", "actor": "", "subject": "", "address": "", "data": "{}",
+        "sealed_by": "", "seal": HASH,
+    },
 }  # fmt: skip
 NEW: dict[str, dict[str, Any]] = {
     "customers": {"id": 2, "external_id": "c2"},
@@ -56,6 +61,8 @@ NEW: dict[str, dict[str, Any]] = {
     "signing_keys": {"kid": "l"},
     "sessions": {"id": "t" * 22},
     "refresh_tokens": {"token_hash": b"y" * 32},
+    "event_streams": {"name": "t"},
+    "events": {"number": 2},
 }
 REJECTED = {"status": 2, "paid_at": None, "rejected_at": NOW, "rejection_kind": 1, "rejection_reason": "Too much."}
 BOUNCED = REJECTED | {"paid_at": NOW, "rejection_kind": 2}
@@ -147,6 +154,13 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("refresh_tokens_pkey", {"token_hash": HASH}),
     ("refresh_tokens_session_id_fkey", {"session_id": "n" * 22}),
     *[("refresh_tokens_token_hash_check", {"token_hash": bad}) for bad in (b"", HASH + b"x")],
+    ("event_streams_pkey", {"name": "s"}),
+    ("event_streams_last_number_check", {"last_number": -1}),
+    *[("event_streams_last_seal_check", {"last_seal": bad}) for bad in (b"", HASH + b"x")],
+    ("events_pkey", {"number": 1}),
+    ("events_stream_fkey", {"stream": "t"}),
+    ("events_number_check", {"number": 0}),
+    *[("events_seal_check", {"seal": bad}) for bad in (b"", HASH + b"x")],
 ]
 GOOD: list[tuple[str, dict[str, Any]]] = [
     ("customers", {"score": 0, "status": 2, "external_id": "~".join("x" * 30)}),

@@ -11,6 +11,7 @@ from sqlalchemy import URL, create_engine
 
 import mo_grpc.auth.models
 import mo_grpc.customers.models
+import mo_grpc.events.models
 import mo_grpc.loans.models
 import mo_grpc.payments.models
 import mo_grpc.people.models
@@ -51,6 +52,8 @@ CHANGEABLE = {
     "refresh_tokens": {"used_at"},
     "imports": set(Import.__table__.columns.keys()) - {"id", "source", "bytes_total", "created_by", "created_at"},
     "import_errors": set(),
+    "event_streams": {"last_number", "last_seal"},
+    "events": set(),
     "alembic_version": set(),
 }
 

@@ -175,6 +175,6 @@ def test_whoever_lost_all_is_helped_at_the_command_line(over_doors: Doors, new_p
 
 def test_a_server_with_another_secret_says_so_in_its_log_alone(over_doors: Doors, new_person: NewPerson, stack: Stack) -> None:
     person = enroll(over_doors, new_person())
-    with a_server(stack.environment) as server:
+    with a_server(stack.environment, SECRET_KEY="another " * 5) as server:
         door = GrpcDoor(server.channel, (("authorization", basic(person.email)),))
         assert reason(lambda: door("auth.CreateToken", code=totp(person.secret))) == "INTERNAL_ERROR"

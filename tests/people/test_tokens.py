@@ -1,6 +1,4 @@
-import json
 import time
-from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -14,44 +12,20 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf import descriptor_pool
 
 from mo_grpc.auth.access import ACCESS, ACCOUNT, BASIC, PUBLIC
-from mo_grpc.config import Settings
 from mo_grpc.db.embedded import embedded_url
 from mo_grpc.people.rules import ROLE_SCOPES, Role
-from mo_grpc.tokens.rules import sealed_for
-from mo_grpc.vault import Vault
 from tests.conftest import TLS, Stack
 from tests.databases import connect, owner
 from tests.doors import Door, GrpcDoor, Json, Refused, RestDoor
 from tests.people.conftest import Doors, NewPerson, basic, opens, reason, refused, rows
+from tests.people.forging import header_of, payload_of, private_key, unsigned
 from tests.servers import a_server
 from tests.waiting import eventually
-
-
-def header_of(token: str) -> Json:
-    header: Json = jwt.get_unverified_header(token)
-    return header
-
-
-def payload_of(token: str) -> Json:
-    payload: Json = jwt.decode(token, options={"verify_signature": False})
-    return payload
 
 
 def jwks(stack: Stack) -> Json:
     answer: Json = httpx.get(f"{stack.http_url}/v1/auth/jwks", verify=TLS).json()
     return answer
-
-
-def private_key(stack: Stack, kid: str) -> Ed25519PrivateKey:
-    """The service's own key, for forging tokens that are wrong in one thing alone."""
-    [(sealed,)] = rows(stack, "SELECT private_key FROM signing_keys WHERE kid = %s", kid)
-    settings = Settings.model_construct(mo_data_dir=stack.data_dir, secret_key=None)
-    return Ed25519PrivateKey.from_private_bytes(Vault(settings).decrypt(sealed, sealed_for(kid)))
-
-
-def unsigned(token: str) -> str:
-    head = urlsafe_b64encode(json.dumps({**header_of(token), "alg": "none"}).encode()).rstrip(b"=").decode()
-    return f"{head}.{token.split('.')[1]}."
 
 
 def test_every_forged_token_is_refused_alike(doors: Doors, new_person: NewPerson, stack: Stack) -> None:

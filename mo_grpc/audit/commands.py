@@ -1,0 +1,62 @@
+"""The command line's `audit`."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mo_grpc import terminal
+from mo_grpc.audit.store import SHOWN, Finding, audit
+from mo_grpc.db.coalescing import Locks
+from mo_grpc.db.engine import once
+from mo_grpc.events.rules import End
+from mo_grpc.events.store import Chain, verify
+from mo_grpc.vault import vaults
+
+_KNOWN = "The end of a stream as an earlier audit printed it: that event must still be there. May be repeated."
+
+
+def audit_command(known: Annotated[list[str] | None, typer.Option(metavar="STREAM:NUMBER:SEAL", help=_KNOWN)] = None) -> None:
+    """Check that every amount adds up and that the record of events is whole, hindering nobody; exit status 1 if not."""
+    settings = terminal.settings()
+    expected = [_parse(text) for text in known or ()]
+
+    async def work(connection: AsyncConnection) -> tuple[list[Finding], list[Chain]]:
+        findings = await audit(connection)
+        return findings, await verify(connection, vaults(settings), expected)
+
+    findings, chains = once(settings, lambda database: database.write(work, Locks.TRY))
+    table = Table("invariant", "rows", "broken", title="Audit")
+    for finding in findings:
+        table.add_row(finding.invariant.name, f"{finding.checked:,}", f"{finding.broken:,}")
+    for chain in chains:
+        table.add_row(f"The record of {chain.end.stream} is whole", f"{chain.end.number:,}", f"{len(chain.faults):,}")
+    console = terminal.console()
+    console.print(table)
+    for finding in findings:
+        _complain(console, finding.invariant.table, finding.rows, finding.broken)
+    for chain in chains:
+        rows = [(f"{chain.end.stream} {number}", fault) for number, fault in chain.faults[:SHOWN]]
+        _complain(console, "events", rows, len(chain.faults))
+    ends = " ".join(f"--known {end.stream}:{end.number}:{end.seal.hex()}" for end, _ in chains)
+    print(f"To keep elsewhere, for the next audit: {ends}")
+    if any(finding.broken for finding in findings) or any(chain.faults for chain in chains):
+        raise typer.Exit(1)
+
+
+def _complain(console: Console, table: str, rows: Sequence[tuple[str, str]], broken: int) -> None:
+    for name, remark in rows:
+        console.print(f"{table} {name}: {remark}", style="red", markup=False)
+    if broken > len(rows):
+        console.print(f"… and {broken - len(rows):,} more in {table}.", style="red")
+
+
+def _parse(text: str) -> End:
+    try:
+        stream, number, seal = text.split(":")
+        return End(stream, int(number), bytes.fromhex(seal))
+    except ValueError:
+        raise typer.BadParameter(f"{text} is no end of a stream", param_hint="--known") from None
