@@ -2,47 +2,35 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 from mo.imports.v1 import imports_pb2
 from rich.console import Console
-from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
-from mo_grpc import terminal
 from mo_grpc.audit.commands import audit_command
-from mo_grpc.auth import store
-from mo_grpc.auth.access import ACCESS, ACCOUNT, BASIC, PUBLIC
-from mo_grpc.auth.administration import KeyAdministration
-from mo_grpc.auth.rules import BUSINESS_SCOPES, OVERLAP, Credential, NewApiKey, Rotation
+from mo_grpc.auth.commands import keys
 from mo_grpc.db.embedded import EmbeddedPostgresError
-from mo_grpc.db.engine import migration_url, once
+from mo_grpc.db.engine import migration_url
 from mo_grpc.edge import EdgeError, render
 from mo_grpc.edge_process import run
 from mo_grpc.errors import ServiceError
 from mo_grpc.events.commands import events_command
 from mo_grpc.people.commands import users
-from mo_grpc.terminal import console as _console
 from mo_grpc.terminal import settings as _settings
 from mo_grpc.tokens.commands import tokens
-from mo_grpc.vault import Vault, VaultError
+from mo_grpc.vault import VaultError
 from mo_grpc.workers import WorkersError, run_workers
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-keys = typer.Typer(no_args_is_help=True, help="API keys: who may call.")
 app.add_typer(keys, name="keys")
 app.add_typer(users, name="users")
 app.add_typer(tokens, name="tokens")
 app.command("audit")(audit_command)
 app.command("events")(events_command)
-
-T = TypeVar("T")
-
-SCOPES = sorted(set(ACCESS.values()) - {PUBLIC, BASIC, ACCOUNT})
 
 
 @app.command()
@@ -160,66 +148,6 @@ def demo(
     Console().print(portfolio.summary(end))
     for tip in portfolio.tips(end):
         print(f"To begin with, {tip}")
-
-
-def _administer(change: Callable[[KeyAdministration], Awaitable[T]]) -> T:
-    settings = _settings()
-    return once(settings, lambda database: change(KeyAdministration(database, Vault(settings), terminal.by())))
-
-
-@keys.command("create")
-def create_key(
-    name: Annotated[str, typer.Argument(help="Whose key it is, in words.")],
-    scope: Annotated[
-        list[str] | None, typer.Option(help="A scope it gets; may be repeated. Default: all business scopes.")
-    ] = None,
-    expires: Annotated[
-        datetime | None, typer.Option(help="When it ends, in UTC.", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
-    ] = None,
-) -> None:
-    """Make an API key and print it, alone, on standard output. It is shown this once."""
-    unknown = set(scope or ()) - set(SCOPES)
-    if unknown:
-        raise typer.BadParameter(f"no such scope: {', '.join(sorted(unknown))}; there are {', '.join(SCOPES)}")
-    if not 1 <= len(name) <= 100:
-        raise typer.BadParameter("a name has 1 to 100 characters")
-    expires_at = expires.replace(tzinfo=UTC) if expires else None
-    command = NewApiKey(Credential.generate(), name, frozenset(scope or BUSINESS_SCOPES), expires_at)
-    _administer(lambda administration: administration.create(command))
-    print(command.credential)
-
-
-@keys.command("list")
-def list_keys() -> None:
-    """List the API keys, without their secrets."""
-    table = Table("id", "name", "scopes", "created", "expires", "revoked", "last used")
-    for key in once(_settings(), lambda database: database.read(store.list_api_keys)):
-        times = (key.created_at, key.expires_at, key.revoked_at, key.last_used_at)
-        shown = [f"{time:%Y-%m-%d %H:%M:%S}" if time else "" for time in times]
-        table.add_row(key.id, key.name, " ".join(sorted(key.scopes)), *shown)
-    _console().print(table)
-
-
-@keys.command("rotate")
-def rotate_key(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="The id, as `keys list` shows it.")],
-    overlap: Annotated[
-        int, typer.Option(min=0, max=2_592_000, help="For how many seconds the old key counts still.")
-    ] = OVERLAP,
-) -> None:
-    """Give an API key another secret and print the new key, this once; the old one counts for a day."""
-    command = Rotation(Credential.generate()._replace(id=key_id), overlap)
-    _administer(lambda administration: administration.rotate(command))
-    print(command.credential)
-
-
-@keys.command("revoke")
-def revoke_key(key_id: Annotated[str, typer.Argument(metavar="ID", help="The id, as `keys list` shows it.")]) -> None:
-    """Revoke an API key, for good; every server refuses it within a second."""
-    if not _administer(lambda administration: administration.revoke(key_id)):
-        print(f"There is no API key {key_id}.", file=sys.stderr)
-        raise typer.Exit(1)
-    print(f"Revoked {key_id}.")
 
 
 def main() -> None:

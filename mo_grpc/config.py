@@ -78,6 +78,8 @@ class Settings(BaseSettings):
     mo_trusted_proxies: Annotated[int, Field(ge=0, le=10)] = 0
     # Calls a second; 0 is without a limit.
     mo_rate_limit_per_address: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
+    # Whose word the gRPC server takes for a client's address, beside the private sockets': an Envoy on another host.
+    mo_trusted_edges: CommaList = ()
     mo_rate_limit_exempt: CommaList = ("127.0.0.0/8", "::1/128")
     mo_max_connections: Annotated[int, Field(ge=1)] = 10_000
     mo_edge_memory_mb: Annotated[int, Field(ge=64)] = 1024
@@ -144,7 +146,7 @@ class Settings(BaseSettings):
         """Django's `HTTP_X_API_KEY`, HTTP's `X-API-KEY` and gRPC's `x-api-key` name the same header."""
         return value.lower().removeprefix("http_").replace("_", "-")
 
-    @field_validator("mo_rate_limit_exempt")
+    @field_validator("mo_rate_limit_exempt", "mo_trusted_edges")
     @classmethod
     def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         """Each as a network of its own kind; a lone address is a network of one."""

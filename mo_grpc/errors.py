@@ -12,6 +12,7 @@
     ├── Aborted             ABORTED
     ├── Unauthenticated     UNAUTHENTICATED
     ├── PermissionDenied    PERMISSION_DENIED
+    ├── NetworkNotAllowed   PERMISSION_DENIED
     ├── Conflict            ABORTED + RetryInfo
     ├── Unavailable         UNAVAILABLE + RetryInfo
     ├── Overloaded          RESOURCE_EXHAUSTED + RetryInfo
@@ -174,13 +175,23 @@ class Unauthenticated(ServiceError):
 
 
 class PermissionDenied(ServiceError):
-    """The caller may not do this."""
+    """The caller lacks the scope."""
 
     code = code_pb2.PERMISSION_DENIED
 
     def __init__(self, scope: str) -> None:
         message = f"The caller lacks the scope '{scope}'."
         super().__init__(ErrorReason.SCOPE_MISSING, message, metadata={"scope": scope})
+
+
+class NetworkNotAllowed(ServiceError):
+    """The caller's key may not be used from where it calls."""
+
+    code = code_pb2.PERMISSION_DENIED
+
+    def __init__(self, address: str) -> None:
+        message = f"The API key may not be used from {address or 'an unknown address'}."
+        super().__init__(ErrorReason.NETWORK_NOT_ALLOWED, message, metadata={"address": address})
 
 
 def retry_after(milliseconds: int) -> RetryInfo:

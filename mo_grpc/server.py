@@ -24,28 +24,24 @@ from mo.payments.v1 import payments_pb2_grpc
 
 from mo_grpc.auth.keyring import KeyRing
 from mo_grpc.auth.servicer import ApiKeyServicer
+from mo_grpc.auth.store import clean_calls
 from mo_grpc.config import Settings
 from mo_grpc.customers.servicer import CustomerServicer
 from mo_grpc.db.engine import Database, affordable_pool_size, database_url
 from mo_grpc.errors import ServiceError
-from mo_grpc.events.refusals import Refusals
 from mo_grpc.idempotency.store import CLEANED_AT_ONCE, clean_records
-from mo_grpc.imports.celery import sender
-from mo_grpc.imports.runner import Background, Runner
 from mo_grpc.imports.servicer import ImportServicer
 from mo_grpc.interceptors.authentication import AuthenticationInterceptor
 from mo_grpc.interceptors.errors import ErrorInterceptor
 from mo_grpc.interceptors.validation import ValidationInterceptor
 from mo_grpc.loans.servicer import LoanServicer
-from mo_grpc.objects.store import open_store
+from mo_grpc.parts import Parts, running
 from mo_grpc.payments.servicer import PaymentServicer
 from mo_grpc.people.accounts import Accounts
 from mo_grpc.people.servicer import OtpServicer
 from mo_grpc.people.store import clean_failures
-from mo_grpc.tokens.ring import TokenRing
 from mo_grpc.tokens.servicer import TokenServicer
 from mo_grpc.tokens.store import clean_sessions
-from mo_grpc.vault import Vault
 from mo_grpc.workers import WorkersError, claim_endpoint, endpoint
 
 log = structlog.get_logger()
@@ -71,20 +67,12 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def make_server(
-    settings: Settings,
-    database: Database,
-    keys: KeyRing,
-    vault: Vault,
-    tokens: TokenRing,
-    refusals: Refusals,
-    background: Background,
-) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
+def make_server(settings: Settings, database: Database, parts: Parts) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
     """Build the server, not yet started and without a port, and the health that it reports."""
     server = grpc.aio.server(
         interceptors=(
             ErrorInterceptor(),
-            AuthenticationInterceptor(keys, settings.api_key_custom_header, tokens, settings.token_header, refusals),
+            AuthenticationInterceptor(settings, parts),
             ValidationInterceptor(),
         ),
         options=(
@@ -106,24 +94,19 @@ def make_server(
     customers_pb2_grpc.add_CustomerServiceServicer_to_server(CustomerServicer(database), services)
     loans_pb2_grpc.add_LoanServiceServicer_to_server(LoanServicer(database), services)
     payments_pb2_grpc.add_PaymentServiceServicer_to_server(PaymentServicer(database), services)
-    imports = ImportServicer(database, background, settings.mo_max_import_bytes)
+    imports = ImportServicer(database, parts.background, settings.mo_max_import_bytes)
     imports_pb2_grpc.add_ImportServiceServicer_to_server(imports, services)
-    accounts = Accounts(settings, database, vault)
-    api_keys_pb2_grpc.add_ApiKeyServiceServicer_to_server(ApiKeyServicer(database, vault), services)
-    tokens_pb2_grpc.add_TokenServiceServicer_to_server(TokenServicer(settings, database, vault, tokens, accounts), services)
-    otp_pb2_grpc.add_OtpServiceServicer_to_server(OtpServicer(accounts), services)
+    accounts = Accounts(settings, database, parts.vault)
+    api_keys = ApiKeyServicer(database, parts.vault, parts.addresses)
+    api_keys_pb2_grpc.add_ApiKeyServiceServicer_to_server(api_keys, services)
+    tokens_pb2_grpc.add_TokenServiceServicer_to_server(TokenServicer(settings, database, parts, accounts), services)
+    otp_pb2_grpc.add_OtpServiceServicer_to_server(OtpServicer(accounts, parts.addresses), services)
     status = health.aio.HealthServicer()
     if settings.mo_health:
         health_pb2_grpc.add_HealthServicer_to_server(status, services)
     if settings.mo_reflection:
         _add_reflection(services)
     return server, status
-
-
-def make_background(settings: Settings, database: Database) -> Background:
-    """Build what runs the imports, not yet running."""
-    runner = Runner(database, open_store(settings), settings.mo_import_lease_seconds)
-    return Background(database, runner, sender(settings))
 
 
 class _Services:
@@ -169,7 +152,7 @@ async def report_health(status: health.aio.HealthServicer, keys: KeyRing) -> Non
 async def clean_up(database: Database, retention: timedelta) -> None:
     """Forget idempotency keys that are older than `retention`, and failed logins and sessions that ended a day ago."""
     day = timedelta(days=1)
-    cleaners = ((clean_records, retention), (clean_failures, day), (clean_sessions, day))
+    cleaners = ((clean_records, retention), (clean_failures, day), (clean_sessions, day), (clean_calls, timedelta(days=90)))
     while True:
         # At a moment of its own for each worker.
         await asyncio.sleep(random.uniform(0.5, 1.5) * CLEANING_INTERVAL)  # noqa: S311 - not a secret
@@ -205,20 +188,14 @@ async def serve_async(settings: Settings, worker: int) -> None:
         loop.add_signal_handler(number, stop.set)
     url = database_url(settings)
     database = Database(url, await affordable_pool_size(url, settings))
-    background = make_background(settings, database)
-    vault = Vault(settings)
-    async with (
-        KeyRing(database) as keys,
-        TokenRing(settings, database, vault) as tokens,
-        Refusals(database, vault) as refusals,
-    ):
-        server, status = make_server(settings, database, keys, vault, tokens, refusals, background)
+    async with running(settings, database) as parts:
+        server, status = make_server(settings, database, parts)
         _listen(server, settings, worker)
         await server.start()
         retention = timedelta(hours=settings.mo_idempotency_retention_hours)
         jobs = [
             asyncio.create_task(job)
-            for job in (report_health(status, keys), clean_up(database, retention), background.follow())
+            for job in (report_health(status, parts.keys), clean_up(database, retention), parts.background.follow())
         ]
         log.info("serving", address=settings.grpc_address, worker=worker)
         await stop.wait()

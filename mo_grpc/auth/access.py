@@ -60,3 +60,6 @@ ACCESS: Final = {
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": PUBLIC,
 }
 """From an RPC's full method name to the scope its caller needs; `PUBLIC` and `BASIC` need no key."""
+
+GRANTABLE: Final = frozenset(ACCESS.values()) - {PUBLIC, BASIC, ACCOUNT}
+"""The scopes that a key may have; only people have accounts."""

@@ -3,7 +3,7 @@
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.auth import store
-from mo_grpc.auth.rules import ApiKey, NewApiKey, Rotation
+from mo_grpc.auth.rules import ApiKey, KeyLimits, NewApiKey, Rotation
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import ServiceError
 from mo_grpc.events.rules import By, Kind, NewEvent
@@ -24,8 +24,8 @@ class KeyAdministration:
 
         async def work(connection: AsyncConnection) -> None:
             await store.create_api_keys(connection, [command])
-            scopes = " ".join(sorted(command.scopes))
-            await self._record(connection, Kind.API_KEY_CREATED, command.credential.id, name=command.name, scopes=scopes)
+            data = {"name": command.name, "scopes": " ".join(sorted(command.scopes)), **_told(command.limits)}
+            await self._record(connection, Kind.API_KEY_CREATED, command.credential.id, **data)
 
         await self._database.write(work)
 
@@ -47,6 +47,17 @@ class KeyAdministration:
 
         return await self._database.write(work)
 
+    async def set_limits(self, key_id: str, limits: KeyLimits) -> bool:
+        """Let a key call from other networks, more or less often; False if there is no such key."""
+
+        async def work(connection: AsyncConnection) -> bool:
+            changed = await store.set_limits(connection, key_id, limits)
+            if changed:
+                await self._record(connection, Kind.API_KEY_LIMITED, key_id, **_told(limits))
+            return changed
+
+        return await self._database.write(work)
+
     async def revoke(self, key_id: str) -> bool:
         """Revoke a key for good; False if there is no such key."""
 
@@ -60,3 +71,10 @@ class KeyAdministration:
 
     async def _record(self, connection: AsyncConnection, kind: Kind, key_id: str, **data: str) -> None:
         await append(connection, self._vault, [NewEvent(kind, self._by, key_id, data)])
+
+
+def _told(limits: KeyLimits) -> dict[str, str]:
+    """The limits that there are."""
+    networks = " ".join(map(str, limits.allowed_networks))
+    told = {"allowed_networks": networks, "per_second": limits.calls_per_second, "per_day": limits.calls_per_day}
+    return {name: str(value) for name, value in told.items() if value}

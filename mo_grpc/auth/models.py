@@ -1,9 +1,20 @@
 """The table of API keys."""
 
-from datetime import datetime
+from datetime import date, datetime
 
-from sqlalchemy import BigInteger, CheckConstraint, Identity, LargeBinary, Text, UniqueConstraint
-from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Date,
+    ForeignKey,
+    Identity,
+    Integer,
+    LargeBinary,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, CIDR, TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
 
 from mo_grpc.db.base import Base
@@ -24,6 +35,9 @@ class ApiKey(Base):
             "(previous_secret_hash IS NULL) = (previous_expires_at IS NULL) AND length(previous_secret_hash) = 32", "previous"
         ),
         UniqueConstraint("number"),
+        CheckConstraint("cardinality(allowed_networks) <= 32", "allowed_networks"),
+        CheckConstraint("calls_per_second >= 0", "calls_per_second"),
+        CheckConstraint("calls_per_day >= 0", "calls_per_day"),
     )
 
     id: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
@@ -39,3 +53,18 @@ class ApiKey(Base):
     previous_expires_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
     # By which they are listed: ids are random.
     number: Mapped[int] = mapped_column(BigInteger, Identity())
+    # From where and how often it may call; empty and 0 are without a limit.
+    allowed_networks: Mapped[list[str]] = mapped_column(ARRAY(CIDR), server_default=text("'{}'"))
+    calls_per_second: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    calls_per_day: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+
+
+class ApiKeyCalls(Base):
+    """How often a key that has limits called on a day (UTC)."""
+
+    __tablename__ = "api_key_calls"
+    __table_args__ = (CheckConstraint("calls >= 0", "calls"),)
+
+    day: Mapped[date] = mapped_column(Date, primary_key=True)
+    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"), primary_key=True)
+    calls: Mapped[int] = mapped_column(BigInteger)

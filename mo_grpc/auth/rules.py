@@ -3,6 +3,7 @@
 import binascii
 import hashlib
 import hmac
+import ipaddress
 import re
 import secrets
 from datetime import UTC, datetime
@@ -33,6 +34,11 @@ BUSINESS_SCOPES = (
 
 OVERLAP = 86_400
 """Seconds for which the old secret of a rotated key counts, unless told otherwise."""
+
+MAX_NETWORKS = 32
+MAX_CALLS = 2**31 - 1
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 RESOURCE = Resource("API key", "mo.auth.v1.ApiKey", ErrorReason.API_KEY_NOT_FOUND, ErrorReason.ERROR_REASON_UNSPECIFIED)
 
@@ -86,6 +92,26 @@ class ApiKey(NamedTuple):
     previous_secret_hash: bytes | None
     previous_expires_at: datetime | None
     number: int
+    allowed_networks: tuple[Network, ...]
+    calls_per_second: int
+    calls_per_day: int
+
+    @property
+    def counted(self) -> bool:
+        """Whether its calls are counted, because there is a limit to them."""
+        return bool(self.calls_per_second or self.calls_per_day)
+
+    def admits(self, address: str) -> bool:
+        """Whether it may be used from an address; from one that is unknown only if it may from everywhere."""
+        if not self.allowed_networks:
+            return True
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        if isinstance(parsed, ipaddress.IPv6Address):
+            parsed = parsed.ipv4_mapped or parsed
+        return any(parsed in network for network in self.allowed_networks)
 
     def fits(self, credential: Credential) -> datetime | None:
         """Until when the secret is this key's, if it is; None if it is not. Compares in constant time."""
@@ -101,6 +127,14 @@ class ApiKey(NamedTuple):
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
+class KeyLimits(NamedTuple):
+    """From where a key may be used, and how often; 0 is without a limit, and no networks are all of them."""
+
+    allowed_networks: tuple[Network, ...] = ()
+    calls_per_second: int = 0
+    calls_per_day: int = 0
+
+
 class NewApiKey(NamedTuple):
     """The command to store a key."""
 
@@ -108,6 +142,7 @@ class NewApiKey(NamedTuple):
     name: str
     scopes: frozenset[str]
     expires_at: datetime | None
+    limits: KeyLimits = KeyLimits()
 
 
 class Rotation(NamedTuple):
@@ -115,6 +150,15 @@ class Rotation(NamedTuple):
 
     credential: Credential
     overlap_seconds: int
+
+
+def parse_network(text: str) -> Network:
+    """Read a network in CIDR notation (RFC 4632), or a single address.
+
+    Raises:
+        ValueError: it is neither, or has bits to the right of its prefix.
+    """
+    return ipaddress.ip_network(text)
 
 
 def not_found(key_id: str) -> NotFound:

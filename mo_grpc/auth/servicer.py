@@ -6,26 +6,24 @@ from datetime import UTC, datetime
 from mo.auth.v1 import api_keys_pb2, api_keys_pb2_grpc
 
 from mo_grpc.auth import store
-from mo_grpc.auth.access import ACCESS, ACCOUNT, BASIC, PUBLIC
+from mo_grpc.auth.access import GRANTABLE
 from mo_grpc.auth.administration import KeyAdministration
 from mo_grpc.auth.caller import caller
-from mo_grpc.auth.rules import OVERLAP, ApiKey, Credential, NewApiKey, Rotation, not_found
+from mo_grpc.auth.rules import OVERLAP, ApiKey, Credential, KeyLimits, NewApiKey, Rotation, not_found, parse_network
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import FieldViolation, InvalidFields, PermissionDenied
 from mo_grpc.events.rules import By
 from mo_grpc.interceptors.base import Context
-from mo_grpc.interceptors.credentials import NO_STORE, client_address
+from mo_grpc.interceptors.credentials import NO_STORE, Addresses
 from mo_grpc.vault import Vault
 from mo_grpc.wire import moment, page_size, page_token, parse_page_token, timestamp
-
-GRANTABLE = frozenset(ACCESS.values()) - {PUBLIC, BASIC, ACCOUNT}
-"""The scopes that a key may have; only people have accounts."""
 
 
 class ApiKeyServicer(api_keys_pb2_grpc.ApiKeyServiceServicer):
     """See `mo/auth/v1/api_keys.proto`."""
 
-    def __init__(self, database: Database, vault: Vault) -> None:
+    def __init__(self, database: Database, vault: Vault, addresses: Addresses) -> None:
+        self._addresses = addresses
         self._database = database
         self._vault = vault
 
@@ -40,10 +38,17 @@ class ApiKeyServicer(api_keys_pb2_grpc.ApiKeyServiceServicer):
         ]
         if expires_at and expires_at <= datetime.now(UTC):
             violations.append(FieldViolation("expires_at", "must be in the future"))
+        networks = []
+        for place, text in enumerate(wanted.allowed_networks):
+            try:
+                networks.append(parse_network(text))
+            except ValueError:
+                violations.append(FieldViolation(f"allowed_networks[{place}]", "is no network, such as 192.0.2.0/24"))
         if violations:
             raise InvalidFields(violations)
         _require(wanted.scopes)
-        command = NewApiKey(Credential.generate(), wanted.name, frozenset(wanted.scopes), expires_at)
+        limits = KeyLimits(tuple(networks), wanted.calls_per_second, wanted.calls_per_day)
+        command = NewApiKey(Credential.generate(), wanted.name, frozenset(wanted.scopes), expires_at, limits)
         await self._administration(context).create(command)
         return to_message(await self._find(command.credential.id), command.credential)
 
@@ -71,7 +76,7 @@ class ApiKeyServicer(api_keys_pb2_grpc.ApiKeyServiceServicer):
         return to_message(await self._find(request.id))
 
     def _administration(self, context: Context) -> KeyAdministration:
-        return KeyAdministration(self._database, self._vault, By(caller().id, client_address(context)))
+        return KeyAdministration(self._database, self._vault, By(caller().id, self._addresses(context)))
 
     async def _find(self, key_id: str) -> ApiKey:
         [found] = await self._database.read(lambda connection: store.get_api_keys(connection, [key_id]))
@@ -99,4 +104,7 @@ def to_message(key: ApiKey, credential: Credential | None = None) -> api_keys_pb
         last_used_at=timestamp(key.last_used_at),
         previous_expires_at=timestamp(key.previous_expires_at),
         key=str(credential) if credential else "",
+        allowed_networks=map(str, key.allowed_networks),
+        calls_per_second=key.calls_per_second,
+        calls_per_day=key.calls_per_day,
     )

@@ -1,16 +1,18 @@
 """Every SQL statement about API keys. Commands come in sets, and each has a result of its own, in order."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime, timedelta
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mo_grpc.auth.rules import ApiKey, NewApiKey, Rotation, not_found, revoked
+from mo_grpc.auth.rules import ApiKey, KeyLimits, NewApiKey, Rotation, not_found, revoked
 from mo_grpc.errors import ServiceError
 
+CLEANED_AT_ONCE = 1000
+
 _COLUMNS = "id, name, secret_hash, scopes, created_at, expires_at, revoked_at, last_used_at, "
-_COLUMNS += "previous_secret_hash, previous_expires_at, number"
+_COLUMNS += "previous_secret_hash, previous_expires_at, number, allowed_networks, calls_per_second, calls_per_day"
 
 _GET = text(f"SELECT {_COLUMNS} FROM api_keys WHERE id = ANY(:ids)")  # noqa: S608 - a constant
 
@@ -23,10 +25,14 @@ _PAGE = text(f"""
 
 # Scopes are joined with spaces because unnest would flatten an array of arrays.
 _CREATE = text("""
-    INSERT INTO api_keys (id, name, secret_hash, scopes, created_at, expires_at)
-    SELECT id, name, secret_hash, string_to_array(scopes, ' '), clock_timestamp(), expires_at
+    INSERT INTO api_keys (id, name, secret_hash, scopes, created_at, expires_at, allowed_networks, calls_per_second,
+        calls_per_day)
+    SELECT id, name, secret_hash, string_to_array(scopes, ' '), clock_timestamp(), expires_at,
+        CAST(string_to_array(allowed_networks, ' ') AS cidr[]), calls_per_second, calls_per_day
     FROM unnest(CAST(:ids AS text[]), CAST(:names AS text[]), CAST(:secret_hashes AS bytea[]), CAST(:scopes AS text[]),
-        CAST(:expires_ats AS timestamptz[])) AS new (id, name, secret_hash, scopes, expires_at)
+        CAST(:expires_ats AS timestamptz[]), CAST(:allowed_networks AS text[]), CAST(:calls_per_second AS integer[]),
+        CAST(:calls_per_day AS integer[]))
+        AS new (id, name, secret_hash, scopes, expires_at, allowed_networks, calls_per_second, calls_per_day)
     ORDER BY id
 """)
 
@@ -45,6 +51,26 @@ _ROTATE = text(f"""
     RETURNING {", ".join(f"api_keys.{name}" for name in _COLUMNS.split(", "))}
 """)  # noqa: S608 - constants
 
+_SET_LIMITS = text("""
+    UPDATE api_keys SET allowed_networks = CAST(string_to_array(:allowed_networks, ' ') AS cidr[]),
+        calls_per_second = :calls_per_second, calls_per_day = :calls_per_day
+    WHERE id = :id RETURNING id
+""")
+
+_COUNT_CALLS = text("""
+    INSERT INTO api_key_calls (day, key_id, calls)
+    SELECT :day, id, calls FROM unnest(CAST(:ids AS text[]), CAST(:calls AS bigint[])) AS new (id, calls) ORDER BY id
+    ON CONFLICT (day, key_id) DO UPDATE SET calls = api_key_calls.calls + excluded.calls
+""")
+_CALLS = text("SELECT key_id, calls FROM api_key_calls WHERE day = :day")
+_CLEAN_CALLS = text("""
+    WITH old AS (
+        SELECT day, key_id FROM api_key_calls WHERE day < CAST(clock_timestamp() - CAST(:age AS interval) AS date)
+        ORDER BY day, key_id LIMIT :limit FOR UPDATE SKIP LOCKED
+    )
+    DELETE FROM api_key_calls USING old WHERE (api_key_calls.day, api_key_calls.key_id) = (old.day, old.key_id)
+""")
+
 _TOUCH = text("""
     UPDATE api_keys SET last_used_at = greatest(last_used_at, used.at)
     FROM unnest(CAST(:ids AS text[]), CAST(:ats AS timestamptz[])) AS used (id, at) WHERE api_keys.id = used.id
@@ -53,7 +79,7 @@ _TOUCH = text("""
 
 def _api_key(row: Sequence[object]) -> ApiKey:
     key = ApiKey(*row)  # type: ignore[arg-type] # the statement selects the fields in their order
-    return key._replace(scopes=frozenset(key.scopes))
+    return key._replace(scopes=frozenset(key.scopes), allowed_networks=tuple(key.allowed_networks))
 
 
 async def get_api_keys(connection: AsyncConnection, ids: Sequence[str]) -> list[ApiKey | None]:
@@ -77,6 +103,9 @@ async def create_api_keys(connection: AsyncConnection, commands: Sequence[NewApi
             "secret_hashes": [command.credential.secret_hash for command in commands],
             "scopes": [" ".join(sorted(command.scopes)) for command in commands],
             "expires_ats": [command.expires_at for command in commands],
+            "allowed_networks": [_joined(command.limits) for command in commands],
+            "calls_per_second": [command.limits.calls_per_second for command in commands],
+            "calls_per_day": [command.limits.calls_per_day for command in commands],
         },
     )
 
@@ -110,3 +139,26 @@ async def revoke_api_keys(connection: AsyncConnection, ids: Sequence[str]) -> li
 async def touch_api_keys(connection: AsyncConnection, used: Mapping[str, datetime]) -> None:
     """Note when keys were last used."""
     await connection.execute(_TOUCH, {"ids": list(used), "ats": list(used.values())})
+
+
+async def set_limits(connection: AsyncConnection, key_id: str, limits: KeyLimits) -> bool:
+    """Let a key call from other networks, more or less often; False if there is no such key."""
+    numbers = {"calls_per_second": limits.calls_per_second, "calls_per_day": limits.calls_per_day}
+    done = await connection.execute(_SET_LIMITS, {"id": key_id, "allowed_networks": _joined(limits), **numbers})
+    return done.one_or_none() is not None
+
+
+async def count_calls(connection: AsyncConnection, day: date, calls: Mapping[str, int]) -> dict[str, int]:
+    """Add the calls of keys to those of a day; answers how many there are now, of each key that had any."""
+    if calls:
+        await connection.execute(_COUNT_CALLS, {"day": day, "ids": list(calls), "calls": list(calls.values())})
+    return {row[0]: row[1] for row in await connection.execute(_CALLS, {"day": day})}
+
+
+async def clean_calls(connection: AsyncConnection, age: timedelta) -> int:
+    """Forget the counts of days longer ago than `age`, `CLEANED_AT_ONCE` at most; answer how many."""
+    return (await connection.execute(_CLEAN_CALLS, {"age": age, "limit": CLEANED_AT_ONCE})).rowcount
+
+
+def _joined(limits: KeyLimits) -> str:
+    return " ".join(map(str, limits.allowed_networks))

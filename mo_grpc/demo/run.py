@@ -32,9 +32,8 @@ from mo_grpc.db.engine import Database, database_url
 from mo_grpc.demo.api import CHANNEL_OPTIONS, CONNECTIONS, EXISTS, OK, Api, slices
 from mo_grpc.demo.portfolio import Portfolio
 from mo_grpc.demo.story import YEAR, Event, customer_id, story
-from mo_grpc.events.refusals import Refusals
-from mo_grpc.server import make_background, make_server
-from mo_grpc.tokens.ring import TokenRing
+from mo_grpc.parts import running
+from mo_grpc.server import make_server
 from mo_grpc.vault import Vault
 
 _MAX_BATCH = 1000
@@ -147,15 +146,12 @@ async def _private_server(settings: Settings, clock: Callable[[], datetime]) -> 
     """Serve on a socket of our own, to a key of our own, for as long as the context lasts."""
     database = Database(database_url(settings), CONNECTIONS, clock)
     try:
-        vault = Vault(settings)
-        administration = KeyAdministration(database, vault, terminal.by())
+        administration = KeyAdministration(database, Vault(settings), terminal.by())
         async with (
             temporary_key(administration, "mo-grpc demo", _KEY_LIFETIME) as key,
-            KeyRing(database) as keys,
-            Refusals(database, vault) as refusals,
+            running(settings, database) as parts,
         ):
-            tokens = TokenRing(settings, database, vault)
-            server, _ = make_server(settings, database, keys, vault, tokens, refusals, make_background(settings, database))
+            server, _ = make_server(settings, database, parts)
             # The folder is this user's alone, and so is the socket in it.
             with tempfile.TemporaryDirectory(prefix="mo-demo-") as folder:
                 address = f"unix:{folder}/grpc.sock"
@@ -163,7 +159,7 @@ async def _private_server(settings: Settings, clock: Callable[[], datetime]) -> 
                 try:
                     # An interrupt may come within the start, too.
                     await server.start()
-                    await _wait_for_keys(keys)
+                    await _wait_for_keys(parts.keys)
                     async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
                         yield Api(channel, ((settings.api_key_custom_header, str(key)),))
                 finally:

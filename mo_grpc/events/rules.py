@@ -35,6 +35,7 @@ class Kind(StrEnum):
     OTP_DISABLED = "otp_disabled"
     SIGNING_KEY_ROTATED = "signing_key_rotated"
     API_KEY_CREATED = "api_key_created"
+    API_KEY_LIMITED = "api_key_limited"
     API_KEY_ROTATED = "api_key_rotated"
     API_KEY_REVOKED = "api_key_revoked"
 

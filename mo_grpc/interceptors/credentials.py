@@ -3,6 +3,7 @@
 import base64
 import binascii
 import ipaddress
+from collections.abc import Iterable
 
 from mo_grpc.interceptors.base import Context
 
@@ -32,19 +33,28 @@ def basic(context: Context, header: str) -> tuple[str, str] | None:
     return name, password
 
 
-def client_address(context: Context) -> str:
-    """The address of whoever calls; empty if it cannot be told.
+class Addresses:
+    """Tells the address of whoever calls.
 
-    Envoy comes by the private socket, and adds the address that it sees as the last of `x-forwarded-for`; a direct caller's own
-    header counts for nothing.
+    Envoy comes by the private socket, or from one of the networks `trusted`, and says in the last of `x-forwarded-for` which
+    address it sees; from anybody else that header counts for nothing.
     """
-    peer = context.peer()
-    if peer.startswith("unix:"):
-        hops = [str(value) for key, value in context.invocation_metadata() or () if key == "x-forwarded-for"]
-        address = hops[-1].rpartition(",")[2].strip() if hops else ""
-    else:
-        address = peer.partition(":")[2].rpartition(":")[0].replace("%5B", "[").replace("%5D", "]").strip("[]")
+
+    def __init__(self, trusted: Iterable[str] = ()) -> None:
+        self._trusted = [ipaddress.ip_network(network) for network in trusted]
+
+    def __call__(self, context: Context) -> str:
+        """The address; empty if it cannot be told."""
+        kind, _, peer = context.peer().partition(":")
+        address = _parse(peer.rpartition(":")[0].replace("%5B", "[").replace("%5D", "]").strip("[]"))
+        if kind == "unix" or (address and any(address in network for network in self._trusted)):
+            hops = [str(value) for key, value in context.invocation_metadata() or () if key == "x-forwarded-for"]
+            address = _parse(hops[-1].rpartition(",")[2].strip()) if hops else None
+        return str(address) if address else ""
+
+
+def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return str(ipaddress.ip_address(address))
+        return ipaddress.ip_address(text)
     except ValueError:
-        return ""
+        return None

@@ -13,23 +13,23 @@ from mo_grpc.errors import Unauthenticated
 from mo_grpc.events.rules import By, Kind, NewEvent
 from mo_grpc.events.store import append
 from mo_grpc.interceptors.base import Context
-from mo_grpc.interceptors.credentials import NO_STORE, basic, client_address
+from mo_grpc.interceptors.credentials import NO_STORE, basic
+from mo_grpc.parts import Parts
 from mo_grpc.people.accounts import Accounts
 from mo_grpc.people.rules import Attempt, OtpRequired, User, credentials_invalid
 from mo_grpc.tokens import store
-from mo_grpc.tokens.ring import TokenRing
 from mo_grpc.tokens.rules import Login, jwk, new_refresh_token, refresh_hash, token_invalid
-from mo_grpc.vault import Vault
 from mo_grpc.wire import timestamp
 
 
 class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
     """See `mo/auth/v1/tokens.proto`."""
 
-    def __init__(self, settings: Settings, database: Database, vault: Vault, ring: TokenRing, accounts: Accounts) -> None:
+    def __init__(self, settings: Settings, database: Database, parts: Parts, accounts: Accounts) -> None:
         self._database = database
-        self._vault = vault
-        self._ring = ring
+        self._vault = parts.vault
+        self._ring = parts.tokens
+        self._addresses = parts.addresses
         self._accounts = accounts
         self._header = settings.token_header
         self._session_lifetime = timedelta(hours=settings.mo_session_hours)
@@ -41,7 +41,7 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
         async def begin(connection: AsyncConnection, user: User) -> Login:
             return await store.begin_session(connection, user.id, refresh_hash(refresh_token), self._session_lifetime)
 
-        address = client_address(context)
+        address = self._addresses(context)
         try:
             if request.challenge:
                 claims = await self._ring.read_challenge(request.challenge)
@@ -62,7 +62,7 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
         await context.send_initial_metadata(NO_STORE)
         refresh_token = new_refresh_token()
         spent, new = refresh_hash(request.refresh_token), refresh_hash(refresh_token)
-        by = By("", client_address(context))
+        by = By("", self._addresses(context))
 
         async def spend(connection: AsyncConnection) -> Login | store.Reused | None:
             found = await store.spend_token(connection, spent, new)
@@ -78,7 +78,7 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
 
     async def RevokeToken(self, request: tokens_pb2.RevokeTokenRequest, context: Context) -> tokens_pb2.RevokeTokenResponse:
         session = person()
-        by = By(caller().id, client_address(context))
+        by = By(caller().id, self._addresses(context))
         ended = "all" if request.all_sessions else session.id
 
         async def revoke(connection: AsyncConnection) -> None:

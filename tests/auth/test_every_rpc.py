@@ -11,9 +11,8 @@ import pytest
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor
 
-from mo_grpc.auth.access import ACCESS, ACCOUNT, BASIC, PUBLIC
+from mo_grpc.auth.access import ACCESS, ACCOUNT, BASIC, GRANTABLE, PUBLIC
 from mo_grpc.auth.rules import Credential
-from mo_grpc.auth.servicer import GRANTABLE
 from mo_grpc.people.rules import Role
 from mo_grpc.server import SERVICES
 from tests.conftest import TLS, Stack
@@ -78,6 +77,10 @@ def credentials(stack: Stack, grpc_channel: grpc.Channel, new_person: NewPerson)
     found = Credentials({"nothing": ({}, 16, "API_KEY_MISSING")})
     found.refused |= {what: ({"x-api-key": key}, 16, "API_KEY_INVALID") for what, key in keys.items()}
     found.refused |= {what: ({"authorization": f"Bearer {each}"}, 16, "TOKEN_INVALID") for what, each in tokens.items()}
+    elsewhere = administrator(
+        "auth.CreateApiKey", api_key={"name": "test", "scopes": list(GRANTABLE), "allowed_networks": ["192.0.2.0/24"]}
+    )
+    found.refused["a key from the wrong network"] = ({"x-api-key": elsewhere["key"]}, 7, "NETWORK_NOT_ALLOWED")
     found.without = {scope: new_key(*GRANTABLE - {scope})["key"] for scope in {*GRANTABLE, ACCOUNT}}
     assert opens(anybody, {"authorization": f"Bearer {forged()}"}), "or the others would be refused for another reason"
     return found

@@ -1,6 +1,7 @@
 """Each constraint of the schema refuses a row that breaks it, and that alone."""
 
 from collections.abc import Iterator
+from ipaddress import ip_network
 from typing import Any
 
 import psycopg
@@ -40,6 +41,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "signing_keys": {"kid": "k", "public_key": HASH, "private_key": b"", "created_at": NOW},
     "sessions": {"id": "s" * 22, "user_id": 1, "created_at": NOW, "expires_at": NOW},
     "refresh_tokens": {"token_hash": HASH, "session_id": "s" * 22},
+    "api_key_calls": {"day": NOW, "key_id": "k" * 12, "calls": 0},
     "event_streams": {"name": "s", "last_number": 0, "last_seal": HASH},
     "events": {
         "stream": "s", "number": 1, "at": NOW, "kind": "k", "actor": "", "subject": "", "address": "", "data": "{}",
@@ -61,6 +63,7 @@ NEW: dict[str, dict[str, Any]] = {
     "signing_keys": {"kid": "l"},
     "sessions": {"id": "t" * 22},
     "refresh_tokens": {"token_hash": b"y" * 32},
+    "api_key_calls": {"day": "2001-01-01"},
     "event_streams": {"name": "t"},
     "events": {"number": 2},
 }
@@ -154,6 +157,12 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("refresh_tokens_pkey", {"token_hash": HASH}),
     ("refresh_tokens_session_id_fkey", {"session_id": "n" * 22}),
     *[("refresh_tokens_token_hash_check", {"token_hash": bad}) for bad in (b"", HASH + b"x")],
+    ("api_keys_allowed_networks_check", {"allowed_networks": [ip_network("192.0.2.0/24")] * 33}),
+    ("api_keys_calls_per_second_check", {"calls_per_second": -1}),
+    ("api_keys_calls_per_day_check", {"calls_per_day": -1}),
+    ("api_key_calls_pkey", {"day": NOW}),
+    ("api_key_calls_key_id_fkey", {"key_id": "n" * 12}),
+    ("api_key_calls_calls_check", {"calls": -1}),
     ("event_streams_pkey", {"name": "s"}),
     ("event_streams_last_number_check", {"last_number": -1}),
     *[("event_streams_last_seal_check", {"last_seal": bad}) for bad in (b"", HASH + b"x")],

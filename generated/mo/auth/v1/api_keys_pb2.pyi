@@ -34,12 +34,23 @@ class ApiKey(_message.Message):
     LAST_USED_AT_FIELD_NUMBER: _builtins.int
     PREVIOUS_EXPIRES_AT_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    ALLOWED_NETWORKS_FIELD_NUMBER: _builtins.int
+    CALLS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    CALLS_PER_DAY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Output only. The id: the part of the key between its first two underscores."""
     name: _builtins.str
     """Required. Whose key it is, in words."""
     key: _builtins.str
     """Output only. The key itself, from CreateApiKey and RotateApiKey alone: it is not stored, and cannot be shown again."""
+    calls_per_second: _builtins.int
+    """Optional. How many calls it may make a second, in the long run; as many at once after a silent second. No limit if 0. A call
+    too many is RESOURCE_EXHAUSTED, with `google.rpc.RetryInfo`.
+    """
+    calls_per_day: _builtins.int
+    """Optional. How many calls it may make a day (UTC). No limit if 0. A call too many is RESOURCE_EXHAUSTED, with
+    `google.rpc.RetryInfo`.
+    """
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Required. What it opens, such as `loans:read`."""
@@ -64,6 +75,12 @@ class ApiKey(_message.Message):
     def previous_expires_at(self) -> _timestamp_pb2.Timestamp:
         """Output only. Until when the secret before the last rotation counts; absent if there was none."""
 
+    @_builtins.property
+    def allowed_networks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. The networks that it may be used from, such as `192.0.2.0/24` or `2001:db8::/32`; all of them if there are none.
+        A call from elsewhere is PERMISSION_DENIED.
+        """
+
     def __init__(
         self,
         *,
@@ -76,10 +93,13 @@ class ApiKey(_message.Message):
         last_used_at: _timestamp_pb2.Timestamp | None = ...,
         previous_expires_at: _timestamp_pb2.Timestamp | None = ...,
         key: _builtins.str = ...,
+        allowed_networks: _abc.Iterable[_builtins.str] | None = ...,
+        calls_per_second: _builtins.int = ...,
+        calls_per_day: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "last_used_at", b"last_used_at", "previous_expires_at", b"previous_expires_at", "revoked_at", b"revoked_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "id", b"id", "key", b"key", "last_used_at", b"last_used_at", "name", b"name", "previous_expires_at", b"previous_expires_at", "revoked_at", b"revoked_at", "scopes", b"scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_networks", b"allowed_networks", "calls_per_day", b"calls_per_day", "calls_per_second", b"calls_per_second", "created_at", b"created_at", "expires_at", b"expires_at", "id", b"id", "key", b"key", "last_used_at", b"last_used_at", "name", b"name", "previous_expires_at", b"previous_expires_at", "revoked_at", b"revoked_at", "scopes", b"scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -94,7 +114,7 @@ class CreateApiKeyRequest(_message.Message):
     API_KEY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def api_key(self) -> Global___ApiKey:
-        """Required. `name` and `scopes`, and `expires_at` if it shall end."""
+        """Required. `name` and `scopes`, `expires_at` if it shall end, and from where and how often it may call."""
 
     def __init__(
         self,

@@ -38,8 +38,8 @@ class ApiKeyServiceStub:
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_api_keys_pb2.CreateApiKeyRequest, _api_keys_pb2.ApiKey]
     """Makes an API key, with some of the caller's own scopes.
 
-    Returns PERMISSION_DENIED if the caller lacks one of the scopes, INVALID_ARGUMENT if there is no such scope or the end is
-    not in the future.
+    Returns PERMISSION_DENIED if the caller lacks one of the scopes, INVALID_ARGUMENT if there is no such scope or network, or
+    the end is not in the future.
     """
     GetApiKey: _grpc.UnaryUnaryMultiCallable[_api_keys_pb2.GetApiKeyRequest, _api_keys_pb2.ApiKey]
     """Gets one API key, without the key itself.
@@ -74,8 +74,8 @@ class ApiKeyServiceAsyncStub(ApiKeyServiceStub):
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_api_keys_pb2.CreateApiKeyRequest, _api_keys_pb2.ApiKey]  # type: ignore[assignment]
     """Makes an API key, with some of the caller's own scopes.
 
-    Returns PERMISSION_DENIED if the caller lacks one of the scopes, INVALID_ARGUMENT if there is no such scope or the end is
-    not in the future.
+    Returns PERMISSION_DENIED if the caller lacks one of the scopes, INVALID_ARGUMENT if there is no such scope or network, or
+    the end is not in the future.
     """
     GetApiKey: _aio.UnaryUnaryMultiCallable[_api_keys_pb2.GetApiKeyRequest, _api_keys_pb2.ApiKey]  # type: ignore[assignment]
     """Gets one API key, without the key itself.
@@ -113,8 +113,8 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_api_keys_pb2.ApiKey, _abc.Awaitable[_api_keys_pb2.ApiKey]]:
         """Makes an API key, with some of the caller's own scopes.
 
-        Returns PERMISSION_DENIED if the caller lacks one of the scopes, INVALID_ARGUMENT if there is no such scope or the end is
-        not in the future.
+        Returns PERMISSION_DENIED if the caller lacks one of the scopes, INVALID_ARGUMENT if there is no such scope or network, or
+        the end is not in the future.
         """
 
     @_abc_1.abstractmethod

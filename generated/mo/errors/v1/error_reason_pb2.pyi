@@ -118,6 +118,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND. Metadata: `external_id`, the id of the API key."""
     API_KEY_REVOKED: _ErrorReason.ValueType  # 44
     """FAILED_PRECONDITION: the API key is revoked. Metadata: `id`."""
+    NETWORK_NOT_ALLOWED: _ErrorReason.ValueType  # 45
+    """PERMISSION_DENIED: the API key may not be used from the address of the call. Metadata: `address`, empty if it is unknown."""
+    KEY_RATE_EXCEEDED: _ErrorReason.ValueType  # 46
+    """RESOURCE_EXHAUSTED: the API key calls more often than it may in a second; `google.rpc.RetryInfo` says when to try again."""
+    KEY_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 47
+    """RESOURCE_EXHAUSTED: the API key has made its calls of the day; `google.rpc.RetryInfo` says when the next day begins."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused: the `reason` of the `google.rpc.ErrorInfo` (domain `mo`) that every error carries. The names are
@@ -220,4 +226,10 @@ API_KEY_NOT_FOUND: ErrorReason.ValueType  # 43
 """NOT_FOUND. Metadata: `external_id`, the id of the API key."""
 API_KEY_REVOKED: ErrorReason.ValueType  # 44
 """FAILED_PRECONDITION: the API key is revoked. Metadata: `id`."""
+NETWORK_NOT_ALLOWED: ErrorReason.ValueType  # 45
+"""PERMISSION_DENIED: the API key may not be used from the address of the call. Metadata: `address`, empty if it is unknown."""
+KEY_RATE_EXCEEDED: ErrorReason.ValueType  # 46
+"""RESOURCE_EXHAUSTED: the API key calls more often than it may in a second; `google.rpc.RetryInfo` says when to try again."""
+KEY_QUOTA_EXCEEDED: ErrorReason.ValueType  # 47
+"""RESOURCE_EXHAUSTED: the API key has made its calls of the day; `google.rpc.RetryInfo` says when the next day begins."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1,0 +1,44 @@
+"""What a server is made of beside its database: what it knows of keys and people, and what it does behind the calls."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from mo_grpc.auth.keyring import KeyRing
+from mo_grpc.auth.limits import Limits
+from mo_grpc.config import Settings
+from mo_grpc.db.engine import Database
+from mo_grpc.events.refusals import Refusals
+from mo_grpc.imports.celery import sender
+from mo_grpc.imports.runner import Background, Runner
+from mo_grpc.interceptors.credentials import Addresses
+from mo_grpc.objects.store import open_store
+from mo_grpc.tokens.ring import TokenRing
+from mo_grpc.vault import Vault
+
+
+class Parts(NamedTuple):
+    """The parts of a running server."""
+
+    keys: KeyRing
+    tokens: TokenRing
+    limits: Limits
+    refusals: Refusals
+    vault: Vault
+    addresses: Addresses
+    background: Background
+
+
+@asynccontextmanager
+async def running(settings: Settings, database: Database) -> AsyncIterator[Parts]:
+    """The parts, which follow the database while inside, and tell it at the end what is still to be told."""
+    vault = Vault(settings)
+    runner = Runner(database, open_store(settings), settings.mo_import_lease_seconds)
+    background = Background(database, runner, sender(settings))
+    async with (
+        KeyRing(database) as keys,
+        TokenRing(settings, database, vault) as tokens,
+        Limits(database) as limits,
+        Refusals(database, vault) as refusals,
+    ):
+        yield Parts(keys, tokens, limits, refusals, vault, Addresses(settings.mo_trusted_edges), background)
