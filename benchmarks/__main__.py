@@ -11,11 +11,12 @@ from rich.table import Table
 from benchmarks.choices import choices
 from benchmarks.curves import curves
 from benchmarks.imports import import_file
+from benchmarks.keys import keys
 from benchmarks.rows import ROWS, Load, Row
 from benchmarks.soak import soak
 from benchmarks.stack import running
 
-ALL = ROWS | {"import": import_file}
+ALL: dict[str, Callable[[Load], Row | list[Row]]] = ROWS | {"import": import_file, "keys": keys}
 LONG: dict[str, Callable[[Load], Row | list[Row]]] = {"curves": curves, "soak": soak, "choices": choices}
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 

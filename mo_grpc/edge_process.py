@@ -16,8 +16,8 @@ from mo_grpc.edge_certificates import Certificates
 from mo_grpc.processes import AlreadyLockedError, FileLock, spawn, stop
 from mo_grpc.workers import edge_endpoint, make_run_dir
 
-# Envoy's own "info" is a page about itself at every start.
-LOG_LEVELS = {"debug": "debug", "info": "warning", "warning": "warning", "error": "error"}
+# Envoy's own "info" is a page about itself at every start, and its "debug" shows all headers, keys and passwords included.
+LOG_LEVELS = {"debug": "info", "info": "warning", "warning": "warning", "error": "error"}
 
 _HEALTHY = "cluster.grpc.membership_healthy"
 _RUNNING_CALLS = "http.edge.downstream_rq_active"

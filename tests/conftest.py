@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from mo_grpc.db.embedded import embedded_url
+from tests import secrets
 from tests.doors import Door, GrpcDoor, RestDoor
 
 KEY = re.compile(r"mo_[0-9A-Za-z]{12}_[0-9A-Za-z]{38}")
@@ -55,7 +56,10 @@ class Stack:
 def run_cli(environment: dict[str, str], *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
     """Run `mo-grpc` with these settings."""
     command = [sys.executable, "-m", "mo_grpc", *arguments]
-    return subprocess.run(command, env=environment, check=check, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, env=environment, check=check, capture_output=True, text=True, timeout=100)
+    for key in KEY.findall(done.stdout):
+        secrets.used(key)
+    return done
 
 
 def settings_environment(data_dir: Path, **settings: str) -> dict[str, str]:
@@ -87,7 +91,7 @@ def read_greeting(process: "subprocess.Popen[str]") -> str:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The service that most tests share."""
     data_dir = tmp_path_factory.mktemp("stack")
-    environment = settings_environment(data_dir, CORS_ALLOWED_ORIGINS=ORIGIN)
+    environment = settings_environment(data_dir, CORS_ALLOWED_ORIGINS=ORIGIN, MO_ACCESS_LOG="stdout", MO_LOG_LEVEL="debug")
     process = subprocess.Popen(
         [sys.executable, "-m", "mo_grpc", "up"], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -97,6 +101,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         assert found, greeting
         # For servers with another data folder: events are sealed with it.
         environment["SECRET_KEY"] = (data_dir / "secret.key").read_text()
+        for secret in (found[0], environment["SECRET_KEY"]):
+            secrets.used(secret)
         yield Stack(
             data_dir=data_dir,
             environment=environment,
@@ -109,6 +115,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
     assert process.returncode == 0
+    assert secrets.shown_in(data_dir / "log") == []
 
 
 # pytest-grpc's fixtures, over the server of the stack instead of one of its own.

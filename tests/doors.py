@@ -21,6 +21,8 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc.status_pb2 import Status
 
+from tests import secrets
+
 # HTTP's answer for each status code that the service gives, as Envoy translates it.
 HTTP_STATUS = {3: 400, 4: 504, 5: 404, 6: 409, 7: 403, 8: 429, 9: 400, 10: 409, 13: 500, 14: 503, 16: 401}
 
@@ -108,7 +110,9 @@ class GrpcDoor:
         try:
             answer, details = call.with_call(message, metadata=self.metadata, timeout=self.timeout)
             self.replayed = ("idempotency-replayed", "true") in details.initial_metadata()
-            return to_json(answer)
+            content = to_json(answer)
+            secrets.answered(content)
+            return content
         except grpc.RpcError as error:
             self.replayed = isinstance(error, grpc.Call) and ("idempotency-replayed", "true") in (
                 error.initial_metadata() or ()
@@ -154,6 +158,7 @@ class RestDoor:
         assert answer.headers["content-type"] == "application/json"
         assert not [name for name in answer.headers if name.startswith("grpc-")]
         content: Json = answer.json()
+        secrets.answered(content)
         if answer.status_code == 200:
             return content
         assert answer.status_code == HTTP_STATUS[content["code"]]

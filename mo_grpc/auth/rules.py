@@ -7,6 +7,7 @@ import ipaddress
 import re
 import secrets
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import NamedTuple, Self
 
 from mo.errors.v1.error_reason_pb2 import ErrorReason
@@ -105,13 +106,7 @@ class ApiKey(NamedTuple):
         """Whether it may be used from an address; from one that is unknown only if it may from everywhere."""
         if not self.allowed_networks:
             return True
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        if isinstance(parsed, ipaddress.IPv6Address):
-            parsed = parsed.ipv4_mapped or parsed
-        return any(parsed in network for network in self.allowed_networks)
+        return _within(self.allowed_networks, address)
 
     def fits(self, credential: Credential) -> datetime | None:
         """Until when the secret is this key's, if it is; None if it is not. Compares in constant time."""
@@ -170,6 +165,17 @@ def revoked(key_id: str) -> PreconditionFailed:
     """Refuse to rotate a key that is revoked."""
     message = f"The API key {key_id} is revoked, for good; make another."
     return PreconditionFailed(ErrorReason.API_KEY_REVOKED, message, key_id, {"id": key_id})
+
+
+@lru_cache(4096)
+def _within(networks: tuple[Network, ...], address: str) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(parsed, ipaddress.IPv6Address):
+        parsed = parsed.ipv4_mapped or parsed
+    return any(parsed in network for network in networks)
 
 
 def _random(length: int) -> str:

@@ -4,6 +4,7 @@ import base64
 import binascii
 import ipaddress
 from collections.abc import Iterable
+from functools import lru_cache
 
 from mo_grpc.interceptors.base import Context
 
@@ -53,6 +54,7 @@ class Addresses:
         return str(address) if address else ""
 
 
+@lru_cache(4096)
 def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(text)

@@ -281,3 +281,18 @@ def test_the_name_of_the_header_is_a_setting(stack: Stack) -> None:
         refused = refusal(GrpcDoor(server.channel, (("x-api-key", stack.api_key),)))
         assert (refused.code, refused.reason) == (16, "API_KEY_MISSING")
         assert refused.info["metadata"] == {"header": "x-partner-key"}
+
+
+def test_fake_keys_cost_no_query(stack: Stack, door_of: OpenDoor) -> None:
+    """While nobody can read the table of keys, they are refused all the same, and the real one is let in."""
+    good = Credential.parse(stack.api_key)
+    assert good is not None
+    wrong_secrets = [str(Credential(good.id, Credential.generate().secret)) for _ in range(50)]
+    wrong_checksums = [key[:-1] + ("A" if key[-1] != "A" else "B") for key in wrong_secrets]
+    assert opens(door_of(stack.api_key))
+    with owner(stack.data_dir) as connection:
+        connection.execute("LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE")
+        for key in (*wrong_secrets, *wrong_checksums):
+            assert not opens(door_of(key))
+        assert opens(door_of(stack.api_key))
+        connection.rollback()

@@ -50,9 +50,10 @@ def calls_told(stack: Stack, key: str) -> int:
 
 def retry_delay(door: Door) -> float:
     """How long a refused call shall wait."""
+    while outcome(door) == "OK":
+        pass
     with pytest.raises(Refused) as refused:
-        for _ in range(100):
-            door("customers.ListCustomers", page_size=1)
+        door("customers.ListCustomers", page_size=1)
     assert refused.value.code == 8
     [retry] = [detail for detail in refused.value.details if detail["@type"].endswith("RetryInfo")]
     return float(retry["retry_delay"].rstrip("s"))

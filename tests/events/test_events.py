@@ -13,7 +13,8 @@ from mo_grpc.auth.rules import Credential
 from mo_grpc.people.rules import Role
 from tests.conftest import TLS, Stack
 from tests.doors import GrpcDoor, Refused
-from tests.people.conftest import PASSWORD, Doors, NewPerson, basic, reason, refused, rows, totp
+from tests.people.conftest import Doors, NewPerson, basic, reason, refused, rows, totp
+from tests.secrets import PASSWORD
 from tests.waiting import eventually
 
 Row = tuple[Any, ...]

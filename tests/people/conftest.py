@@ -20,12 +20,12 @@ from mo_grpc.people.rules import Role
 from tests.conftest import TLS, Stack
 from tests.databases import owner
 from tests.doors import Door, GrpcDoor, Json, Refused, RestDoor
+from tests.secrets import PASSWORD
 from tests.waiting import eventually
 
 _run = uuid.uuid4().hex[:8]
 _count = itertools.count(1)
 
-PASSWORD = "harbour lantern 42"
 HASH = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash(PASSWORD)
 
 

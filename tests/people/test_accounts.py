@@ -17,7 +17,8 @@ from mo_grpc.people.store import clean_failures
 from mo_grpc.tokens.store import clean_sessions
 from mo_grpc.vault import Vault
 from tests.conftest import Stack
-from tests.people.conftest import PASSWORD, Doors, NewPerson, reason, rows, totp
+from tests.people.conftest import Doors, NewPerson, reason, rows, totp
+from tests.secrets import PASSWORD
 
 T = TypeVar("T")
 

@@ -10,7 +10,8 @@ from argon2 import PasswordHasher
 from mo_grpc.people.rules import Role
 from tests.conftest import TLS, Stack
 from tests.doors import GrpcDoor, RestDoor
-from tests.people.conftest import PASSWORD, Doors, NewPerson, basic, opens, reason, refused, rows
+from tests.people.conftest import Doors, NewPerson, basic, opens, reason, refused, rows
+from tests.secrets import PASSWORD
 from tests.servers import a_server
 from tests.waiting import eventually
 

@@ -6,7 +6,8 @@ import pyotp
 
 from tests.conftest import Stack
 from tests.doors import GrpcDoor, Refused
-from tests.people.conftest import PASSWORD, Doors, NewPerson, Person, basic, reason, refused, rows, totp
+from tests.people.conftest import Doors, NewPerson, Person, basic, reason, refused, rows, totp
+from tests.secrets import PASSWORD
 from tests.servers import a_server
 from tests.waiting import eventually
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Stack, run_cli, settings_environment
-from tests.people.conftest import PASSWORD, Doors, NewPerson, opens, reason, refused
+from tests.people.conftest import Doors, NewPerson, opens, reason, refused
+from tests.secrets import PASSWORD
 from tests.waiting import eventually
 
 GOOD = "copper meadow 17"

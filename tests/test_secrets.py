@@ -1,0 +1,32 @@
+"""The search for secrets, at the end of the run (tests/conftest.py), would find what it looks for."""
+
+from pathlib import Path
+
+import pytest
+
+from mo_grpc.auth.rules import Credential
+from tests import secrets
+from tests.conftest import Stack
+
+
+def test_the_search_finds_what_was_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "_used", {secrets.PASSWORD})
+    key, other, token = Credential.generate(), Credential.generate(), "eyJhbGciOi.eyJzdWIiOiI1.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg"
+    secrets.answered({"api_key": [{"key": str(key)}], "tokens": {"access_token": token}})
+    lines = {
+        "innocent": f"{other} is another",
+        "key": f'{{"api_key": "{key}"}}',
+        "secret": f"the secret {str(key).split('_')[2]} alone",
+        "token": f"authorization: Bearer {token}",
+        "password": f"basic ana@example.org:{secrets.PASSWORD}",
+    }
+    for name, line in lines.items():
+        (tmp_path / name).write_text(line)
+    assert sorted(secrets.shown_in(tmp_path)) == ["key", "password", "secret", "token"]
+
+
+def test_the_stack_logs_all_there_is(stack: Stack) -> None:
+    """Or finding nothing would mean nothing."""
+    assert stack.environment["MO_LOG_LEVEL"] == "debug"
+    assert secrets.count() > 2
+    assert {path.name for path in (stack.data_dir / "log").iterdir()} >= {"serve.log", "edge.log"}
