@@ -1,0 +1,54 @@
+"""The API's reference: the OpenAPI document, in Swagger UI and in ReDoc; both from packages, none from another host."""
+
+import json
+from importlib.metadata import distribution
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from mo_grpc.config import ROOT, Settings
+from mo_grpc.openapi.document import KEY_HEADER
+from mo_grpc.web.headers import policy
+
+DOCUMENT = ROOT / "generated" / "openapi.json"
+PAGES = Path(__file__).parent / "static"
+
+# Of these packages only the files are used; what they were made for, Flask, is never imported.
+SWAGGER = ("flask-openapi3-swagger", "flask_openapi3_swagger/templates/swagger")
+REDOC = ("flask-openapi3-redoc", "flask_openapi3_redoc/templates/redoc")
+
+# Both make styles as they run, and ReDoc searches in a worker that it makes itself.
+_STYLES = {"content-security-policy": policy(style_src="'self' 'unsafe-inline'", worker_src="'self' blob:")}
+
+
+def routes(settings: Settings) -> list[BaseRoute]:
+    """The document and the two ways to read it."""
+    document = DOCUMENT.read_text(encoding="utf-8").replace(f'"{KEY_HEADER}"', json.dumps(settings.api_key_custom_header))
+
+    async def openapi(_: Request) -> Response:
+        return Response(document, media_type="application/json")
+
+    return [Route("/openapi.json", openapi), *_reader("swagger", SWAGGER), *_reader("redoc", REDOC)]
+
+
+def _reader(name: str, assets: tuple[str, str]) -> list[BaseRoute]:
+    package, folder = assets
+
+    async def page(_: Request) -> Response:
+        return FileResponse(PAGES / f"{name}.html", headers=_STYLES)
+
+    async def to_page(_: Request) -> Response:
+        return RedirectResponse(f"/{name}/", status_code=308)
+
+    async def script(_: Request) -> Response:
+        return FileResponse(PAGES / f"{name}.js")
+
+    return [
+        Route(f"/{name}", to_page),
+        Route(f"/{name}/", page),
+        Route(f"/{name}/page.js", script),
+        Mount(f"/{name}/assets", StaticFiles(directory=str(distribution(package).locate_file(folder)))),
+    ]
