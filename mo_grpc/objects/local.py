@@ -1,6 +1,7 @@
 """Files in a local folder."""
 
 import asyncio
+import errno
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
@@ -73,8 +74,9 @@ class LocalStore:
             raise ObjectNotFound(name)
         path = self._folder / name
         # A link that leads out of the folder is none of ours.
-        if not path.resolve().is_relative_to(self._folder.resolve()):
-            raise ObjectNotFound(name)
+        with _failures(name):
+            if not path.resolve().is_relative_to(self._folder.resolve()):
+                raise ObjectNotFound(name)
         return path
 
 
@@ -102,4 +104,6 @@ def _failures(source: str) -> Iterator[None]:
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise ObjectNotFound(source) from None
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ObjectNotFound(source) from None
         raise ObjectsUnavailable from error

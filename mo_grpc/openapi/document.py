@@ -35,7 +35,7 @@ _REFUSALS: Final = {
     "431": ("The headers are over the limit.", 3, "HEADERS_TOO_LARGE"),
     "500": ("The service failed; the request id helps to find out why.", 13, "INTERNAL_ERROR"),
     "502": ("The service did not answer; retry.", 14, "UPSTREAM_UNAVAILABLE"),
-    "503": ("The service, or its database, is out of reach; retry.", 14, "UNAVAILABLE"),
+    "503": ("The service, or its database, is out of reach; retry.", 14, "DATABASE_UNAVAILABLE"),
     "504": ("The answer took too long; the outcome may still land.", 4, "REQUEST_TIMEOUT"),
 }
 
@@ -105,7 +105,8 @@ def _operation(
     if rule.body:
         operation["requestBody"] = _request_body(protos, rpc, rule.body, verb, in_path, schemas)
     operation["responses"] = _responses(protos, rpc, comment, scope, bool(rule.body), bool(in_path), schemas)
-    return path, verb, operation
+    # Only where the body holds the id does its field have another's name before it.
+    return re.sub(r"\{[a-z_]+\.", "{", path), verb, operation
 
 
 _IDEMPOTENCY_KEY: Final = {
@@ -131,7 +132,7 @@ def _parameter(rpc: MethodDescriptorProto, name: str, place: str, schema: Schema
     description = schema.pop("description")
     schema.pop("examples", None)
     example = example_value(short(rpc.input_type), name.rpartition(".")[2])
-    found: Schema = {"name": name, "in": place, "description": description, "schema": schema}
+    found: Schema = {"name": name.rpartition(".")[2], "in": place, "description": description, "schema": schema}
     return found | ({"example": example} if place == "path" else {})
 
 

@@ -31,11 +31,23 @@ def routes(settings: Settings) -> list[BaseRoute]:
     async def openapi(_: Request) -> Response:
         return Response(document, media_type="application/json")
 
-    return [Route("/openapi.json", openapi), *_reader("swagger", SWAGGER), *_reader("redoc", REDOC)]
+    # Its picture of itself is the one thing that it would fetch from elsewhere.
+    source = (_folder(REDOC) / "js" / "redoc.standalone.js").read_text(encoding="utf-8")
+    redoc = source.replace("https://cdn.redoc.ly/redoc/logo-mini.svg", "assets/images/redoc.svg")
+
+    async def redoc_script(_: Request) -> Response:
+        return Response(redoc, media_type="text/javascript")
+
+    own = [Route("/openapi.json", openapi), Route("/redoc/redoc.js", redoc_script)]
+    return [*own, *_reader("swagger", SWAGGER), *_reader("redoc", REDOC)]
+
+
+def _folder(assets: tuple[str, str]) -> Path:
+    package, folder = assets
+    return Path(str(distribution(package).locate_file(folder)))
 
 
 def _reader(name: str, assets: tuple[str, str]) -> list[BaseRoute]:
-    package, folder = assets
 
     async def page(_: Request) -> Response:
         return FileResponse(PAGES / f"{name}.html", headers=_STYLES)
@@ -50,5 +62,5 @@ def _reader(name: str, assets: tuple[str, str]) -> list[BaseRoute]:
         Route(f"/{name}", to_page),
         Route(f"/{name}/", page),
         Route(f"/{name}/page.js", script),
-        Mount(f"/{name}/assets", StaticFiles(directory=str(distribution(package).locate_file(folder)))),
+        Mount(f"/{name}/assets", StaticFiles(directory=_folder(assets))),
     ]
