@@ -1,6 +1,7 @@
 """Files in a local folder."""
 
 import asyncio
+import errno
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
@@ -102,4 +103,6 @@ def _failures(source: str) -> Iterator[None]:
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise ObjectNotFound(source) from None
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # so there can be none
+            raise ObjectNotFound(source) from None
         raise ObjectsUnavailable from error

@@ -86,7 +86,22 @@ def test_a_stream_that_breaks_leaves_what_was_there(store: ObjectStore, size: in
 
 
 @pytest.mark.parametrize(
-    "source", ["no.txt", "", "..", "../a", "a/../b", "/a", "a/", ".a", "a//b", "s3://foreign/some/file.txt", "s3://"]
+    "source",
+    [
+        "no.txt",
+        "",
+        "..",
+        "../a",
+        "a/../b",
+        "/a",
+        "a/",
+        ".a",
+        "a//b",
+        "a" * 1024,
+        "a/" * 512 + "a",
+        "s3://foreign/some/file.txt",
+        "s3://",
+    ],
 )
 def test_there_is_no_such_file(store: ObjectStore, source: str) -> None:
     async def run() -> None:
