@@ -105,6 +105,7 @@ def test_a_stream_that_breaks_leaves_what_was_there(store: ObjectStore, size: in
 )
 def test_there_is_no_such_file(store: ObjectStore, source: str) -> None:
     async def run() -> None:
+        await store.put("there.txt", blocks(b"x"))
         with pytest.raises(ObjectNotFound):
             await store.size(source)
         with pytest.raises(ObjectNotFound):
