@@ -104,6 +104,6 @@ def _failures(source: str) -> Iterator[None]:
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise ObjectNotFound(source) from None
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
+        if error.errno == errno.ENAMETOOLONG:  # so there can be none
             raise ObjectNotFound(source) from None
         raise ObjectsUnavailable from error

@@ -130,6 +130,14 @@ def test_binary_metadata_of_rest_callers_is_dropped_sound_or_not(upstream: Upstr
     assert upstream.heard("foo-bin") == []
 
 
+def test_headers_that_grpc_knows_no_name_like_are_dropped(upstream: Upstream, direct: str) -> None:
+    odd = {f"x{sign}y": "1" for sign in "!#$%&'*+^`|~"}
+    answer = httpx.get(f"{direct}/v1/customers/c-1", headers=odd | {"x-kept_1.a": "kept"}, verify=TLS)
+    assert answer.status_code == 200, answer.text
+    assert upstream.heard("x-kept_1.a") == ["kept"]
+    assert not [key for key, _ in upstream.seen[-1] if set(str(key)) & set("!#$%&'*+^`|~")]
+
+
 # --- The rate of an address ------------------------------------------------------------------------------------------------
 
 

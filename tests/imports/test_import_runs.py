@@ -152,9 +152,10 @@ def test_a_stored_file_is_imported_in_the_background(door: Door) -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ["nothing.txt", "../keys", "/etc/passwd", "imports", "a//b", ".hidden", "s3://bucket/key", "é", "x" * 300]
+    "source", ["nothing.txt", "../keys", "/etc/passwd", "imports", "a//b", ".hidden", "s3://bucket/key", "é", "a" * 1024]
 )
 def test_only_stored_files_are_imported(door: Door, source: str) -> None:
+    upload(door, b"")
     with pytest.raises(Refused) as refused:
         door("imports.CreateImport", source=source)
     assert refused.value.reason == "SOURCE_NOT_FOUND"

@@ -86,10 +86,26 @@ def test_a_stream_that_breaks_leaves_what_was_there(store: ObjectStore, size: in
 
 
 @pytest.mark.parametrize(
-    "source", ["no.txt", "", "..", "../a", "a/../b", "/a", "a/", ".a", "a//b", "s3://foreign/some/file.txt", "s3://"]
+    "source",
+    [
+        "no.txt",
+        "",
+        "..",
+        "../a",
+        "a/../b",
+        "/a",
+        "a/",
+        ".a",
+        "a//b",
+        "a" * 1024,
+        "a/" * 512 + "a",
+        "s3://foreign/some/file.txt",
+        "s3://",
+    ],
 )
 def test_there_is_no_such_file(store: ObjectStore, source: str) -> None:
     async def run() -> None:
+        await store.put("there.txt", blocks(b"x"))
         with pytest.raises(ObjectNotFound):
             await store.size(source)
         with pytest.raises(ObjectNotFound):
