@@ -14,6 +14,8 @@ from mo_grpc.openapi.schemas import Protos, Schema, example_value, short
 KEY_HEADER: Final = "x-api-key"
 """What stands for the header of API keys; whoever serves the document puts the setting in."""
 
+_ORDER: Final = "mo.customers.v1 mo.loans.v1 mo.payments.v1 mo.imports.v1 mo.auth.v1"
+
 _HTTP_BODY = ".google.api.HttpBody"
 _SECURITY: Final[dict[str, list[dict[str, list[str]]]]] = {
     PUBLIC: [],
@@ -58,7 +60,8 @@ def document(files: FileDescriptorSet) -> Schema:
     paths: dict[str, Schema] = {}
     tags = []
     schemas: dict[str, Schema] = _errors(protos)
-    for file in files.file:
+    # What the service is for comes first, who may call it last.
+    for file in sorted(files.file, key=lambda file: (_ORDER.find(file.package), file.name)):
         for place, service in enumerate(file.service):
             tags.append({"name": service.name, "description": protos.comment(file.name, 6, place)})
             for number, rpc in enumerate(service.method):
@@ -87,17 +90,16 @@ def _operation(
     verb = rule.WhichOneof("pattern")
     path: str = getattr(rule, verb)
     in_path = re.findall(r"\{([a-z_.]+)\}", path)
-    summary, _, rest = comment.partition("\n\n")
-    first, _, more = summary.replace("\n", " ").partition(". ")
+    paragraphs = [" ".join(paragraph.split()) for paragraph in comment.split("\n\n")]
     needs = {PUBLIC: "Needs no key.", BASIC: "Needs no key: it looks at other credentials."}
-    texts = (more, rest.replace("\n", " "), needs.get(scope, f"Needs the scope `{scope}`."))
+    paragraphs.append(needs.get(scope, f"Needs the scope `{scope}`."))
     parameters = list(_parameters(protos, rpc, rule.body, in_path))
     if scope not in (PUBLIC, BASIC, ACCOUNT) and verb != "get" and "ApiKey" not in rpc.name:
         parameters.append(_IDEMPOTENCY_KEY)
     operation: Schema = {
         "operationId": rpc.name,
-        "summary": first.rstrip("."),
-        "description": "\n\n".join(text for text in texts if text),
+        "summary": _title(rpc.name),
+        "description": "\n\n".join(paragraphs),
         "security": [{"basic": []}, {}] if rpc.name == "CreateToken" else _SECURITY.get(scope, _SCOPED),
     }
     if parameters:
@@ -108,6 +110,14 @@ def _operation(
     # Only where the body holds the id does its field have another's name before it.
     return re.sub(r"\{[a-z_]+\.", "{", path), verb, operation
 
+
+def _title(name: str) -> str:
+    """`CreateApiKey` in words."""
+    words = [_WORDS.get(word, word.lower()) for word in re.findall("[A-Z][a-z]+", name)]
+    return " ".join([words[0].capitalize(), *words[1:]])
+
+
+_WORDS: Final = {"Api": "API", "Jwks": "JWKS", "Otp": "OTP"}
 
 _IDEMPOTENCY_KEY: Final = {
     "name": "Idempotency-Key",
@@ -124,7 +134,8 @@ def _parameters(protos: Protos, rpc: MethodDescriptorProto, body: str, in_path: 
     if body == "*":
         return
     for field in protos.messages[rpc.input_type].field:
-        if field.name not in (body, *in_path):
+        # Over REST, a call's own key is in the header.
+        if field.name not in (body, *in_path, "idempotency_key"):
             yield _parameter(rpc, field.name, "query", protos.parameter(rpc.input_type, field.name))
 
 

@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from mo_grpc.auth.access import ACCESS, ACCOUNT, GRANTABLE
+from mo_grpc.config import ROOT
 from mo_grpc.server import SERVICES
 from tests.auth.test_every_rpc import RPCS, path
 from tests.conftest import TLS, Stack
@@ -40,6 +41,12 @@ def faults(document: Json, schema: Json, value: object) -> list[str]:
     """What of a value is not as a schema of the document says."""
     validator = Draft202012Validator({**schema, "components": document["components"]})
     return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(value)]
+
+
+def test_it_is_what_the_protos_make_and_so_is_all_of_generated() -> None:
+    command = [sys.executable, str(ROOT / "protos" / "generate.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_it_is_valid_and_has_every_rpc(document: Json) -> None:
