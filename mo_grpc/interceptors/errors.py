@@ -1,10 +1,12 @@
 """Turns whatever a call raises into a `google.rpc.Status` with details; nothing else ends a call with an error."""
 
+import math
 import uuid
 
 import grpc
 import structlog
 from google.rpc import code_pb2
+from google.rpc.error_details_pb2 import RetryInfo
 
 from mo_grpc.errors import Internal, ServiceError
 from mo_grpc.interceptors.base import Context, Interceptor
@@ -27,9 +29,14 @@ class ErrorInterceptor(Interceptor):
         status = error.to_status()
         if status.code == code_pb2.UNAVAILABLE:
             log.warning("call unavailable", method=method, request_id=_request_id(context), cause=repr(error.__cause__))
-        await context.abort(
-            _CODES[status.code], status.message, trailing_metadata=((_DETAILS_KEY, status.SerializeToString()),)
-        )
+        trailing: list[tuple[str, str | bytes]] = [(_DETAILS_KEY, status.SerializeToString())]
+        # The header that HTTP's clients know (RFC 9110, 10.2.3), in whole seconds.
+        trailing += [
+            ("retry-after", str(math.ceil(detail.retry_delay.ToMilliseconds() / 1000)))
+            for detail in error.details
+            if isinstance(detail, RetryInfo)
+        ]
+        await context.abort(_CODES[status.code], status.message, trailing_metadata=tuple(trailing))
 
 
 def _request_id(context: Context) -> str:

@@ -92,6 +92,16 @@ def test_calls_past_the_rate_are_told_when_to_come_back_and_then_get_through(doo
     eventually(lambda: outcome(limited) == "OK", 30)
 
 
+def test_over_rest_a_header_says_when_to_come_back(stack: Stack, rest: httpx.Client) -> None:
+    headers = {"x-api-key": new_key(stack, "--per-day", "1")}
+    answer = rest.get("/v1/customers", headers=headers)
+    while answer.status_code == 200:
+        answer = rest.get("/v1/customers", headers=headers)
+    assert answer.status_code == 429
+    [retry] = [detail for detail in answer.json()["details"] if detail["@type"].endswith("RetryInfo")]
+    assert abs(int(answer.headers["retry-after"]) - float(retry["retry_delay"].rstrip("s"))) <= 1
+
+
 def test_in_the_long_run_all_workers_together_keep_to_the_rate(stack: Stack) -> None:
     rate, seconds, workers = 20, 6, 3
     key = new_key(stack, "--per-second", str(rate))
