@@ -106,6 +106,10 @@ class Settings(BaseSettings):
     mo_reflection: bool = True
     mo_health: bool = True
 
+    # Where the web admin is, and for how long somebody may be silent there.
+    admin_url: str = "/grappelli/"
+    mo_admin_idle_minutes: Annotated[int, Field(ge=1, le=1440)] = 30
+
     # Files to import: in MO_DATA_DIR/objects, or in a bucket of S3.
     aws_storage_bucket_name: str | None = None
     aws_access_key_id: str | None = None

@@ -1,0 +1,1 @@
+"""Pages: the admin, the reference of the API, and the trap."""
