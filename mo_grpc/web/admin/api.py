@@ -110,15 +110,26 @@ class Api:
         """
         metadata = await self._credentials(session, address)
 
+        failures: list[Exception] = []
+
         async def bodies() -> AsyncIterator[HttpBody]:
             yield HttpBody(content_type="text/csv")
-            async for chunk in chunks:
-                yield HttpBody(data=chunk)
+            try:
+                async for chunk in chunks:
+                    yield HttpBody(data=chunk)
+            except Exception as failure:
+                failures.append(failure)
+                raise
 
         try:
             return await self._imports.UploadCustomers(bodies(), metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise Refusal(error) from error
+        except asyncio.CancelledError:
+            # gRPC cancels the call when its requests end in an exception, and does not say which.
+            if failures:
+                raise failures[0] from None
+            raise
 
     def keep(self, session: Session, tokens: tokens_pb2.Tokens) -> None:
         """Put tokens into the session."""

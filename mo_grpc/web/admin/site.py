@@ -1,5 +1,6 @@
 """What all pages share: who visits, whether they may, forged forms, templates, and the answers to what goes wrong."""
 
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -8,7 +9,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import grpc
 import structlog
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -16,7 +17,6 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import ServiceError
-from mo_grpc.loans.rules import Status as LoanStatus
 from mo_grpc.vault import Vault
 from mo_grpc.web.admin import charts, store
 from mo_grpc.web.admin.api import Api, Refusal
@@ -62,10 +62,8 @@ class Site:
         self.vault = Vault(settings)
         self.api = Api(channel, settings.token_header)
         self._cookies = Cookies(self.vault, self.base, settings.mo_admin_idle_minutes * 60, tls=settings.tls)
-        self._templates = Environment(
-            loader=PackageLoader("mo_grpc.web.admin"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-        )
-        self._templates.globals |= {"base": self.base, "charts": charts, "LoanStatus": LoanStatus}
+        self._templates = Environment(loader=PackageLoader("mo_grpc.web.admin"), autoescape=True, trim_blocks=True)
+        self._templates.globals |= {"base": self.base, "new_id": lambda: secrets.token_urlsafe(12)}
         self._templates.filters |= {"money": _money, "number": "{:,}".format, "when": charts.day_and_time, "bytes": _bytes}
 
     def page(self, handler: Handler, scope: str = "", *, public: bool = False, streams: bool = False) -> Any:
@@ -93,8 +91,7 @@ class Site:
     async def _visit(self, visit: Visit, handler: Handler, scope: str, *, public: bool, streams: bool) -> Response:
         request, session = visit.request, visit.session
         if session.login:
-            login = session.login
-            visit.person = await self.database.read(lambda c: store.find_person(c, login)) or NOBODY
+            visit.person = await self.find_person(session.login) or NOBODY
         if not public and not visit.person.id:
             return self._to_login(visit)
         if scope and not visit.person.may(scope):
@@ -106,6 +103,10 @@ class Site:
                 visit.form, visit.lists = _texts(form)
                 self.check_token(visit, visit.form.get("csrf", ""))
         return await handler(visit)
+
+    async def find_person(self, login: str) -> Person | None:
+        """Whose login it is; None if it does not count, or not for these pages."""
+        return await self.database.read(lambda connection: store.find_person(connection, login))
 
     def check_origin(self, visit: Visit) -> None:
         """Refuse what another site sends; browsers say where a POST comes from.

@@ -138,25 +138,26 @@ class BusinessPages:
         found = await self._one(visit, store.find_loan, "loan")
         parts = await self._database.read(lambda c: store.parts_of_loans(c, [found["id"]]))
         picture = charts.twice(partial(pictures.spread, loans=[found], parts=parts)) if found["taken_at"] else ""
-        status = LOAN_STATUS[found["status"]]
-        return self._site.render(visit, "loan.html", loan=found, parts=parts, spread=picture, status=status)
+        words = LOAN_STATUS[found["status"]]
+        return self._site.render(visit, "loan.html", loan=found, parts_of=parts, spread=picture, words=words)
 
     async def confirm_loan(self, visit: Visit) -> Response:
         """Ask once more before a loan is activated or rejected."""
+        verb = self._verb(visit)
         found = await self._one(visit, store.find_loan, "loan")
-        return self._site.render(visit, "confirm_loan.html", loan=found, verb=visit.request.path_params["verb"])
+        return self._site.render(visit, "confirm_loan.html", loan=found, verb=verb)
 
     async def change_loan(self, visit: Visit) -> Response:
         """Activate or reject a loan."""
-        external_id, verb = self._id(visit), visit.request.path_params["verb"]
+        external_id, verb = self._id(visit), self._verb(visit)
         to = f"loans/{external_id}"
         if verb == "activate":
             request = loans_pb2.ActivateLoanRequest(external_id=external_id)
-            rpc, done = self._site.api.loans.ActivateLoan, f"Loan {external_id} is active."
-            return await self._site.act(visit, rpc, request, done=done, to=to)
+            done = f"Loan {external_id} is active."
+            return await self._site.act(visit, self._site.api.loans.ActivateLoan, request, done=done, to=to)
         refuse = loans_pb2.RejectLoanRequest(external_id=external_id)
-        rpc, done = self._site.api.loans.RejectLoan, f"Loan {external_id} is rejected."
-        return await self._site.act(visit, rpc, refuse, done=done, to=to)
+        done = f"Loan {external_id} is rejected."
+        return await self._site.act(visit, self._site.api.loans.RejectLoan, refuse, done=done, to=to)
 
     async def payment(self, visit: Visit) -> Response:
         """One payment, and how it was spread."""
@@ -172,7 +173,7 @@ class BusinessPages:
             loans=loans,
             mine=mine,
             spread=charts.twice(draw) if loans else "",
-            status=PAYMENT_STATUS[found["status"]],
+            words=PAYMENT_STATUS[found["status"]],
             rejection=REJECTION.get(found["rejection_kind"], ""),
             loan_status=LOAN_STATUS,
         )
@@ -191,6 +192,12 @@ class BusinessPages:
         if found is None:
             raise NotHereError(f"There is no {kind} {external_id}.")
         return found
+
+    def _verb(self, visit: Visit) -> str:
+        verb = str(visit.request.path_params["verb"])
+        if verb not in ("activate", "reject"):
+            raise NotHereError("There is no such page.")
+        return verb
 
     def _id(self, visit: Visit) -> str:
         external_id = str(visit.request.path_params["external_id"])

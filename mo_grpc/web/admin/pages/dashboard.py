@@ -84,7 +84,7 @@ def _payments(found: Figures, width: int) -> Markup:
 
 
 def _tenths(found: Figures) -> list[tuple[str, int]]:
-    names = [f"{tenth * 10}–{tenth * 10 + 10} %" for tenth in range(10)] + ["over 100 %"]
+    names = [f"{tenth * 10} to {tenth * 10 + 10} %" for tenth in range(10)] + ["over 100 %"]
     return [(name, found.utilisation.get(place, 0)) for place, name in enumerate(names)]
 
 

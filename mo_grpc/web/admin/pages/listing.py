@@ -51,8 +51,8 @@ class ListPage:
         query = self.query(visit)
         total, page = "0", _EMPTY
         if query is not None:
-            cursors = [self._cursor(query, visit.request.query_params.get(name, "")) for name in ("before", "after")]
-            page = await read_page(self._site.database, query, *cursors)
+            before, after = (self._cursor(query, visit.request.query_params.get(name, "")) for name in ("before", "after"))
+            page = await read_page(self._site.database, query, before, after)
             total = await count(self._site.database, query)
         rows = [dict(row) for row in page.rows]
         if self._enrich:

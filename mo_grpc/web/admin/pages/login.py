@@ -6,7 +6,6 @@ import grpc
 from mo.auth.v1 import tokens_pb2
 from starlette.responses import Response
 
-from mo_grpc.web.admin import store
 from mo_grpc.web.admin.api import Refusal, login_id
 from mo_grpc.web.admin.site import Site, Visit
 
@@ -88,7 +87,7 @@ class LoginPages:
         login = login_id(tokens.access_token)
         self._site.api.keep(visit.session, tokens)
         visit.session.begin(login)
-        if not await self._site.database.read(lambda c: store.find_person(c, login)):
+        if not await self._site.find_person(login):
             await self._site.api.log_out(visit.session, visit.address)
             self._site.end(visit)
             return self._page(visit, "login.html", "This account may not use these pages.", 403)
