@@ -85,13 +85,13 @@ class Cookies:
         session.seen = now
         content = json.dumps(asdict(session)).encode()
         secure = self._tls or request.headers.get("x-forwarded-proto") == "https"
-        value = urlsafe_b64encode(self._vault.encrypt(content, _PURPOSE)).decode()
+        value = urlsafe_b64encode(self._vault.encrypt(content, _PURPOSE)).decode().rstrip("=")
         # It goes with the browser's window; how long it counts at most is said inside.
         response.set_cookie(COOKIE, value, path=self._path, secure=secure, httponly=True, samesite="strict")
 
     def _open(self, value: str) -> Session:
         try:
-            values: dict[str, Any] = json.loads(self._vault.decrypt(urlsafe_b64decode(value), _PURPOSE))
+            values: dict[str, Any] = json.loads(self._vault.decrypt(urlsafe_b64decode(value + "=" * (-len(value) % 4)), _PURPOSE))
             session = Session(**values)
         except (Base64Error, VaultError, ValueError, TypeError):
             return Session()

@@ -133,7 +133,7 @@ class Site:
         content = template.render(
             visit=visit,
             person=visit.person,
-            csrf=visit.session.csrf,
+            csrf_token=visit.session.csrf,
             flash=visit.session.take_flash(),
             path=visit.request.url.path.removeprefix(self.base),
             query=dict(visit.request.query_params),
