@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
-WIDE, NARROW = 720, 340
+WIDE, HALF, NARROW = 720, 460, 340
 _ids = itertools.count(1)
 
 
@@ -49,9 +49,9 @@ class Frame(NamedTuple):
         return self.top + self.down * (1 - share)
 
 
-def twice(draw: Callable[[int], Markup]) -> Markup:
-    """A chart for wide pages, and the same for narrow ones."""
-    return Markup('<div class="wide">{}</div><div class="narrow">{}</div>').format(draw(WIDE), draw(NARROW))
+def twice(draw: Callable[[int], Markup], wide: int = WIDE) -> Markup:
+    """A chart for wide pages, where it is the whole page's width or half of it, and the same for narrow ones."""
+    return Markup('<div class="wide">{}</div><div class="narrow">{}</div>').format(draw(wide), draw(NARROW))
 
 
 def svg(width: int, height: int, title: str, description: str, content: Markup) -> Markup:

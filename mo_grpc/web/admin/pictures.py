@@ -78,7 +78,7 @@ def spread(
     """
     greatest = max((float(loan["amount"]) for loan in loans), default=1.0)
     left = 104 if width > 400 else 76
-    across = width - left - (96 if width > 400 else 70)
+    across = width - left - (96 if width > 400 else 86)
     numbers = {id_: number for number, id_ in enumerate(sorted({part["payment_id"] for part in parts}), 1)}
     drawn = []
     for row, loan in enumerate(loans):
@@ -91,7 +91,7 @@ def spread(
             if part["status"] != COMPLETED and not mine:
                 continue
             number = numbers[part["payment_id"]]
-            name = "part-other" if payment_id and not mine else f"part-{(number - 1) % _HUES + 1}"
+            name = f"part-{(number - 1) % _HUES + 1}" if payment_id is None else "part-1" if mine else "part-other"
             name = "part-bounced" if part["status"] != COMPLETED else name
             size = float(part["amount"]) * scale
             title = f"{part['payment']}: {part['amount']:,.2f} of {loan['external_id']}"

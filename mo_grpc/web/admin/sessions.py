@@ -91,7 +91,9 @@ class Cookies:
 
     def _open(self, value: str) -> Session:
         try:
-            values: dict[str, Any] = json.loads(self._vault.decrypt(urlsafe_b64decode(value + "=" * (-len(value) % 4)), _PURPOSE))
+            values: dict[str, Any] = json.loads(
+                self._vault.decrypt(urlsafe_b64decode(value + "=" * (-len(value) % 4)), _PURPOSE)
+            )
             session = Session(**values)
         except (Base64Error, VaultError, ValueError, TypeError):
             return Session()

@@ -45,9 +45,9 @@ class Dashboard:
             health=dict(health),
             uptime=_span((datetime.now(UTC) - health["started_at"]).total_seconds()),
             answered=answered,
-            outstanding_chart=twice(partial(_outstanding, found)),
-            payments_chart=twice(partial(_payments, found)),
-            utilisation_chart=twice(partial(_utilisation, found)),
+            outstanding_chart=twice(partial(_outstanding, found), charts.HALF),
+            payments_chart=twice(partial(_payments, found), charts.HALF),
+            utilisation_chart=twice(partial(_utilisation, found), charts.HALF),
             utilisation=_tenths(found),
             portfolio_chart=_portfolio(found),
         )
@@ -102,6 +102,8 @@ def _utilisation(found: Figures, width: int) -> Markup:
 
 
 def _span(seconds: float) -> str:
+    if seconds < 120:
+        return "a minute"
     if seconds < 7200:
         return f"{seconds / 60:.0f} minutes"
     return f"{seconds / 3600:.0f} hours" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"
