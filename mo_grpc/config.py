@@ -118,6 +118,9 @@ class Settings(BaseSettings):
     mo_reflection: bool = True
     mo_health: bool = True
 
+    # For how long somebody may be silent in the web admin.
+    mo_admin_idle_minutes: Annotated[int, Field(ge=1, le=1440)] = 30
+
     # Files to import: in MO_DATA_DIR/objects, or in a bucket of S3.
     aws_storage_bucket_name: str | None = None
     aws_access_key_id: str | None = None

@@ -183,6 +183,7 @@ MO over gRPC is up. Ctrl-C stops it.
 
   gRPC      {grpc_address}
   REST      {url}
+  admin     {url}{settings.admin_url}   (first: mo-grpc users create you@example.org --superuser)
   Swagger   {url}/swagger/   ReDoc {url}/redoc/
   data      {settings.mo_data_dir}
   API key   {key}

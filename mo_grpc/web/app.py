@@ -3,26 +3,39 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import grpc
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.routing import Mount
 
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database, database_url
 from mo_grpc.web import reference
+from mo_grpc.web.admin.app import make_admin
 from mo_grpc.web.headers import SecurityHeaders
 from mo_grpc.web.honeypot import pages as honeypot
+from mo_grpc.workers import endpoint
 
 CONNECTIONS = 4
 
 
 def make_app(settings: Settings) -> Starlette:
-    """Put the pages together; they have the database while the application runs."""
+    """Put the pages together; they have the database, and a way to the gRPC server, while the application runs."""
     database = Database(database_url(settings), CONNECTIONS)
 
     @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        yield
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        # A channel belongs to the loop on which it is made.
+        async with grpc.aio.insecure_channel(_server(settings)) as channel:
+            app.router.routes.append(Mount(settings.admin_url.rstrip("/"), make_admin(settings, database, channel)))
+            yield
         await database.close()
 
     routes = [*reference.routes(settings), *honeypot.routes(settings, database)]
     return Starlette(routes=routes, middleware=[Middleware(SecurityHeaders)], lifespan=lifespan)
+
+
+def _server(settings: Settings) -> str:
+    """Where the admin's calls go: to the first worker's private socket, or to the server on another host."""
+    host = settings.mo_edge_upstream_host
+    return f"{host}:{settings.mo_grpc_port}" if host else f"unix:{endpoint(settings, 0)}"

@@ -1,0 +1,200 @@
+"""The figures of the dashboard. They read whole tables, so they are kept for a while and shared by all who look."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mo_grpc.db.engine import Database
+
+DAYS = 60
+SAMPLED = 20_000
+"""Customers whose utilisation is looked at; with more than that, a sample of so many stands for all."""
+FRESH = 60.0
+"""Seconds for which figures are shown as they are; older ones are shown once more, while new ones are made."""
+
+# Each statement here is served by a pass over the table, which other statements of the service must never make.
+_WHOLE_TABLES = text("SELECT set_config('enable_seqscan', 'on', true), set_config('jit', 'off', true)")
+
+_LOANS = text("""
+    SELECT status, count(*), sum(amount), sum(outstanding),
+        count(*) FILTER (WHERE status = 2 AND maximum_payment_date < now()),
+        sum(outstanding) FILTER (WHERE status = 2 AND maximum_payment_date < now())
+    FROM loans GROUP BY status
+""")
+_LENT = text("""
+    SELECT CAST(taken_at AS date), sum(amount) FROM loans WHERE taken_at >= :since GROUP BY 1
+""")
+_PAYMENTS = text("""
+    SELECT CAST(created_at AS date), count(*) FILTER (WHERE status = 1), count(*) FILTER (WHERE status = 2),
+        coalesce(sum(total_amount) FILTER (WHERE status = 1), 0)
+    FROM payments WHERE created_at >= :since GROUP BY 1
+""")
+# A bounced payment counted from its payment to its bounce.
+_REPAID = text("""
+    SELECT CAST(paid_at AS date), sum(total_amount) FROM payments WHERE paid_at >= :since GROUP BY 1
+    UNION ALL
+    SELECT CAST(rejected_at AS date), -sum(total_amount) FROM payments
+    WHERE rejected_at >= :since AND rejection_kind = 2 GROUP BY 1
+""")
+_TOP = text("""
+    SELECT external_id, status, score, debt FROM (
+        SELECT customer_id, sum(outstanding) AS debt FROM loans WHERE status IN (1, 2)
+        GROUP BY customer_id ORDER BY debt DESC LIMIT 10
+    ) AS top JOIN customers ON customers.id = customer_id ORDER BY debt DESC, external_id
+""")
+_ESTIMATE = text("SELECT greatest(reltuples, 0) FROM pg_class WHERE oid = 'customers'::regclass")
+# Ten bars of a tenth each, and one for those above their line; -1 is whoever has no line at all.
+_UTILISATION = """
+    SELECT CASE WHEN debt > score THEN 10 WHEN score = 0 THEN -1 ELSE least(9, floor(debt / score * 10)) END AS bar, count(*)
+    FROM (
+        SELECT score, (
+            SELECT coalesce(sum(outstanding), 0) FROM loans WHERE customer_id = customers.id AND status IN (1, 2)
+        ) AS debt
+        FROM customers {sample}
+    ) AS used GROUP BY 1
+"""
+_WHOLE = text(_UTILISATION.format(sample=""))
+_SAMPLE = text(_UTILISATION.format(sample="TABLESAMPLE SYSTEM (:percent)"))
+_IMPORTS = text("""
+    SELECT id, source, state, lines_count, created_count, failed_count, bytes_done, bytes_total, created_at
+    FROM imports ORDER BY id DESC LIMIT 5
+""")
+_HEALTH = text("""
+    SELECT current_setting('server_version') AS version, pg_database_size(current_database()) AS bytes,
+        (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()) AS connections,
+        current_setting('max_connections')::int AS max_connections, pg_postmaster_start_time() AS started_at,
+        (SELECT version_num FROM alembic_version) AS migration
+""")
+
+
+class LoanFigures(NamedTuple):
+    """The loans of a status."""
+
+    status: int
+    number: int
+    amount: Decimal
+    outstanding: Decimal
+    overdue: int
+    overdue_outstanding: Decimal | None
+
+
+class DayFigures(NamedTuple):
+    """What was owed at the end of a day, and the payments of that day."""
+
+    day: date
+    outstanding: Decimal
+    completed: int
+    rejected: int
+    repaid: Decimal
+
+
+class Figures(NamedTuple):
+    """All of them, as of a moment."""
+
+    at: datetime
+    loans: Sequence[LoanFigures]
+    days: Sequence[DayFigures]
+    utilisation: Mapping[int, int]
+    """Customers by tenths of their line; 10 is above it."""
+    sampled: int
+    """How many customers a sample had; 0 if all were looked at."""
+    top: Sequence[Mapping[str, Any]]
+    customers: int
+
+    def of(self, status: int) -> LoanFigures:
+        """The loans of a status, if any."""
+        found = [each for each in self.loans if each.status == status]
+        return found[0] if found else LoanFigures(status, 0, Decimal(0), Decimal(0), 0, Decimal(0))
+
+
+async def read_figures(database: Database) -> Figures:
+    """Read them all, from their tables."""
+    now = datetime.now(UTC)
+    first = now.date() - timedelta(days=DAYS - 1)
+    since = {"since": datetime(first.year, first.month, first.day, tzinfo=UTC)}
+
+    async def whole(statement: Any, parameters: Mapping[str, Any]) -> Sequence[Any]:
+        async def work(connection: AsyncConnection) -> Sequence[Any]:
+            await connection.execute(_WHOLE_TABLES)
+            return (await connection.execute(statement, parameters)).all()
+
+        return await database.write(work)
+
+    estimate = float(await database.read(lambda c: c.scalar(_ESTIMATE)) or 0)
+    sampled = estimate > 2 * SAMPLED
+    loans = [LoanFigures(*row) for row in await whole(_LOANS, {})]
+    lent = {row[0]: row[1] for row in await whole(_LENT, since)}
+    payments = {row[0]: row[1:] for row in await whole(_PAYMENTS, since)}
+    repaid: dict[date, Decimal] = {}
+    for day, amount in await whole(_REPAID, since):
+        repaid[day] = repaid.get(day, Decimal(0)) + amount
+    bars = await whole(_SAMPLE if sampled else _WHOLE, {"percent": 100 * SAMPLED / estimate} if sampled else {})
+    top = [dict(row._mapping) for row in await whole(_TOP, {})]
+    looked_at = sum(number for _, number in bars)
+    factor = estimate / looked_at if sampled and looked_at else 1
+    utilisation = {int(bar): round(number * factor) for bar, number in bars}
+    days = _days(now.date(), sum((each.outstanding for each in loans if each.status == 2), Decimal(0)), lent, repaid, payments)
+    return Figures(now, loans, days, utilisation, looked_at if sampled else 0, top, sum(utilisation.values()))
+
+
+def _days(
+    today: date,
+    outstanding: Decimal,
+    lent: Mapping[date, Decimal],
+    repaid: Mapping[date, Decimal],
+    payments: Mapping[date, Sequence[Any]],
+) -> list[DayFigures]:
+    """Go back from what is owed now, day by day."""
+    days = []
+    for back in range(DAYS):
+        day = today - timedelta(days=back)
+        completed, rejected, amount = payments.get(day, (0, 0, Decimal(0)))
+        days.append(DayFigures(day, outstanding, completed, rejected, amount))
+        outstanding += repaid.get(day, Decimal(0)) - lent.get(day, Decimal(0))
+    return days[::-1]
+
+
+async def latest_imports(connection: AsyncConnection) -> Sequence[Mapping[str, Any]]:
+    """The newest imports."""
+    return [dict(row) for row in (await connection.execute(_IMPORTS)).mappings()]
+
+
+async def health(connection: AsyncConnection) -> Mapping[str, Any]:
+    """How the database is."""
+    return dict((await connection.execute(_HEALTH)).mappings().one())
+
+
+class Kept:
+    """Keeps an answer for a while. Whoever asks for an old one has it at once, and a new one is made for the next."""
+
+    def __init__(self, make: Callable[[], Awaitable[Figures]], fresh: float = FRESH) -> None:
+        self._make = make
+        self._fresh = fresh
+        self._made_at = 0.0
+        self._kept: Figures | None = None
+        self._task: asyncio.Future[Figures] | None = None
+
+    async def get(self) -> Figures:
+        """The answer; only the very first who asks waits for it.
+
+        Raises:
+            ServiceError: it could not be made, and there is none of before.
+        """
+        old = time.monotonic() - self._made_at > self._fresh
+        if old and (self._task is None or self._task.done()):
+            self._task = asyncio.ensure_future(self._renew())
+        if self._kept is not None:
+            return self._kept
+        assert self._task is not None  # noqa: S101 - nothing was kept, so it was old
+        return await asyncio.shield(self._task)
+
+    async def _renew(self) -> Figures:
+        self._kept = await self._make()
+        self._made_at = time.monotonic()
+        return self._kept

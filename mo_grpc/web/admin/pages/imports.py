@@ -1,0 +1,107 @@
+"""Imports: a file is uploaded, its progress followed, and what was wrong is shown line by line."""
+
+import csv
+import io
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from mo.imports.v1 import imports_pb2
+from starlette.responses import Response, StreamingResponse
+
+from mo_grpc.imports.rules import OPEN, State
+from mo_grpc.web.admin import store
+from mo_grpc.web.admin.api import Refusal
+from mo_grpc.web.admin.lists import IMPORTS
+from mo_grpc.web.admin.pages.listing import ListPage
+from mo_grpc.web.admin.rules import csv_cell
+from mo_grpc.web.admin.site import NotHereError, Site, Visit
+from mo_grpc.web.admin.uploads import Upload, UploadError
+
+STATES = {int(state): state.name.lower() for state in State}
+REASONS = {value.number: value.name for value in imports_pb2.ImportError.Reason.DESCRIPTOR.values}
+_SHOWN = 50
+_EXPORTED_AT_ONCE = 2000
+
+
+class ImportPages:
+    """The pages of imports."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self.list = ListPage(site, IMPORTS, "imports.html")
+
+    async def show_list(self, visit: Visit) -> Response:
+        """The imports, and a form for another."""
+        return await self.list.render(visit, states=STATES, fault="")
+
+    async def upload(self, visit: Visit) -> Response:
+        """Take a file and pass it on."""
+        try:
+            upload = Upload(visit.request)
+            await upload.begin()
+            self._site.check_token(visit, upload.fields.get("csrf", ""))
+            if not upload.file_name:
+                raise UploadError("Choose a file first.")
+            made = await self._site.api.upload(upload.chunks(), visit.session, visit.address)
+        except (UploadError, Refusal) as error:
+            return await self.list.render(visit, 400, states=STATES, fault=str(error))
+        visit.session.say(f"{upload.file_name[:100]} is uploaded.")
+        return self._site.go(f"imports/{made.id}")
+
+    async def show(self, visit: Visit) -> Response:
+        """One import: how far it is, and what was wrong."""
+        found = await self._find(visit)
+        after = visit.request.query_params.get("after", "")
+        start = int(after) if after.isdecimal() and after.isascii() and len(after) < 19 else 0
+        errors = await self._site.database.read(lambda c: store.import_errors(c, found["id"], start, _SHOWN + 1))
+        return self._site.render(
+            visit,
+            "import.html",
+            found=found,
+            state=STATES[found["state"]],
+            over=found["state"] not in OPEN,
+            done=100 * found["bytes_done"] // found["bytes_total"] if found["bytes_total"] else 100,
+            errors=errors[:_SHOWN],
+            next_after=errors[_SHOWN - 1]["line_number"] if len(errors) > _SHOWN else "",
+            reasons=REASONS,
+        )
+
+    async def cancel(self, visit: Visit) -> Response:
+        """Cancel an import that is not over."""
+        import_id = str(self._id(visit))
+        request = imports_pb2.CancelImportRequest(id=import_id)
+        rpc = self._site.api.imports.CancelImport
+        return await self._site.act(visit, rpc, request, done="The import is cancelled.", to=f"imports/{import_id}")
+
+    async def errors(self, visit: Visit) -> Response:
+        """All that was wrong, as a CSV file."""
+        found = await self._find(visit)
+        headers = {"content-disposition": f'attachment; filename="import-{found["id"]}-errors.csv"'}
+        return StreamingResponse(self._lines(found["id"]), headers=headers, media_type="text/csv; charset=utf-8")
+
+    async def _lines(self, import_id: int) -> AsyncIterator[str]:
+        columns = ("line_number", "external_id", "field", "reason", "message")
+        yield ",".join(columns) + "\r\n"
+        after = 0
+        while rows := await self._read_errors(import_id, after):
+            buffer = io.StringIO()
+            named = ({**row, "reason": REASONS[row["reason"]]} for row in rows)
+            csv.writer(buffer, lineterminator="\r\n").writerows([csv_cell(row[name]) for name in columns] for row in named)
+            yield buffer.getvalue()
+            after = rows[-1]["line_number"]
+
+    async def _read_errors(self, import_id: int, after: int) -> store.Rows:
+        return await self._site.database.read(lambda c: store.import_errors(c, import_id, after, _EXPORTED_AT_ONCE))
+
+    async def _find(self, visit: Visit) -> Mapping[str, Any]:
+        import_id = self._id(visit)
+        found = await self._site.database.read(lambda c: store.find_import(c, import_id))
+        if found is None:
+            raise NotHereError(f"There is no import {import_id}.")
+        return found
+
+    def _id(self, visit: Visit) -> int:
+        number = str(visit.request.path_params["id"])
+        if not (number.isdecimal() and number.isascii() and len(number) < 19):
+            raise NotHereError("There is no such import.")
+        return int(number)

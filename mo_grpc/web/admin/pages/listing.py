@@ -1,0 +1,123 @@
+"""A list with search, filters, orders, pages and export: the same for every table."""
+
+import csv
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
+
+from starlette.responses import Response, StreamingResponse
+
+from mo_grpc.web.admin.lists import Listing, Page, Query, count, export, read_page
+from mo_grpc.web.admin.rules import EXTERNAL_ID, csv_cell
+from mo_grpc.web.admin.site import Site, Visit
+
+MAX_TEXT = 254
+_SORTS = ("-id", "id", "external_id", "-external_id")
+_EMPTY = Page((), "", "")
+
+
+class Export(NamedTuple):
+    """What a list looks like as a file."""
+
+    name: str
+    columns: tuple[str, ...]
+
+
+class ListPage:
+    """The pages of one list."""
+
+    def __init__(
+        self,
+        site: Site,
+        listing: Listing,
+        template: str,
+        choices: Mapping[str, Mapping[int, str]] | None = None,
+        exported: Export | None = None,
+        enrich: Callable[[list[dict[str, Any]]], Awaitable[None]] | None = None,
+    ) -> None:
+        self._site = site
+        self._listing = listing
+        self._template = template
+        self._choices = choices or {}
+        self._export = exported
+        self._enrich = enrich
+
+    async def show(self, visit: Visit) -> Response:
+        """One page of the list."""
+        return await self.render(visit)
+
+    async def render(self, visit: Visit, status: int = 200, **values: Any) -> Response:
+        """One page of the list, with more for its template."""
+        query = self.query(visit)
+        total, page = "0", _EMPTY
+        if query is not None:
+            before, after = (self._cursor(query, visit.request.query_params.get(name, "")) for name in ("before", "after"))
+            page = await read_page(self._site.database, query, before, after)
+            total = await count(self._site.database, query)
+        rows = [dict(row) for row in page.rows]
+        if self._enrich:
+            await self._enrich(rows)
+        return self._site.render(
+            visit,
+            self._template,
+            status,
+            rows=rows,
+            page=page,
+            total=total,
+            choices=self._choices,
+            searchable=bool(self._listing.text_key),
+            exported=self._export is not None,
+            sorts=bool(self._listing.text_key),
+            **values,
+        )
+
+    async def download(self, visit: Visit) -> Response:
+        """All rows of the list as a CSV file, sent while they are read."""
+        exported = self._export
+        query = self.query(visit)
+        assert exported is not None  # noqa: S101 - only lists with an export have this page
+        headers = {"content-disposition": f'attachment; filename="{exported.name}.csv"'}
+        return StreamingResponse(self._lines(exported, query), headers=headers, media_type="text/csv; charset=utf-8")
+
+    async def _lines(self, exported: Export, query: Query | None) -> AsyncIterator[str]:
+        yield self._csv([exported.columns])
+        if query is not None:
+            async for rows in export(self._site.database, query):
+                yield self._csv([[self._cell(name, row[name]) for name in exported.columns] for row in rows])
+
+    def _csv(self, rows: Any) -> str:
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\r\n").writerows(rows)
+        return buffer.getvalue()
+
+    def _cell(self, name: str, value: Any) -> str:
+        words = self._choices.get(name)
+        return csv_cell(words[value] if words else value)
+
+    def query(self, visit: Visit) -> Query | None:
+        """What the address asks for; None if nothing can match it."""
+        given = visit.request.query_params
+        filters: dict[str, Any] = {}
+        for name in self._listing.filters:
+            value = given.get(name, "").strip()
+            if not value:
+                continue
+            if name in self._choices:
+                if not value.isdecimal() or int(value) not in self._choices[name]:
+                    return None
+                filters[name] = int(value)
+            elif EXTERNAL_ID.fullmatch(value):
+                filters[name] = value
+            else:
+                return None
+        search = given.get("search", "").strip() if self._listing.text_key else ""
+        if len(search) > MAX_TEXT or not (search.isascii() and search.isprintable()):
+            return None
+        sort = given.get("sort", "-id")
+        return Query(self._listing, filters, search, sort if sort in _SORTS else "-id")
+
+    def _cursor(self, query: Query, value: str) -> str:
+        """A cursor that can be one; the first page else."""
+        if query.by_text:
+            return value if len(value) <= MAX_TEXT and value.isascii() and value.isprintable() else ""
+        return value if value.isdecimal() and len(value) < 19 and value.isascii() else ""

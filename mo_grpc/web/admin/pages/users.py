@@ -1,0 +1,131 @@
+"""Accounts, the record of events and the trap, for administrators.
+
+There is no RPC for accounts: changes go through `people.administration`, as the command line's do, which records each.
+"""
+
+import secrets
+
+from starlette.responses import Response
+
+from mo_grpc.errors import InvalidFields, PreconditionFailed
+from mo_grpc.events.rules import By, Stream
+from mo_grpc.people.accounts import Accounts
+from mo_grpc.people.administration import Administration
+from mo_grpc.people.rules import NewUser, Role, User, normal_email
+from mo_grpc.people.store import find_user
+from mo_grpc.web.admin import store
+from mo_grpc.web.admin.lists import EVENTS, HONEYPOT, USERS
+from mo_grpc.web.admin.pages.listing import ListPage
+from mo_grpc.web.admin.site import NotHereError, Site, Visit
+
+_ROLES = {int(role): role.name.lower() for role in Role}
+_MAX_NAME = 100
+
+
+class UserPages:
+    """The pages of accounts."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._accounts = Accounts(site.settings, site.database, site.vault)
+        self.list = ListPage(site, USERS, "users.html")
+
+    async def show_list(self, visit: Visit) -> Response:
+        """The accounts."""
+        return await self.list.render(visit, roles=_ROLES)
+
+    async def show_form(self, visit: Visit) -> Response:
+        """The form for a new account."""
+        return self._site.render(visit, "user_new.html", roles=_ROLES, fault="", form=visit.form)
+
+    async def create(self, visit: Visit) -> Response:
+        """Make an account with a password for the first login, shown this once, which then has to be changed."""
+        form = visit.form
+        email = normal_email(form.get("email", ""))
+        first, last = (form.get(name, "").strip()[:_MAX_NAME] for name in ("first_name", "last_name"))
+        fault = "" if email else "This is no e-mail."
+        if not fault:
+            password = _first_password()
+            hashed = await self._accounts.hash(password, email)
+            command = NewUser(email, first, last, self._role(visit), True, hashed, True)
+            user = await self._administration(visit).create(command)
+            if user:
+                return self._site.render(visit, "password_made.html", email=email, password=password, id=user.id)
+            fault = f"There is an account {email} already."
+        return self._site.render(visit, "user_new.html", 400, roles=_ROLES, fault=fault, form=form)
+
+    async def show(self, visit: Visit) -> Response:
+        """One account."""
+        user = await self._find(visit)
+        return self._site.render(visit, "user.html", user=user, roles=_ROLES, own=user.id == visit.person.id)
+
+    async def change(self, visit: Visit) -> Response:
+        """Lock or unlock an account, or give it another role, another password, or no codes."""
+        user = await self._find(visit)
+        if user.id == visit.person.id:
+            visit.session.say("Nobody changes their own account here: ask another administrator.", "bad")
+            return self._site.go(f"users/{user.id}")
+        administration = self._administration(visit)
+        action = visit.form.get("action", "")
+        try:
+            if action == "reset":
+                password = _first_password()
+                hashed = await self._accounts.hash(password, user.email)
+                await administration.set_password(user, hashed, must_change=True)
+                return self._site.render(visit, "password_made.html", email=user.email, password=password, id=user.id)
+            if action == "lock":
+                await administration.lock(user)
+            elif action == "unlock":
+                await administration.unlock(user)
+            elif action == "role":
+                await administration.set_role(user, self._role(visit))
+            elif action == "otp":
+                await administration.disable_otp(user)
+            else:
+                raise NotHereError("There is no such action.")
+        except (PreconditionFailed, InvalidFields) as refusal:
+            visit.session.say(refusal.message, "bad")
+        else:
+            visit.session.say("Done.")
+        return self._site.go(f"users/{user.id}")
+
+    def _administration(self, visit: Visit) -> Administration:
+        return Administration(self._site.database, self._site.vault, By(f"user-{visit.person.id}", visit.address))
+
+    def _role(self, visit: Visit) -> Role:
+        number = visit.form.get("role", "")
+        return Role(int(number)) if number in map(str, _ROLES) else Role.VIEWER
+
+    async def _find(self, visit: Visit) -> User:
+        number = str(visit.request.path_params["id"])
+        user_id = int(number) if number.isdecimal() and number.isascii() and len(number) < 19 else 0
+        user = await self._site.database.read(lambda c: find_user(c, user_id))
+        if user is None:
+            raise NotHereError("There is no such account.")
+        return user
+
+
+class RecordPages:
+    """The pages of what happened."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._events = ListPage(site, EVENTS, "events.html")
+        self._honeypot = ListPage(site, HONEYPOT, "honeypot.html")
+
+    async def events(self, visit: Visit) -> Response:
+        """A stream of events, and who fails to log in."""
+        if visit.request.query_params.get("stream") not in set(Stream):
+            return self._site.go(f"events?stream={Stream.LOGINS}")
+        failures = await self._site.database.read(store.login_failures)
+        return await self._events.render(visit, streams=list(Stream), failures=failures)
+
+    async def honeypot(self, visit: Visit) -> Response:
+        """Who walked into the trap."""
+        if not await self._site.database.read(lambda c: store.table_exists(c, HONEYPOT.table)):
+            return self._site.message(visit, 200, "Trap", "Nothing is recorded here yet.")
+        return await self._honeypot.render(visit)
+
+
+def _first_password() -> str:
+    return secrets.token_urlsafe(15)

@@ -1,0 +1,225 @@
+"""What all pages share: who visits, whether they may, forged forms, templates, and the answers to what goes wrong."""
+
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+import grpc
+import structlog
+from jinja2 import Environment, PackageLoader
+from starlette.datastructures import FormData, UploadFile
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from mo_grpc.config import Settings
+from mo_grpc.db.engine import Database
+from mo_grpc.errors import ServiceError
+from mo_grpc.vault import Vault
+from mo_grpc.web.admin import charts, store
+from mo_grpc.web.admin.api import Api, Refusal
+from mo_grpc.web.admin.rules import Person, is_trusted
+from mo_grpc.web.admin.sessions import Cookies, Session
+
+log = structlog.get_logger()
+
+NOBODY = Person(0, "", "", "", 1, False)
+
+
+@dataclass
+class Visit:
+    """One request, and who makes it."""
+
+    request: Request
+    session: Session
+    person: Person
+    address: str
+    form: Mapping[str, str] = field(default_factory=dict)
+    lists: Mapping[str, list[str]] = field(default_factory=dict)
+    """The fields of the form that come several times."""
+
+
+Handler = Callable[[Visit], Awaitable[Response]]
+
+
+class NotAllowedError(Exception):
+    """The visitor may not do this; the message says why."""
+
+
+class NotHereError(Exception):
+    """There is no such page; the message says what is missing."""
+
+
+class Site:
+    """The pages' surroundings."""
+
+    def __init__(self, settings: Settings, database: Database, channel: grpc.aio.Channel) -> None:
+        self.settings = settings
+        self.base = settings.admin_url
+        self.database = database
+        self.vault = Vault(settings)
+        self.api = Api(channel, settings.token_header)
+        self._cookies = Cookies(self.vault, self.base, settings.mo_admin_idle_minutes * 60, tls=settings.tls)
+        self._templates = Environment(loader=PackageLoader("mo_grpc.web.admin"), autoescape=True, trim_blocks=True)
+        self._templates.globals |= {"base": self.base, "new_id": lambda: secrets.token_urlsafe(12)}
+        self._templates.filters |= {"money": _money, "number": "{:,}".format, "when": charts.day_and_time, "bytes": _bytes}
+
+    def page(self, handler: Handler, scope: str = "", *, public: bool = False, streams: bool = False) -> Any:
+        """An endpoint: `scope` is what the visitor must have; `public` needs no login; `streams` reads its own form."""
+
+        async def endpoint(request: Request) -> Response:
+            session, before = self._cookies.read(request)
+            visit = Visit(request, session, NOBODY, self._address(request))
+            try:
+                response = await self._visit(visit, handler, scope, public=public, streams=streams)
+            except NotAllowedError as error:
+                response = self.message(visit, HTTPStatus.FORBIDDEN, "Not allowed", str(error))
+            except NotHereError as error:
+                response = self.message(visit, HTTPStatus.NOT_FOUND, "Not found", str(error))
+            except Refusal as refusal:
+                response = self._refused(visit, refusal)
+            except ServiceError as error:
+                log.warning("page failed", path=request.url.path, error=error.message)
+                response = self.message(visit, HTTPStatus.SERVICE_UNAVAILABLE, "Not available", error.message)
+            self._cookies.write(request, response, visit.session, before)
+            return response
+
+        return endpoint
+
+    async def _visit(self, visit: Visit, handler: Handler, scope: str, *, public: bool, streams: bool) -> Response:
+        request, session = visit.request, visit.session
+        if session.login:
+            visit.person = await self.find_person(session.login) or NOBODY
+        if not public and not visit.person.id:
+            return self._to_login(visit)
+        if scope and not visit.person.may(scope):
+            raise NotAllowedError(f"This needs more than the role {visit.person.role_name}.")
+        if request.method == "POST":
+            self.check_origin(visit)
+            if not streams:
+                form = await request.form(max_fields=200, max_files=0)
+                visit.form, visit.lists = _texts(form)
+                self.check_token(visit, visit.form.get("csrf", ""))
+        return await handler(visit)
+
+    async def find_person(self, login: str) -> Person | None:
+        """Whose login it is; None if it does not count, or not for these pages."""
+        return await self.database.read(lambda connection: store.find_person(connection, login))
+
+    def check_origin(self, visit: Visit) -> None:
+        """Refuse what another site sends; browsers say where a POST comes from.
+
+        Raises:
+            NotAllowedError: it comes from elsewhere.
+        """
+        origin = visit.request.headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != visit.request.headers.get("host"):
+            raise NotAllowedError("This form was sent from another site.")
+
+    def check_token(self, visit: Visit, token: str) -> None:
+        """Refuse a form that is not from a page of this session.
+
+        Raises:
+            NotAllowedError: it is not.
+        """
+        if visit.session.is_forged(token):
+            raise NotAllowedError("This form is not from this session: please load its page again.")
+
+    def render(self, visit: Visit, name: str, status: int = 200, **values: Any) -> Response:
+        """A page of a template."""
+        template = self._templates.get_template(name)
+        content = template.render(
+            visit=visit,
+            person=visit.person,
+            csrf_token=visit.session.csrf,
+            flash=visit.session.take_flash(),
+            path=visit.request.url.path.removeprefix(self.base),
+            query=dict(visit.request.query_params),
+            link=self._link(visit),
+            **values,
+        )
+        return HTMLResponse(content, status)
+
+    def message(self, visit: Visit, status: int, title: str, text: str) -> Response:
+        """A page that says one thing."""
+        return self.render(visit, "message.html", status, title=title, text=text)
+
+    def go(self, path: str) -> Response:
+        """Send the browser to another page, by GET."""
+        return RedirectResponse(f"{self.base}{path}", HTTPStatus.SEE_OTHER)
+
+    async def act(
+        self, visit: Visit, rpc: Callable[..., Any], request: Any, *, done: str, to: str, once: bool = True
+    ) -> Response:
+        """Call an RPC for the visitor, say what became of it, and go on."""
+        key = visit.form.get("once", "") if once else ""
+        try:
+            await self.api.call(rpc, request, visit.session, visit.address, key)
+        except Refusal as refusal:
+            if refusal.code == grpc.StatusCode.UNAUTHENTICATED:
+                raise
+            visit.session.say(refusal.message[:300], "bad")
+        else:
+            visit.session.say(done)
+        return self.go(to)
+
+    def end(self, visit: Visit) -> None:
+        """Forget the login in this browser."""
+        visit.session, visit.person = Session(seen=visit.session.seen), NOBODY
+
+    def _to_login(self, visit: Visit) -> Response:
+        ended = bool(visit.session.login)
+        if ended:
+            self.end(visit)
+            visit.session.say("Your login has ended; please log in again.", "note")
+        wanted = visit.request.url.path.removeprefix(self.base)
+        if visit.request.url.query:
+            wanted += f"?{visit.request.url.query}"
+        back = f"?next={quote(wanted)}" if visit.request.method == "GET" and wanted else ""
+        return self.go(f"login{back}")
+
+    def _refused(self, visit: Visit, refusal: Refusal) -> Response:
+        if refusal.code == grpc.StatusCode.UNAUTHENTICATED:
+            return self._to_login(visit)
+        status = HTTPStatus.FORBIDDEN if refusal.code == grpc.StatusCode.PERMISSION_DENIED else HTTPStatus.BAD_REQUEST
+        return self.message(visit, status, "Refused", refusal.message)
+
+    def _address(self, request: Request) -> str:
+        """The visitor's address: what Envoy says it sees, where Envoy is the one who calls."""
+        peer = request.client.host if request.client else ""
+        if peer and not is_trusted(peer, self.settings.mo_trusted_edges):
+            return peer
+        return request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+
+    def _link(self, visit: Visit) -> Callable[..., str]:
+        """Makes links to this page with some parameters changed; an empty one goes."""
+
+        def link(**changed: object) -> str:
+            values = {**visit.request.query_params, **changed}
+            query = urlencode({name: value for name, value in values.items() if value not in ("", None)})
+            return f"?{query}" if query else visit.request.url.path
+
+        return link
+
+
+def _texts(form: FormData) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """The texts of a form; what PostgreSQL cannot take, and no keyboard makes, goes."""
+    lists: dict[str, list[str]] = {}
+    for name, value in form.multi_items():
+        if not isinstance(value, UploadFile):
+            lists.setdefault(name, []).append(value.replace("\0", ""))
+    return {name: values[0] for name, values in lists.items()}, lists
+
+
+def _money(amount: Any) -> str:
+    return f"{amount:,.2f}"
+
+
+def _bytes(size: float) -> str:
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
+        size /= 1000
+    return ""

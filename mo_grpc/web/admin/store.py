@@ -1,0 +1,166 @@
+"""What single pages read: the person who asks, a customer with loans and payments, a loan, an import, accounts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mo_grpc.web.admin.rules import Person
+
+Rows = Sequence[Mapping[str, Any]]
+
+MAX_SHOWN = 40
+"""Loans and payments in one picture; more could not be told apart."""
+
+_PERSON = text("""
+    SELECT users.id, email, first_name, last_name, role, otp_enabled_at IS NOT NULL
+    FROM sessions JOIN users ON users.id = user_id
+    WHERE sessions.id = :login AND revoked_at IS NULL AND expires_at > clock_timestamp() AND locked_at IS NULL AND staff
+        AND NOT must_change_password
+""")
+
+_CUSTOMER = text("""
+    SELECT customers.*, debt.pending, debt.active, debt.total, customers.score - debt.total AS available
+    FROM customers, LATERAL (
+        SELECT coalesce(sum(outstanding) FILTER (WHERE status = 1), 0.00) AS pending,
+            coalesce(sum(outstanding) FILTER (WHERE status = 2), 0.00) AS active, coalesce(sum(outstanding), 0.00) AS total
+        FROM loans WHERE customer_id = customers.id AND status IN (1, 2)
+    ) AS debt
+    WHERE external_id = :external_id
+""")
+
+_LOANS = text("""
+    SELECT * FROM loans WHERE customer_id = :customer_id ORDER BY id DESC LIMIT :limit
+""")
+_LOANS_BY_ID = text("""
+    SELECT * FROM loans WHERE id IN (SELECT loan_id FROM payment_details WHERE payment_id = :payment_id LIMIT :limit)
+    ORDER BY taken_at, id
+""")
+_PAYMENTS = text("""
+    SELECT * FROM payments WHERE customer_id = :customer_id ORDER BY id DESC LIMIT :limit
+""")
+
+_LOAN = text("""
+    SELECT loans.*, customers.external_id AS customer FROM loans JOIN customers ON customers.id = customer_id
+    WHERE loans.external_id = :external_id
+""")
+_PAYMENT = text("""
+    SELECT payments.*, customers.external_id AS customer,
+        (SELECT count(*) FROM payment_details WHERE payment_id = payments.id) AS details
+    FROM payments JOIN customers ON customers.id = customer_id WHERE payments.external_id = :external_id
+""")
+
+# The payments that went to loans, oldest first, as the bars of the picture are filled.
+_PARTS = text("""
+    SELECT loan_id, payment_id, payments.external_id AS payment, payment_details.amount, payments.status, payments.paid_at,
+        payments.rejected_at
+    FROM payment_details JOIN payments ON payments.id = payment_id
+    WHERE loan_id = ANY(:loan_ids) ORDER BY loan_id, payment_id LIMIT :limit
+""")
+
+_DETAILS = text("""
+    SELECT payment_id, loans.external_id AS loan, payment_details.amount
+    FROM unnest(CAST(:payment_ids AS bigint[])) AS wanted (id), LATERAL (
+        SELECT * FROM payment_details WHERE payment_id = wanted.id ORDER BY loan_id LIMIT :each
+    ) AS payment_details JOIN loans ON loans.id = loan_id
+    ORDER BY payment_id, loan_id
+""")
+
+_IMPORT = text("SELECT * FROM imports WHERE id = :id")
+_IMPORT_ERRORS = text(
+    "SELECT * FROM import_errors WHERE import_id = :id AND line_number > :after ORDER BY line_number LIMIT :limit"
+)
+
+_KEY = text("""
+    SELECT id, name, scopes, created_at, expires_at, revoked_at, last_used_at, previous_expires_at, allowed_networks,
+        calls_per_second, calls_per_day
+    FROM api_keys WHERE id = :id
+""")
+
+# The subject of an account is a hash, which tells nobody who was tried; that of an address is the address.
+_FAILURES = text("""
+    SELECT subject, failures, last_at FROM login_failures WHERE failures > 0 ORDER BY last_at DESC LIMIT :limit
+""")
+
+_EXISTS = text("SELECT to_regclass(:name) IS NOT NULL")
+
+
+async def find_person(connection: AsyncConnection, login: str) -> Person | None:
+    """Who is logged in; None if the login does not count any more, or not for these pages."""
+    row = (await connection.execute(_PERSON, {"login": login})).one_or_none()
+    return Person._make(row) if row else None
+
+
+async def find_customer(connection: AsyncConnection, external_id: str) -> Mapping[str, Any] | None:
+    """A customer and what is owed."""
+    return await _one(connection, _CUSTOMER, external_id=external_id)
+
+
+async def find_loan(connection: AsyncConnection, external_id: str) -> Mapping[str, Any] | None:
+    """A loan with its customer's external id."""
+    return await _one(connection, _LOAN, external_id=external_id)
+
+
+async def find_payment(connection: AsyncConnection, external_id: str) -> Mapping[str, Any] | None:
+    """A payment with its customer's external id, and how many details it has."""
+    return await _one(connection, _PAYMENT, external_id=external_id)
+
+
+async def find_import(connection: AsyncConnection, import_id: int) -> Mapping[str, Any] | None:
+    """An import."""
+    return await _one(connection, _IMPORT, id=import_id)
+
+
+async def find_key(connection: AsyncConnection, key_id: str) -> Mapping[str, Any] | None:
+    """An API key, without any secret."""
+    return await _one(connection, _KEY, id=key_id)
+
+
+async def latest_loans(connection: AsyncConnection, customer_id: int) -> Rows:
+    """A customer's newest loans."""
+    return await _all(connection, _LOANS, customer_id=customer_id, limit=MAX_SHOWN)
+
+
+async def latest_payments(connection: AsyncConnection, customer_id: int) -> Rows:
+    """A customer's newest payments."""
+    return await _all(connection, _PAYMENTS, customer_id=customer_id, limit=MAX_SHOWN)
+
+
+async def loans_of_payment(connection: AsyncConnection, payment_id: int) -> Rows:
+    """The loans that a payment went to, oldest first."""
+    return await _all(connection, _LOANS_BY_ID, payment_id=payment_id, limit=MAX_SHOWN)
+
+
+async def parts_of_loans(connection: AsyncConnection, loan_ids: Sequence[int]) -> Rows:
+    """What went to loans, payment by payment."""
+    return await _all(connection, _PARTS, loan_ids=list(loan_ids), limit=2000)
+
+
+async def details_of_payments(connection: AsyncConnection, payment_ids: Sequence[int], each: int) -> Rows:
+    """Some details of each payment."""
+    return await _all(connection, _DETAILS, payment_ids=list(payment_ids), each=each)
+
+
+async def import_errors(connection: AsyncConnection, import_id: int, after: int, limit: int) -> Rows:
+    """What was wrong with lines, from behind one."""
+    return await _all(connection, _IMPORT_ERRORS, id=import_id, after=after, limit=limit)
+
+
+async def login_failures(connection: AsyncConnection) -> Rows:
+    """Who failed to log in lately, and how often."""
+    return await _all(connection, _FAILURES, limit=100)
+
+
+async def table_exists(connection: AsyncConnection, name: str) -> bool:
+    """Whether there is such a table."""
+    return bool(await connection.scalar(_EXISTS, {"name": name}))
+
+
+async def _one(connection: AsyncConnection, statement: Any, **parameters: Any) -> Mapping[str, Any] | None:
+    row = (await connection.execute(statement, parameters)).mappings().one_or_none()
+    return dict(row) if row else None
+
+
+async def _all(connection: AsyncConnection, statement: Any, **parameters: Any) -> Rows:
+    return [dict(row) for row in (await connection.execute(statement, parameters)).mappings()]

@@ -1,0 +1,164 @@
+"""Imports, keys, accounts, and the record, from their pages."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+from mo_grpc.people.rules import Role
+from tests.conftest import TLS, Stack
+from tests.factories import new_id
+from tests.people.conftest import NewPerson
+from tests.secrets import used
+from tests.waiting import eventually
+from tests.web.admin.conftest import NewVisitor, Visitor
+
+LoggedIn = Callable[..., Visitor]
+
+
+def test_a_file_is_uploaded_and_its_import_watched(logged_in: LoggedIn, tmp_path: Path) -> None:
+    prefix = new_id("imported")
+    file = tmp_path / "customers.csv"
+    good = [f"{prefix}-{number},100" for number in range(20_000)]
+    file.write_text("\n".join([*good, "=bad,100", f"{prefix}-0,100"]))
+    visitor = logged_in(Role.OPERATOR)
+    page = visitor.open("imports")
+    page.get_by_label("A text file").set_input_files(file)
+    page.get_by_role("button", name="Upload").click()
+    page.wait_for_url("**/imports/*")
+    # The page follows the import by itself.
+    page.get_by_text("Progress: 100 %").wait_for()
+    page.locator(".tag.succeeded").wait_for()
+    assert page.locator(".tile .value").all_inner_texts()[:3] == ["20,002", "20,000", "2"]
+    assert page.locator("tbody td:first-child").all_inner_texts() == ["20,001", "20,002"]
+    assert "'=bad" in visitor.context.request.get(f"{page.url}/errors.csv").text()
+    page = visitor.open(f"customers?search={prefix}")
+    assert "more than 1,000 customers" in page.locator(".head").inner_text()
+
+
+def test_an_upload_that_is_no_file_of_customers(logged_in: LoggedIn, admin_url: str) -> None:
+    visitor = logged_in(Role.OPERATOR)
+    visitor.open("imports")
+    token = visitor.page.locator("main input[name=csrf]").get_attribute("value") or ""
+    with httpx.Client(base_url=admin_url, cookies={"mo_admin": visitor.cookie()["value"]}) as client:
+        assert "Choose a file first." in client.post("imports", data={"csrf": token}).text
+        nothing = client.post("imports", data={"csrf": token}, files={"file": ("", b"", "text/csv")})
+        assert "Choose a file first." in nothing.text
+        kind = {"content-type": "multipart/form-data; boundary=x"}
+        head = f'--x\r\ncontent-disposition: form-data; name="csrf"\r\n\r\n{token}\r\n--x\r\n'
+        head += 'content-disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        cut = client.post("imports", content=f"{head}a,1\r\n", headers=kind)
+        assert (cut.status_code, "did not arrive whole" in cut.text) == (400, True)
+        damaged = client.post("imports", content="--y\r\n", headers=kind)
+        assert (damaged.status_code, "damaged" in damaged.text) == (400, True)
+        whole = client.post("imports", content=f"{head}{new_id('c')},1\r\n--x--\r\n", headers=kind)
+        assert whole.status_code == 303
+
+
+def test_a_cancelled_import(logged_in: LoggedIn, stack: Stack, admin_url: str) -> None:
+    visitor = logged_in(Role.OPERATOR)
+    page = visitor.open("imports")
+    token = page.locator("main input[name=csrf]").get_attribute("value") or ""
+    with httpx.Client(base_url=admin_url, cookies={"mo_admin": visitor.cookie()["value"]}, follow_redirects=True) as client:
+        made = client.post("imports", data={"csrf": token}, files={"file": ("a.csv", f"{new_id('c')},1".encode())})
+        over = client.post(f"{made.url}/cancel", data={"csrf": token})
+    assert "only one that is PENDING or RUNNING can be cancelled" in over.text
+
+
+def test_a_key_is_made_used_rotated_and_revoked(logged_in: LoggedIn, stack: Stack) -> None:
+    visitor = logged_in()
+    page = visitor.open("keys/new")
+    name = new_id("partner")
+    page.get_by_label("Whose it is").fill(name)
+    for scope in ("customers:write", "imports:write", "loans:write", "payments:write"):
+        page.get_by_label(scope).uncheck()
+    page.get_by_label("Last day").fill("2099-12-31")
+    page.get_by_role("button", name="Make the key").click()
+    key = page.locator("#key").inner_text()
+    used(key)
+
+    def status(key: str, path: str = "/v1/customers", verb: str = "GET") -> int:
+        return httpx.request(verb, stack.http_url + path, headers={"x-api-key": key}, verify=TLS).status_code
+
+    assert status(key) == 200
+    assert status(key, "/v1/loans/none:activate", "POST") == 403
+    page.get_by_role("link", name="Done").click()
+    assert key not in page.content()  # it is shown once
+    assert "31 Dec 2099" in page.content()
+    page.get_by_label("The old secret ends").select_option("0")
+    page.get_by_role("button", name="Make another secret").click()
+    rotated = page.locator("#key").inner_text()
+    used(rotated)
+    assert status(rotated) == 200
+    eventually(lambda: status(key) == 401, 5)
+    page.get_by_role("link", name="Done").click()
+    page.get_by_text("Revoke the key for good").click()
+    page.get_by_role("button", name="Revoke").click()
+    assert "revoked" in page.locator(".head").inner_text()
+    eventually(lambda: status(rotated) == 401, 5)
+
+
+def test_a_key_that_cannot_be_made(logged_in: LoggedIn) -> None:
+    visitor = logged_in()
+    page = visitor.open("keys/new")
+    page.get_by_label("Whose it is").fill("partner")
+    page.get_by_label("Networks").fill("nowhere")
+    page.get_by_role("button", name="Make the key").click()
+    assert "is no network" in page.get_by_role("alert").inner_text()
+    page.get_by_label("Networks").fill("")
+    page.get_by_label("Last day").fill("2001-01-01")
+    page.get_by_role("button", name="Make the key").click()
+    assert "must be in the future" in page.get_by_role("alert").inner_text()
+    token = page.locator("main input[name=csrf]").get_attribute("value") or ""
+    answer = visitor.context.request.post(f"{visitor.url}keys", form={"csrf": token, "name": "a", "expires": "soon"})
+    assert (answer.status, "cannot be read" in answer.text()) == (400, True)
+
+
+def test_an_account_is_made_and_changed_and_each_change_is_recorded(
+    logged_in: LoggedIn, new_visitor: NewVisitor, new_person: NewPerson
+) -> None:
+    visitor = logged_in()
+    page = visitor.open("users/new")
+    email = f"{new_id('user')}@example.org"
+    page.get_by_label("E-mail").fill(email)
+    page.get_by_label("Role").select_option(label="operator")
+    page.get_by_role("button", name="Make the account").click()
+    password = page.locator("#password").inner_text()
+    used(password)
+    newcomer = new_visitor()
+    newcomer.log_in(email, password)
+    assert newcomer.heading() == "New password"
+    page.get_by_role("link", name="Done").click()
+    page.get_by_label("Role").select_option(label="viewer")
+    page.get_by_role("button", name="Set the role").click()
+    page.get_by_role("button", name="Lock", exact=True).click()
+    assert "locked viewer" in page.locator(".head").inner_text()
+    page.get_by_role("button", name="Unlock").click()
+    page.get_by_role("button", name="New password").click()
+    used(page.locator("#password").inner_text())
+    record = visitor.open("events?stream=changes").locator("tbody").inner_text()
+    changes = [line for line in record.split("\n") if email in line]
+    for word in ("user created", "role changed", "user locked", "user unlocked", "password changed"):
+        assert any(word in line for line in changes), word
+    page = visitor.open("events")
+    assert "logged in" in page.locator("tbody").first.inner_text()
+    # The same again is refused, and so is what is no e-mail.
+    for bad, why in ((email, "already"), ("nobody", "no e-mail")):
+        page = visitor.open("users/new")
+        page.get_by_label("E-mail").evaluate("field => { field.type = 'text' }")
+        page.get_by_label("E-mail").fill(bad)
+        page.get_by_role("button", name="Make the account").click()
+        assert why in page.get_by_role("alert").inner_text()
+
+
+def test_nobody_changes_their_own_account(logged_in: LoggedIn) -> None:
+    visitor = logged_in()
+    page = visitor.open("users")
+    email = page.locator(".who strong").inner_text()
+    page.get_by_role("link", name=email).click()
+    assert page.get_by_role("button", name="Lock", exact=True).count() == 0
+    token = page.locator("input[name=csrf]").first.get_attribute("value") or ""
+    answer = visitor.context.request.post(page.url, form={"csrf": token, "action": "role", "role": "1"})
+    assert "ask another administrator" in answer.text()
+    visitor.open("keys")
+    assert visitor.heading() == "API keys"

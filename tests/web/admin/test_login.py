@@ -1,0 +1,157 @@
+"""Who gets in, and for how long."""
+
+import time
+from collections.abc import Callable
+
+import grpc
+import httpx
+import pyotp
+import pytest
+
+from mo_grpc.people.rules import Role
+from tests.conftest import Stack
+from tests.doors import GrpcDoor
+from tests.people.conftest import Doors, NewPerson, rows, totp
+from tests.secrets import PASSWORD
+from tests.web.admin.conftest import NewVisitor, Visitor
+
+LoggedIn = Callable[..., Visitor]
+
+
+@pytest.fixture
+def doors(grpc_channel: grpc.Channel) -> Doors:
+    return Doors(lambda headers: GrpcDoor(grpc_channel, tuple(headers.items())))
+
+
+def test_a_person_logs_in_and_out(visitor: Visitor, new_person: NewPerson) -> None:
+    page = visitor.log_in(new_person(Role.VIEWER, first_name="Ada").email)
+    assert visitor.heading() == "Dashboard"
+    assert "Ada" in page.locator(".who").inner_text()
+    cookie = visitor.cookie()
+    assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"], cookie["expires"]) == (True, "Strict", "/grappelli/", -1)
+    page.get_by_role("button", name="Log out").click()
+    assert visitor.heading() == "Log in"
+    # The cookie of before opens nothing: the login has ended, not only its cookie.
+    visitor.context.add_cookies([{key: cookie[key] for key in ("name", "value", "domain", "path")}])  # type: ignore[misc, list-item]
+    visitor.open("customers")
+    assert visitor.heading() == "Log in"
+    assert "Your login has ended" in page.content()
+
+
+def test_a_wrong_password_is_refused(visitor: Visitor, new_person: NewPerson) -> None:
+    page = visitor.log_in(new_person().email, "wrong horse 1234")
+    assert "The e-mail or the password is not right." in page.get_by_role("alert").inner_text()
+    visitor.open("customers")
+    assert visitor.heading() == "Log in"
+
+
+def test_too_many_failures_have_to_wait(visitor: Visitor, new_person: NewPerson) -> None:
+    email = new_person().email
+    for _ in range(6):
+        visitor.log_in(email, "wrong horse 1234")
+    assert "please wait" in visitor.log_in(email).get_by_role("alert").inner_text()
+
+
+def test_one_time_codes_are_asked_for(visitor: Visitor, new_person: NewPerson, doors: Doors) -> None:
+    email = new_person(Role.OPERATOR).email
+    door = doors.person(email)
+    secret = door("auth.EnrollOtp", password=PASSWORD)["secret"]
+    door("auth.ConfirmOtp", code=totp(secret, -1))
+    page = visitor.log_in(email)
+    assert visitor.heading() == "One-time code"
+    page.get_by_label("Code").fill("000000" if totp(secret) != "000000" else "111111")
+    page.get_by_role("button", name="Log in").click()
+    assert "not right" in page.get_by_role("alert").inner_text()
+    page.get_by_label("Code").fill(pyotp.TOTP(secret).at(time.time()))
+    page.get_by_role("button", name="Log in").click()
+    assert visitor.heading() == "Dashboard"
+
+
+def test_a_password_that_must_be_changed(visitor: Visitor, new_person: NewPerson) -> None:
+    email = new_person(must_change_password=True).email
+    page = visitor.log_in(email)
+    assert visitor.heading() == "New password"
+
+    def change(new: str, again: str) -> None:
+        page.get_by_label("Password until now").fill(PASSWORD)
+        page.get_by_label("New password").fill(new)
+        page.get_by_label("The new one again").fill(again)
+        page.get_by_role("button", name="Change").click()
+
+    change("another harbour 43", "another harbour 44")
+    assert "not the same" in page.get_by_role("alert").inner_text()
+    change("passwordpassword", "passwordpassword")
+    assert "tried first" in page.get_by_role("alert").inner_text()
+    change("another harbour 43", "another harbour 43")
+    assert visitor.heading() == "Dashboard"
+
+
+def test_only_staff_get_in(visitor: Visitor, new_person: NewPerson) -> None:
+    page = visitor.log_in(new_person(Role.ADMINISTRATOR, staff=False).email)
+    assert "may not use these pages" in page.get_by_role("alert").inner_text()
+    visitor.open("customers")
+    assert visitor.heading() == "Log in"
+
+
+def test_a_login_leads_to_the_page_that_was_wanted_and_never_elsewhere(new_visitor: NewVisitor, new_person: NewPerson) -> None:
+    email = new_person().email
+    for wanted, reached in (("loans?status=2", "loans?status=2"), ("//evil.example/", ""), ("https://evil.example/", "")):
+        visitor = new_visitor()
+        page = visitor.open(f"login?next={wanted.replace('?', '%3F')}")
+        page.get_by_label("E-mail").fill(email)
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Log in").click()
+        page.wait_for_url(visitor.url + reached)
+
+
+def test_locking_an_account_is_felt_at_the_next_click(
+    logged_in: LoggedIn, new_visitor: NewVisitor, new_person: NewPerson
+) -> None:
+    administrator, person = logged_in(), new_person()
+    visitor = new_visitor()
+    visitor.log_in(person.email)
+    assert visitor.heading() == "Dashboard"
+    page = administrator.open(f"users/{person.id}")
+    page.get_by_role("button", name="Lock", exact=True).click()
+    assert "locked" in page.locator(".head").inner_text()
+    visitor.open("customers")
+    assert visitor.heading() == "Log in"
+
+
+def test_a_session_ends_when_nothing_happens_or_the_login_is_over(stack: Stack, logged_in: LoggedIn) -> None:
+    visitor = logged_in(Role.VIEWER)
+    rows(stack, "UPDATE sessions SET expires_at = now() WHERE user_id = (SELECT max(id) FROM users)")
+    visitor.open("loans")
+    assert visitor.heading() == "Log in"
+
+
+def test_forged_forms_are_refused(logged_in: LoggedIn, admin_url: str) -> None:
+    visitor = logged_in(Role.ADMINISTRATOR)
+    cookies = {"mo_admin": visitor.cookie()["value"]}
+    with httpx.Client(base_url=admin_url, cookies=cookies) as client:
+        token = visitor.page.locator("input[name=csrf]").first.get_attribute("value") or ""
+        for data, headers in (
+            ({}, {}),
+            ({"csrf": "wrong"}, {}),
+            ({"csrf": token}, {"origin": "https://evil.example"}),
+        ):
+            answer = client.post("keys", data={**data, "name": "forged", "scope": "loans:read"}, headers=headers)
+            assert answer.status_code == 403, data
+        upload = client.post("imports", data={"csrf": "wrong"}, files={"file": ("a.csv", b"a,1")})
+        assert upload.status_code == 403
+        assert client.post("login", data={"email": "a@b.example", "password": "x"}).status_code == 403
+    visitor.open("keys")
+    assert "forged" not in visitor.page.content()
+
+
+def test_pages_tell_the_browser_to_load_nothing_from_elsewhere(admin_url: str) -> None:
+    answer = httpx.get(f"{admin_url}login")
+    policy = answer.headers["content-security-policy"]
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert answer.headers["cache-control"] == "no-store"
+    assert httpx.get(f"{admin_url}static/admin.css").status_code == 200
+    assert httpx.get(f"{admin_url}nowhere").status_code == 404
+    assert httpx.get(f"{admin_url}static/../app.py").status_code == 404
+    assert "secure" not in answer.headers["set-cookie"].lower()
+    assert "secure" in httpx.get(f"{admin_url}login", headers={"x-forwarded-proto": "https"}).headers["set-cookie"].lower()

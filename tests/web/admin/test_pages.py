@@ -1,0 +1,90 @@
+"""Every page, for everybody: in light and dark, on a phone, by keyboard, and for screen readers."""
+
+from collections.abc import Callable
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page
+
+from mo_grpc.people.rules import Role
+from tests.doors import GrpcDoor
+from tests.factories import a_customer, a_loan, pay
+from tests.web.admin.conftest import Visitor
+
+LoggedIn = Callable[..., Visitor]
+
+
+@pytest.fixture
+def paths(over_grpc: GrpcDoor) -> list[str]:
+    """A page of each kind, with something on it."""
+    customer = a_customer(over_grpc)
+    loan, _ = (a_loan(over_grpc, customer, "100.00") for _ in range(2))
+    pending = a_loan(over_grpc, customer, "50.00", activate=False)
+    payment = pay(over_grpc, customer, "120.00")["external_id"]
+    pay(over_grpc, customer, "5000.00")
+    lists = ["", "customers", "loans", "payments", "imports", "keys", "users", "events", "honeypot"]
+    return [
+        *lists, "keys/new", "users/new", "users/1", "nowhere", f"customers/{customer}", f"loans/{loan}", f"loans/{pending}",
+        f"loans/{pending}/activate", f"payments/{payment}",
+    ]  # fmt: skip
+
+
+def serious(page: Page) -> list[str]:
+    """What axe finds that is serious or worse, and where."""
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{page.url} {each['id']}: {each['nodes'][0]['target']}" for each in found if each["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(logged_in: LoggedIn, paths: list[str], scheme: str) -> None:
+    visitor = logged_in(Role.ADMINISTRATOR, color_scheme=scheme)
+    found = [fault for path in paths for fault in serious(visitor.open(path))]
+    visitor.context.clear_cookies()
+    found += [fault for path in ("login", "password") for fault in serious(visitor.open(path))]
+    assert found == []
+
+
+def test_nothing_is_wider_than_a_phone(logged_in: LoggedIn, paths: list[str]) -> None:
+    visitor = logged_in(Role.ADMINISTRATOR, viewport={"width": 375, "height": 700})
+    for path in paths:
+        page = visitor.open(path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375, path
+    page.get_by_role("button", name="Menu").click()
+    page.get_by_role("link", name="Loans", exact=True).click()
+    assert visitor.heading() == "Loans"
+
+
+def test_the_keyboard_is_enough(logged_in: LoggedIn) -> None:
+    page = logged_in(Role.VIEWER).page
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to content"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "content"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
+    page.keyboard.press("Enter")
+    page.get_by_role("region", name="Figures by status").wait_for()
+
+
+def test_pages_work_without_scripts(logged_in: LoggedIn, over_grpc: GrpcDoor) -> None:
+    customer = a_customer(over_grpc)
+    visitor = logged_in(Role.OPERATOR, java_script_enabled=False, viewport={"width": 375, "height": 700})
+    page = visitor.page
+    page.get_by_role("link", name="Customers", exact=True).click()
+    page.get_by_label("Id begins with").fill(customer)
+    page.get_by_role("button", name="Show").click()
+    page.get_by_role("link", name=customer, exact=True).click()
+    page.get_by_label("Credit line", exact=True).fill("123.45")
+    page.get_by_role("button", name="Save").click()
+    assert "123.45" in page.locator(".tiles").inner_text()
+
+
+def test_the_dashboard_tells_in_words_what_its_charts_show(logged_in: LoggedIn, over_grpc: GrpcDoor) -> None:
+    a_loan(over_grpc, a_customer(over_grpc), "100.00")
+    page = logged_in(Role.VIEWER).page
+    for chart in ("Outstanding by status", "Outstanding over time", "Payments per day", "Use of credit lines"):
+        assert page.get_by_role("img", name=chart).first.locator("desc").text_content()
+    page.get_by_text("Figures by status").click()
+    assert page.get_by_role("region", name="Figures by status").locator("tbody tr").count() == 4
