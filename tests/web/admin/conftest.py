@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page
 
 from mo_grpc.config import Settings
 from mo_grpc.people.rules import Role
@@ -16,23 +16,12 @@ from tests.people.conftest import NewPerson, Person, new_person, patience  # noq
 from tests.secrets import PASSWORD
 from tests.web.admin.serving import serving
 
-CHROMIUM = "/usr/bin/chromium"
-
 
 @pytest.fixture(scope="session")
 def admin_url(stack: Stack) -> Iterator[str]:
     settings = Settings(_env_file=None, mo_data_dir=stack.data_dir, mo_password_memory_kib=1024, mo_password_passes=1)  # type: ignore[call-arg]
     with serving(settings, stack.grpc_address) as url:
         yield url
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        # Its own sandbox does not work for root; what it opens is ours alone.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @dataclass

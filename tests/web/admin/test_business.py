@@ -168,7 +168,9 @@ def test_a_form_that_is_sent_twice_takes_effect_once(logged_in: LoggedIn, door: 
     loan = a_loan(door, customer, "10.00", activate=False)
     visitor = logged_in(Role.OPERATOR)
     page = visitor.open(f"loans/{loan}/activate")
-    form = {name: page.locator(f"main input[name={name}]").get_attribute("value") or "" for name in ("csrf", "once")}
+    form: dict[str, str | float | bool] = {
+        name: page.locator(f"main input[name={name}]").get_attribute("value") or "" for name in ("csrf", "once")
+    }
     for _ in range(2):
         answer = visitor.context.request.post(f"{visitor.url}loans/{loan}/activate", form=form)
         assert f"Loan {loan} is active." in answer.text()

@@ -32,7 +32,7 @@ def test_a_person_logs_in_and_out(visitor: Visitor, new_person: NewPerson) -> No
     page.get_by_role("button", name="Log out").click()
     assert visitor.heading() == "Log in"
     # The cookie of before opens nothing: the login has ended, not only its cookie.
-    visitor.context.add_cookies([{key: cookie[key] for key in ("name", "value", "domain", "path")}])  # type: ignore[misc, list-item]
+    visitor.context.add_cookies([{key: cookie[key] for key in ("name", "value", "domain", "path")}])  # type: ignore[list-item]
     visitor.open("customers")
     assert visitor.heading() == "Log in"
     assert "Your login has ended" in page.content()
