@@ -10,7 +10,6 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from mo_grpc.config import ROOT, Settings
-from mo_grpc.openapi.document import KEY_HEADER
 from mo_grpc.web.headers import policy
 
 DOCUMENT = ROOT / "generated" / "openapi.json"
@@ -26,7 +25,7 @@ _STYLES = {"content-security-policy": policy(style_src="'self' 'unsafe-inline'",
 
 def routes(settings: Settings) -> list[BaseRoute]:
     """The document and the two ways to read it."""
-    document = DOCUMENT.read_text(encoding="utf-8").replace(f'"{KEY_HEADER}"', json.dumps(settings.api_key_custom_header))
+    document = _document(settings)
 
     async def openapi(_: Request) -> Response:
         return Response(document, media_type="application/json")
@@ -40,6 +39,19 @@ def routes(settings: Settings) -> list[BaseRoute]:
 
     own = [Route("/openapi.json", openapi), Route("/redoc/redoc.js", redoc_script)]
     return [*own, *_reader("swagger", SWAGGER), *_reader("redoc", REDOC)]
+
+
+def _document(settings: Settings) -> str:
+    """The generated document, with the headers of the settings for credentials."""
+    document = json.loads(DOCUMENT.read_text(encoding="utf-8"))
+    schemes = document["components"]["securitySchemes"]
+    schemes["apiKey"]["name"] = settings.api_key_custom_header
+    if settings.auth_jwt_behind_basic:
+        for name, word in (("accessToken", "Bearer"), ("basic", "Basic")):
+            description = f"{schemes[name]['description']} It begins with `{word} `."
+            place = {"type": "apiKey", "in": "header", "name": settings.token_header}
+            schemes[name] = place | {"description": description}
+    return json.dumps(document, ensure_ascii=False)
 
 
 def _folder(assets: tuple[str, str]) -> Path:
