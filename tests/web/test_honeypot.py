@@ -54,6 +54,16 @@ def test_everything_below_it_asks_to_log_in(visitor: httpx.Client) -> None:
     assert visitor.get("/admin/auth").headers["location"].endswith("/admin/auth/")
 
 
+def test_a_forged_host_changes_nothing(visitor: httpx.Client, stack: Stack) -> None:
+    name = f"host-{uuid.uuid4().hex}"
+    for host in ("[::1", "a//elsewhere.example/"):
+        forged = {"host": host}
+        assert visitor.get("/admin/auth", headers=forged).headers["location"] == "/admin/auth/"
+        assert visitor.get("/admin/", headers=forged).headers["location"] == f"{LOGIN}?next=/admin/"
+        visitor.post(LOGIN, data={"username": name, "password": "x"}, headers=forged)
+    assert {path for _, _, path, _ in attempts(stack, name)} == {LOGIN}
+
+
 def test_an_attempt_is_remembered_but_for_its_password(visitor: httpx.Client, stack: Stack) -> None:
     name = f"root-{uuid.uuid4().hex}"
     answer = log_in(visitor, name, "hunter2-hunter2-hunter2")

@@ -56,9 +56,11 @@ class Honeypot:
 
     async def to_login(self, request: Request) -> Response:
         """Every page asks to log in first."""
-        if not request.url.path.endswith("/"):
-            return RedirectResponse(f"{request.url.path}/", status_code=301)
-        return RedirectResponse(f"{self._url}login/?next={quote(request.url.path)}", status_code=302)
+        # The URL that Starlette makes up depends on the Host header, which may be anything.
+        path = request.scope["path"]
+        if not path.endswith("/"):
+            return RedirectResponse(f"{path}/", status_code=301)
+        return RedirectResponse(f"{self._url}login/?next={quote(path)}", status_code=302)
 
     async def style(self, _: Request) -> Response:
         """The pages' style."""
@@ -94,7 +96,7 @@ class Honeypot:
         now = time.monotonic()
         count = self._repeaters.count(address, now)
         if self._room.take(count, now):
-            kept = attempt(address, request.headers.get("user-agent", ""), request.url.path, username)
+            kept = attempt(address, request.headers.get("user-agent", ""), request.scope["path"], username)
             try:
                 await self._database.write(lambda connection: add_attempts(connection, [kept]))
             except ServiceError:  # whoever is in the trap need not know that the database is away
