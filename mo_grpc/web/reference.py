@@ -60,7 +60,6 @@ def _folder(assets: tuple[str, str]) -> Path:
 
 
 def _reader(name: str, assets: tuple[str, str]) -> list[BaseRoute]:
-
     async def page(_: Request) -> Response:
         return FileResponse(PAGES / f"{name}.html", headers=_STYLES)
 
@@ -70,9 +69,13 @@ def _reader(name: str, assets: tuple[str, str]) -> list[BaseRoute]:
     async def script(_: Request) -> Response:
         return FileResponse(PAGES / f"{name}.js")
 
+    async def style(_: Request) -> Response:
+        return FileResponse(PAGES / "reference.css")
+
     return [
         Route(f"/{name}", to_page),
         Route(f"/{name}/", page),
         Route(f"/{name}/page.js", script),
+        Route(f"/{name}/page.css", style),
         Mount(f"/{name}/assets", StaticFiles(directory=_folder(assets))),
     ]
