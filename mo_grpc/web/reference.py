@@ -15,7 +15,7 @@ from mo_grpc.web.headers import policy
 DOCUMENT = ROOT / "generated" / "openapi.json"
 PAGES = Path(__file__).parent / "static"
 
-# Of these packages only the files are used; what they were made for, Flask, is never imported.
+# Of these packages only the files are used; what they were made for, Flask, is not even installed (pyproject.toml).
 SWAGGER = ("flask-openapi3-swagger", "flask_openapi3_swagger/templates/swagger")
 REDOC = ("flask-openapi3-redoc", "flask_openapi3_redoc/templates/redoc")
 
