@@ -169,7 +169,11 @@ def _request_body(
     example = REQUESTS.get(rpc.name)
     if example is None:
         example = {key: example_value(name, key) for key in schemas[name]["properties"]}
-    return {"required": True, "content": {"application/json": content | {"example": example}}}
+    # Without a body, all of its fields are unset; but a change of nothing is none.
+    return {
+        "required": verb == "patch" or "required" in schemas[name],
+        "content": {"application/json": content | {"example": example}},
+    }
 
 
 def _responses(

@@ -10,13 +10,12 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from mo_grpc.config import ROOT, Settings
-from mo_grpc.openapi.document import KEY_HEADER
 from mo_grpc.web.headers import policy
 
 DOCUMENT = ROOT / "generated" / "openapi.json"
 PAGES = Path(__file__).parent / "static"
 
-# Of these packages only the files are used; what they were made for, Flask, is never imported.
+# Of these packages only the files are used; what they were made for, Flask, is not even installed (pyproject.toml).
 SWAGGER = ("flask-openapi3-swagger", "flask_openapi3_swagger/templates/swagger")
 REDOC = ("flask-openapi3-redoc", "flask_openapi3_redoc/templates/redoc")
 
@@ -26,7 +25,7 @@ _STYLES = {"content-security-policy": policy(style_src="'self' 'unsafe-inline'",
 
 def routes(settings: Settings) -> list[BaseRoute]:
     """The document and the two ways to read it."""
-    document = DOCUMENT.read_text(encoding="utf-8").replace(f'"{KEY_HEADER}"', json.dumps(settings.api_key_custom_header))
+    document = _document(settings)
 
     async def openapi(_: Request) -> Response:
         return Response(document, media_type="application/json")
@@ -42,13 +41,25 @@ def routes(settings: Settings) -> list[BaseRoute]:
     return [*own, *_reader("swagger", SWAGGER), *_reader("redoc", REDOC)]
 
 
+def _document(settings: Settings) -> str:
+    """The generated document, with the headers of the settings for credentials."""
+    document = json.loads(DOCUMENT.read_text(encoding="utf-8"))
+    schemes = document["components"]["securitySchemes"]
+    schemes["apiKey"]["name"] = settings.api_key_custom_header
+    if settings.auth_jwt_behind_basic:
+        for name, word in (("accessToken", "Bearer"), ("basic", "Basic")):
+            description = f"{schemes[name]['description']} It begins with `{word} `."
+            place = {"type": "apiKey", "in": "header", "name": settings.token_header}
+            schemes[name] = place | {"description": description}
+    return json.dumps(document, ensure_ascii=False)
+
+
 def _folder(assets: tuple[str, str]) -> Path:
     package, folder = assets
     return Path(str(distribution(package).locate_file(folder)))
 
 
 def _reader(name: str, assets: tuple[str, str]) -> list[BaseRoute]:
-
     async def page(_: Request) -> Response:
         return FileResponse(PAGES / f"{name}.html", headers=_STYLES)
 
@@ -58,9 +69,13 @@ def _reader(name: str, assets: tuple[str, str]) -> list[BaseRoute]:
     async def script(_: Request) -> Response:
         return FileResponse(PAGES / f"{name}.js")
 
+    async def style(_: Request) -> Response:
+        return FileResponse(PAGES / "reference.css")
+
     return [
         Route(f"/{name}", to_page),
         Route(f"/{name}/", page),
         Route(f"/{name}/page.js", script),
+        Route(f"/{name}/page.css", style),
         Mount(f"/{name}/assets", StaticFiles(directory=_folder(assets))),
     ]

@@ -1,5 +1,10 @@
 """The process of the pages."""
 
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
 import uvicorn
 
 from mo_grpc.config import Settings
@@ -12,6 +17,9 @@ MAX_CONCURRENT = 200
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT: on a private socket, or on MO_WEB_HOST where Envoy is on another host."""
+    # uvicorn raises the signal again when it has ended well.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
     if settings.mo_web_host is None:
         make_run_dir(settings)
         web_endpoint(settings).unlink(missing_ok=True)
@@ -30,3 +38,7 @@ def serve(settings: Settings) -> None:
         timeout_graceful_shutdown=round(settings.mo_shutdown_grace_seconds),
     )
     uvicorn.Server(config).run()
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(0)

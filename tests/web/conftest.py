@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.conftest import Stack
-from tests.people.conftest import new_person  # noqa: F401 - a fixture
+from tests.people.conftest import new_person, patience  # noqa: F401 - fixtures
 
 
 @pytest.fixture(scope="package")

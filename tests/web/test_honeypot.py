@@ -1,6 +1,7 @@
 """The trap over HTTP: it lets nobody in, keeps no password, and cannot be used against the service."""
 
 import itertools
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -29,7 +30,9 @@ def visitor(stack: Stack) -> Iterator[httpx.Client]:
 
 def inside(stack: Stack, address: str) -> httpx.Client:
     transport = httpx.HTTPTransport(uds=str(stack.data_dir / "run" / "web.sock"))
-    return httpx.Client(transport=transport, base_url="http://web", headers={"x-forwarded-for": address}, timeout=60)
+    return httpx.Client(
+        transport=transport, base_url="http://web", headers={"x-forwarded-for": address}, timeout=60, verify=TLS
+    )
 
 
 def attempts(stack: Stack, username: str) -> list[tuple[Any, ...]]:
@@ -49,6 +52,16 @@ def test_everything_below_it_asks_to_log_in(visitor: httpx.Client) -> None:
         answer = visitor.get(path)
         assert (answer.status_code, answer.headers["location"]) == (302, f"{LOGIN}?next={path}")
     assert visitor.get("/admin/auth").headers["location"].endswith("/admin/auth/")
+
+
+def test_a_forged_host_changes_nothing(visitor: httpx.Client, stack: Stack) -> None:
+    name = f"host-{uuid.uuid4().hex}"
+    for host in ("[::1", "a//elsewhere.example/"):
+        forged = {"host": host}
+        assert visitor.get("/admin/auth", headers=forged).headers["location"] == "/admin/auth/"
+        assert visitor.get("/admin/", headers=forged).headers["location"] == f"{LOGIN}?next=/admin/"
+        visitor.post(LOGIN, data={"username": name, "password": "x"}, headers=forged)
+    assert {path for _, _, path, _ in attempts(stack, name)} == {LOGIN}
 
 
 def test_an_attempt_is_remembered_but_for_its_password(visitor: httpx.Client, stack: Stack) -> None:
@@ -80,24 +93,48 @@ def test_without_its_cookie_it_answers_as_django_does(visitor: httpx.Client) -> 
     assert "CSRF verification failed. Request aborted." in answer.text
 
 
-def test_repeaters_wait_and_hold_nobody_else_up(stack: Stack) -> None:
+def unkept(stack: Stack) -> int:
+    """How many attempts were counted alone, since the start."""
+    with inside(stack, "127.0.0.1") as client:
+        return int(re.findall(r"^mo_honeypot_attempts_unstored_total (\d+)$", client.get("/metrics").text, re.MULTILINE)[0])
+
+
+def try_to_log_in(client: httpx.Client, address: str, name: str) -> float:
+    """Answers how long it took."""
+    started = time.monotonic()
+    answer = client.post(LOGIN, data={"username": name, "password": "x"}, headers={"x-forwarded-for": address})
+    assert answer.status_code == 403
+    return time.monotonic() - started
+
+
+def test_repeaters_wait_and_hold_nobody_else_up(stack: Stack, visitor: httpx.Client) -> None:
     """From an address of its own, so that no other test waits for this one."""
     name = f"flood-{uuid.uuid4().hex}"
-
-    def try_to_log_in(_: int) -> float:
-        started = time.monotonic()
-        with inside(stack, "203.0.113.77") as client:
-            assert client.post(LOGIN, data={"username": name, "password": "x"}).status_code == 403
-        return time.monotonic() - started
-
+    before = unkept(stack)
     with ThreadPoolExecutor(30) as threads:
-        waits = [try_to_log_in(number) for number in range(5)]
+        waits = [try_to_log_in(visitor, "203.0.113.77", name) for _ in range(5)]
         assert waits[3] >= 1
         assert waits[4] >= 2
-        flood = [threads.submit(try_to_log_in, number) for number in range(30)]
-        eventually(lambda: len(attempts(stack, name)) >= 20, 10)
-        with httpx.Client(base_url=stack.http_url, verify=TLS) as visitor:
-            assert visitor.get(LOGIN).status_code == 200
+        flood = [threads.submit(try_to_log_in, visitor, "203.0.113.77", name) for _ in range(30)]
+        eventually(lambda: unkept(stack) == before + 15, 7)
+        with httpx.Client(base_url=stack.http_url, verify=TLS) as other:
+            assert other.get(LOGIN).status_code == 200
         assert not any(attempt.done() for attempt in flood)
-    # Twenty a second at most are kept, and the others counted.
-    assert 5 + 20 <= len(attempts(stack, name)) <= 5 + 30
+    assert len(attempts(stack, name)) == 20
+
+
+def test_many_addresses_do_not_fill_the_disk(stack: Stack, visitor: httpx.Client) -> None:
+    name = f"many-{uuid.uuid4().hex}"
+    before = unkept(stack)
+    started = time.monotonic()
+    with ThreadPoolExecutor(30) as threads:
+        list(threads.map(lambda number: try_to_log_in(visitor, f"203.0.113.{number // 3}", name), range(150)))
+    seconds = time.monotonic() - started
+    kept = len(attempts(stack, name))
+    assert 20 <= kept <= 20 * (seconds + 2)
+    assert kept + unkept(stack) - before == 150
+
+
+def test_a_network_of_ipv6_is_one_address(visitor: httpx.Client) -> None:
+    waits = [try_to_log_in(visitor, f"2001:db8:7:7::{number}", "v6") for number in range(4)]
+    assert waits[3] >= 1

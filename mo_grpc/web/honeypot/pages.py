@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 import time
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import parse_qs, quote
 
@@ -16,7 +15,7 @@ from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import ServiceError
 from mo_grpc.web.headers import address_of
-from mo_grpc.web.honeypot.rules import STORED_A_SECOND, Patience, attempt
+from mo_grpc.web.honeypot.rules import Repeaters, Room, attempt, wait
 from mo_grpc.web.honeypot.store import add_attempts
 
 MAX_WAITING = 50
@@ -50,15 +49,18 @@ class Honeypot:
         self._trusted = settings.mo_trusted_edges
         self._secure = settings.tls
         self._database = database
-        self._patience = Patience()
+        self._repeaters = Repeaters()
+        self._room = Room()
         self._waiting = asyncio.Semaphore(MAX_WAITING)
-        self._attempts = self._unstored = self._second = self._in_second = 0
+        self._attempts = self._unstored = 0
 
     async def to_login(self, request: Request) -> Response:
         """Every page asks to log in first."""
-        if not request.url.path.endswith("/"):
-            return RedirectResponse(f"{request.url.path}/", status_code=301)
-        return RedirectResponse(f"{self._url}login/?next={quote(request.url.path)}", status_code=302)
+        # The URL that Starlette makes up depends on the Host header, which may be anything.
+        path = request.scope["path"]
+        if not path.endswith("/"):
+            return RedirectResponse(f"{path}/", status_code=301)
+        return RedirectResponse(f"{self._url}login/?next={quote(path)}", status_code=302)
 
     async def style(self, _: Request) -> Response:
         """The pages' style."""
@@ -91,23 +93,19 @@ class Honeypot:
     async def _caught(self, request: Request, username: str) -> None:
         self._attempts += 1
         address = address_of(request, self._trusted)
-        if self._may_store():
-            kept = attempt(address, request.headers.get("user-agent", ""), request.url.path, username)
-            # Whoever is in the trap need not know that the database is away.
-            with suppress(ServiceError):
+        now = time.monotonic()
+        count = self._repeaters.count(address, now)
+        if self._room.take(count, now):
+            kept = attempt(address, request.headers.get("user-agent", ""), request.scope["path"], username)
+            try:
                 await self._database.write(lambda connection: add_attempts(connection, [kept]))
+            except ServiceError:  # whoever is in the trap need not know that the database is away
+                self._unstored += 1
         else:
             self._unstored += 1
-        if (seconds := self._patience.wait(address)) and not self._waiting.locked():
+        if (seconds := wait(count)) and not self._waiting.locked():
             async with self._waiting:
                 await asyncio.sleep(seconds)
-
-    def _may_store(self) -> bool:
-        second = int(time.monotonic())
-        if second != self._second:
-            self._second, self._in_second = second, 0
-        self._in_second += 1
-        return self._in_second <= STORED_A_SECOND
 
 
 async def _body(request: Request) -> bytes:
