@@ -11,7 +11,8 @@ import mo_grpc.imports.models
 import mo_grpc.loans.models
 import mo_grpc.payments.models
 import mo_grpc.people.models
-import mo_grpc.tokens.models  # noqa: F401 - each import registers its tables
+import mo_grpc.tokens.models
+import mo_grpc.web.honeypot.models  # noqa: F401 - each import registers its tables
 from mo_grpc.db.base import Base
 from mo_grpc.db.engine import connect_args
 

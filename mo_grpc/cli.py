@@ -1,4 +1,4 @@
-"""The command line: `mo-grpc up | serve | migrate | edge | import | worker | audit | events | demo | keys | users | tokens`."""
+"""The command line: `mo-grpc up | demo | import | keys | users | tokens | audit | events`, and the parts alone."""
 
 import asyncio
 import sys
@@ -35,7 +35,7 @@ app.command("events")(events_command)
 
 @app.command()
 def up() -> None:
-    """Run everything: PostgreSQL, migrations, the gRPC server, Envoy. Ctrl-C stops it all."""
+    """Run everything: PostgreSQL, migrations, the gRPC and web servers, Envoy. Ctrl-C stops it all."""
     from mo_grpc.up import up
 
     raise typer.Exit(up(_settings()))
@@ -65,6 +65,14 @@ def migrate(
 
     url = migration_url(_settings())
     (downgrade if down else upgrade)(url, revision)
+
+
+@app.command()
+def web() -> None:
+    """Run the server of the pages alone: Swagger, ReDoc, and the trap at ADMIN_HONEYPOT_URL."""
+    from mo_grpc.web.serve import serve
+
+    serve(_settings())
 
 
 @app.command()

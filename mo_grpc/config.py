@@ -7,9 +7,9 @@ import ipaddress
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -30,8 +30,14 @@ def _split(value: object) -> object:
     return value.replace(",", " ").split() if isinstance(value, str) else value
 
 
+def _page_path(value: object) -> object:
+    """Django's `admin/` and ours, `/admin/`, mean the same."""
+    return f"/{value.strip('/')}/" if isinstance(value, str) else value
+
+
 CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 CommaSecrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
+PagePath = Annotated[str, BeforeValidator(_page_path), Field(pattern=r"^/([A-Za-z0-9_~-]+/)+$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -67,6 +73,14 @@ class Settings(BaseSettings):
     # The address at which Envoy finds the gRPC server; by default the server's own.
     mo_edge_upstream_host: str | None = None
     mo_edge_admin_port: Port | None = None
+    # Where the pages are; Envoy leads there. The process of the pages listens on a private socket, unless it has a host.
+    admin_url: PagePath = "/grappelli/"
+    admin_honeypot_url: PagePath = "/admin/"
+    # For how long somebody may be silent in the web admin.
+    mo_admin_idle_minutes: Annotated[int, Field(ge=1, le=1440)] = 30
+    mo_web_host: str | None = None
+    mo_web_port: Port = 8000
+    mo_edge_web_host: str | None = None
     # With a certificate the edge speaks TLS alone; a plain port beside it only leads there.
     mo_tls_certificate: Path | None = None
     mo_tls_key: Path | None = None
@@ -105,10 +119,6 @@ class Settings(BaseSettings):
 
     mo_reflection: bool = True
     mo_health: bool = True
-
-    # Where the web admin is, and for how long somebody may be silent there.
-    admin_url: str = "/grappelli/"
-    mo_admin_idle_minutes: Annotated[int, Field(ge=1, le=1440)] = 30
 
     # Files to import: in MO_DATA_DIR/objects, or in a bucket of S3.
     aws_storage_bucket_name: str | None = None
@@ -155,6 +165,15 @@ class Settings(BaseSettings):
     def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         """Each as a network of its own kind; a lone address is a network of one."""
         return tuple(str(ipaddress.ip_network(network)) for network in value)
+
+    @model_validator(mode="after")
+    def _paths_differ(self) -> Self:
+        """The admin and the trap are in nobody's way, and least of all in each other's."""
+        taken = [self.admin_url, self.admin_honeypot_url, "/v1/", "/swagger/", "/redoc/", "/mo.", "/grpc."]
+        for place, path in enumerate(taken[:2]):
+            if any(path.startswith(other) or other.startswith(path) for other in taken[place + 1 :]):
+                raise ValueError(f"ADMIN_URL and ADMIN_HONEYPOT_URL need paths of their own, and {path} is in use")
+        return self
 
     @property
     def tls(self) -> bool:

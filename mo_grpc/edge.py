@@ -2,6 +2,7 @@
 
 import base64
 import ipaddress
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.config import ROOT, Settings
 from mo_grpc.errors import DOMAIN
-from mo_grpc.workers import endpoint
+from mo_grpc.workers import endpoint, web_endpoint
 
 TEMPLATES = ROOT / "envoy"
 DESCRIPTOR_SET = ROOT / "generated" / "descriptor.binpb"
@@ -167,6 +168,12 @@ def render(settings: Settings, secrets: Path | None = None, admin_socket: Path |
         pipes=[] if upstream else [str(endpoint(settings, worker)) for worker in range(settings.mo_workers)],
         upstream=upstream,
         upstream_port=settings.mo_grpc_port,
+        web_paths=["/openapi.json", "/swagger/", "/redoc/", settings.admin_honeypot_url, settings.admin_url],
+        long_web_paths=f"{re.escape(settings.admin_url)}(imports|.*\\.csv)",
+        web_pipe=None if settings.mo_edge_web_host else str(web_endpoint(settings)),
+        web_host=settings.mo_edge_web_host,
+        web_port=settings.mo_web_port,
+        web_cluster_type="STRICT_DNS" if settings.mo_edge_web_host and not _is_ip(settings.mo_edge_web_host) else "STATIC",
         cluster_type="STATIC" if upstream is None or _is_ip(upstream) else "STRICT_DNS",
         grpc_health=settings.mo_health,
         max_request_bytes=settings.mo_max_request_bytes,

@@ -19,7 +19,7 @@ from mo_grpc.workers import edge_endpoint, make_run_dir
 # Envoy's own "info" is a page about itself at every start, and its "debug" shows all headers, keys and passwords included.
 LOG_LEVELS = {"debug": "info", "info": "warning", "warning": "warning", "error": "error"}
 
-_HEALTHY = "cluster.grpc.membership_healthy"
+_HEALTHY = ("cluster.grpc.membership_healthy", "cluster.web.membership_healthy")
 _RUNNING_CALLS = "http.edge.downstream_rq_active"
 
 
@@ -62,8 +62,8 @@ class Admin:
         return int(text.rpartition(":")[2] or 0)
 
     def ready(self) -> bool:
-        """Whether Envoy listens and finds a healthy server."""
-        return self._ask("GET", "/ready")[0] == http.HTTPStatus.OK and self._count(_HEALTHY) > 0
+        """Whether Envoy listens and finds a healthy server and the pages."""
+        return self._ask("GET", "/ready")[0] == http.HTTPStatus.OK and all(self._count(name) for name in _HEALTHY)
 
     def drain(self, patience: float) -> None:
         """Take no new connections, tell the old ones to go, and wait until no call runs, or for so many seconds."""

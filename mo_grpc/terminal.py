@@ -19,7 +19,8 @@ def settings() -> Settings:
         found = Settings()
     except ValidationError as error:
         for problem in error.errors():
-            print(f"{str(problem['loc'][0]).upper()}: {problem['msg']}", file=sys.stderr)
+            # What is wrong with two settings together names them itself.
+            print(*[f"{str(name).upper()}:" for name in problem["loc"][:1]], problem["msg"], file=sys.stderr)
         raise typer.Exit(2) from None
     logs.configure(found)
     return found

@@ -1,4 +1,4 @@
-"""The main job, `mo-grpc up`: PostgreSQL, migrations, the gRPC server and Envoy, watched over until one ends or all shall."""
+"""The main job, `mo-grpc up`: PostgreSQL, migrations, both servers and Envoy, watched over until one ends or all shall."""
 
 import signal
 import socket
@@ -97,7 +97,7 @@ def _run(settings: Settings, cleanup: ExitStack) -> NoReturn:
         postgres.start()
         parts.append(Part("PostgreSQL", postgres.process, logs / "postgres.log"))
     upgrade(migration_url(settings))
-    for name, command in (("The gRPC server", "serve"), ("Envoy", "edge")):
+    for name, command in (("The gRPC server", "serve"), ("The web server", "web"), ("Envoy", "edge")):
         log = logs / f"{command}.log"
         process = spawn([*_MO_GRPC, command], log)
         cleanup.callback(stop, process, signal.SIGTERM, settings.mo_shutdown_grace_seconds + 10)
@@ -183,6 +183,8 @@ MO over gRPC is up. Ctrl-C stops it.
 
   gRPC      {grpc_address}
   REST      {url}
+  Swagger   {url}/swagger/   ReDoc {url}/redoc/
+  Admin     {url}{settings.admin_url}   an account for it: mo-grpc users create EMAIL --role administrator
   data      {settings.mo_data_dir}
   API key   {key}
 

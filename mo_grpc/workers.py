@@ -44,6 +44,11 @@ def edge_endpoint(settings: Settings) -> Path:
     return _run_dir(settings) / "edge.sock"
 
 
+def web_endpoint(settings: Settings) -> Path:
+    """The private socket of the pages, beside them."""
+    return _run_dir(settings) / "web.sock"
+
+
 def _run_dir(settings: Settings) -> Path:
     run_dir = settings.mo_data_dir.resolve() / "run"
     if len(os.fsencode(run_dir / "grpc-00.sock")) <= _MAX_SOCKET_PATH:

@@ -1,8 +1,9 @@
-"""Rebuild `generated/` from the protos: messages, servicers, their type stubs, and the descriptor set that Envoy reads.
+"""Rebuild `generated/` from the protos: messages, servicers, type stubs, Envoy's descriptor set, the OpenAPI document.
 
 `make generate` runs it. With `--check` (`make lint`) it rebuilds elsewhere and fails, naming each file that is stale.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,11 @@ def build(out: Path) -> None:
     _protoc([*ours, *ERROR_DETAILS], f"--descriptor_set_out={out / 'descriptor.binpb'}", "--include_imports")
     _protoc([*ours, PROTOS / "buf/validate/validate.proto"], f"--python_out={out}", f"--mypy_out=quiet:{out}")
     _protoc(services, f"--grpc_python_out={out}", f"--mypy_grpc_out=quiet:{out}")
+    with tempfile.NamedTemporaryFile() as commented:
+        _protoc([*ours, *ERROR_DETAILS], f"--descriptor_set_out={commented.name}", "--include_imports", "--include_source_info")
+        command = [sys.executable, "-m", "mo_grpc.openapi", commented.name, str(out / "openapi.json")]
+        # In a Python of its own, which sees the messages as they were just made.
+        subprocess.run(command, check=True, cwd=PROTOS.parent, env=os.environ | {"PYTHONPATH": str(out)})
 
 
 def _protoc(sources: list[Path], *outputs: str) -> None:

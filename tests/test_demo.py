@@ -210,7 +210,7 @@ def test_ctrl_c_leaves_no_open_key(stack: Stack, first_run: object) -> None:
         eventually(lambda: open_keys(stack.data_dir) == (made + 1, 1), 30)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert open_keys(stack.data_dir) == (made + 1, 0)
 

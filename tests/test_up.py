@@ -104,7 +104,7 @@ def test_a_signal_stops_everything_cleanly(tmp_path: Path, number: signal.Signal
     with an_up(environment) as process:
         key = KEY.search(read_greeting(process))
         started = children(process.pid)
-        assert len(started) == 3
+        assert len(started) == 4
         process.send_signal(number)
         process.send_signal(number)  # `make` forwards what the terminal has sent already
         out, err = process.communicate(timeout=60)
@@ -139,7 +139,13 @@ def test_data_and_keys_survive_a_restart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "name"), [(b"mo_grpc\0serve", "The gRPC server"), (b"mo_grpc\0edge", "Envoy"), (b"postgres", "PostgreSQL")]
+    ("part", "name"),
+    [
+        (b"mo_grpc\0serve", "The gRPC server"),
+        (b"mo_grpc\0web", "The web server"),
+        (b"mo_grpc\0edge", "Envoy"),
+        (b"postgres", "PostgreSQL"),
+    ],
 )
 def test_when_one_part_dies_the_rest_stops(tmp_path: Path, part: bytes, name: str) -> None:
     with an_up(settings_environment(tmp_path)) as process:
@@ -185,7 +191,7 @@ def test_an_external_database_is_used_instead(tmp_path: Path) -> None:
         with an_up(environment) as process:
             key = KEY.search(read_greeting(process))
             assert key
-            assert len(children(process.pid)) == 2
+            assert len(children(process.pid)) == 3
             assert not (tmp_path / "ours/postgres").exists()
             answer = httpx.get(f"http://127.0.0.1:{environment['MO_HTTP_PORT']}/v1/customers", headers={"x-api-key": key[0]})
             assert answer.json() == {"customers": [], "next_page_token": ""}

@@ -129,6 +129,10 @@ def test_envoy_reaches_every_worker(stack: Stack) -> None:
         text=True,
         check=True,
     )
-    paths = [line.partition('path: "')[2].partition('"')[0] for line in done.stdout.splitlines() if ".sock" in line]
+    paths = [
+        line.partition('path: "')[2].partition('"')[0]
+        for line in done.stdout.splitlines()
+        if "/grpc-" in line and "pipe:" in line
+    ]
     assert len(paths) == 2
     assert all(len(path) < 100 for path in paths)

@@ -156,13 +156,15 @@ async def _private_server(settings: Settings, clock: Callable[[], datetime]) -> 
             with tempfile.TemporaryDirectory(prefix="mo-demo-") as folder:
                 address = f"unix:{folder}/grpc.sock"
                 server.add_insecure_port(address)
+                # An interrupt may come within the start, which gRPC does not bear.
+                starting = asyncio.create_task(server.start())
                 try:
-                    # An interrupt may come within the start, too.
-                    await server.start()
+                    await asyncio.shield(starting)
                     await _wait_for_keys(parts.keys)
                     async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
                         yield Api(channel, ((settings.api_key_custom_header, str(key)),))
                 finally:
+                    await starting
                     await server.stop(grace=None)
     finally:
         await database.close()

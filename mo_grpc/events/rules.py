@@ -110,9 +110,9 @@ def chain(vault: Vault, end: End, events: Sequence[NewEvent], at: datetime) -> l
     return sealed
 
 
-def printable(text: str) -> str:
+def printable(text: str, limit: int = MAX_TEXT) -> str:
     """As much of a text as is kept, without control characters: PostgreSQL takes no NUL, and terminals take too much."""
-    return "".join(character for character in text[:MAX_TEXT] if character.isprintable())
+    return "".join(character for character in text[:limit] if character.isprintable())
 
 
 def faults(vaults: Mapping[str, Vault], before: End, events: Sequence[Event]) -> list[tuple[int, str]]:

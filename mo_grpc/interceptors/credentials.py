@@ -3,7 +3,6 @@
 import base64
 import binascii
 import ipaddress
-from collections.abc import Iterable
 from functools import lru_cache
 
 from mo_grpc.interceptors.base import Context
@@ -41,20 +40,26 @@ class Addresses:
     address it sees; from anybody else that header counts for nothing.
     """
 
-    def __init__(self, trusted: Iterable[str] = ()) -> None:
-        self._trusted = [ipaddress.ip_network(network) for network in trusted]
+    def __init__(self, trusted: tuple[str, ...] = ()) -> None:
+        self._trusted = trusted
 
     def __call__(self, context: Context) -> str:
         """The address; empty if it cannot be told."""
-        kind, _, peer = context.peer().partition(":")
-        address = _parse(peer.rpartition(":")[0].replace("%5B", "[").replace("%5D", "]").strip("[]"))
-        if kind == "unix" or (address and any(address in network for network in self._trusted)):
-            hops = [str(value) for key, value in context.invocation_metadata() or () if key == "x-forwarded-for"]
-            address = _parse(hops[-1].rpartition(",")[2].strip()) if hops else None
-        return str(address) if address else ""
+        kind, _, rest = context.peer().partition(":")
+        peer = rest.rpartition(":")[0].replace("%5B", "[").replace("%5D", "]").strip("[]")
+        hops = [str(value) for key, value in context.invocation_metadata() or () if key == "x-forwarded-for"]
+        return believed_address(None if kind == "unix" else peer, hops[-1] if hops else "", self._trusted)
 
 
 @lru_cache(4096)
+def believed_address(peer: str | None, forwarded: str, trusted: tuple[str, ...]) -> str:
+    """The client's address, by a connection's peer (None for a private socket) and `x-forwarded-for`; empty if unknown."""
+    address = _parse(peer) if peer is not None else None
+    if peer is None or (address and any(address in ipaddress.ip_network(network) for network in trusted)):
+        address = _parse(forwarded.rpartition(",")[2].strip())
+    return str(address) if address else ""
+
+
 def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(text)

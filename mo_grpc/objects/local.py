@@ -74,8 +74,9 @@ class LocalStore:
             raise ObjectNotFound(name)
         path = self._folder / name
         # A link that leads out of the folder is none of ours.
-        if not path.resolve().is_relative_to(self._folder.resolve()):
-            raise ObjectNotFound(name)
+        with _failures(name):
+            if not path.resolve().is_relative_to(self._folder.resolve()):
+                raise ObjectNotFound(name)
         return path
 
 

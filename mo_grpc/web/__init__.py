@@ -1,1 +1,1 @@
-"""Pages: the admin, the reference of the API, and the trap."""
+"""The pages: the API's reference, and the trap; served by Starlette, in a process of their own behind Envoy."""

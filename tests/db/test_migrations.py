@@ -15,7 +15,8 @@ import mo_grpc.events.models
 import mo_grpc.loans.models
 import mo_grpc.payments.models
 import mo_grpc.people.models
-import mo_grpc.tokens.models  # noqa: F401 - each import registers its tables
+import mo_grpc.tokens.models
+import mo_grpc.web.honeypot.models  # noqa: F401 - each import registers its tables
 from mo_grpc.db.base import Base
 from mo_grpc.db.engine import SERVICE_ROLE
 from mo_grpc.db.migrate import alembic_config, downgrade, upgrade
@@ -62,6 +63,7 @@ CHANGEABLE = {
     "refresh_tokens": {"used_at"},
     "imports": set(Import.__table__.columns.keys()) - {"id", "source", "bytes_total", "created_by", "created_at"},
     "import_errors": set(),
+    "honeypot_attempts": set(),
     "event_streams": {"last_number", "last_seal"},
     "events": set(),
     "alembic_version": set(),

@@ -128,7 +128,8 @@ def test_a_server_killed_between_commit_and_answer_is_asked_again(
         assert effects(stack, request) == once
 
 
-def test_postgresql_killed_between_commit_and_answer_has_lost_nothing(tmp_path: Path) -> None:
+def test_postgresql_killed_between_commit_and_answer_has_lost_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:
+    tmp_path = tmp_path_factory.mktemp("killed")
     data_dir = tmp_path / "data"
     environment = settings_environment(data_dir)
     (tmp_path / "wire").mkdir()

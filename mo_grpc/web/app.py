@@ -1,0 +1,42 @@
+"""The application that serves the pages."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import Mount
+
+from mo_grpc.config import Settings
+from mo_grpc.db.engine import Database, database_url
+from mo_grpc.web import reference
+from mo_grpc.web.admin.app import make_admin
+from mo_grpc.web.headers import SecurityHeaders
+from mo_grpc.web.honeypot import pages as honeypot
+from mo_grpc.workers import endpoint
+
+CONNECTIONS = 4
+
+
+def make_app(settings: Settings) -> Starlette:
+    """Put the pages together; they have the database, and a channel to the gRPC server, while the application runs."""
+    database = Database(database_url(settings), CONNECTIONS)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        # A channel belongs to the loop that it is made in.
+        async with grpc.aio.insecure_channel(_grpc_address(settings)) as channel:
+            app.router.routes.append(Mount(settings.admin_url.rstrip("/"), make_admin(settings, database, channel)))
+            yield
+        await database.close()
+
+    routes = [*reference.routes(settings), *honeypot.routes(settings, database)]
+    return Starlette(routes=routes, middleware=[Middleware(SecurityHeaders)], lifespan=lifespan)
+
+
+def _grpc_address(settings: Settings) -> str:
+    """Where the gRPC server is: a private socket on this machine, or where the edge finds it, too."""
+    if settings.mo_edge_upstream_host:
+        return f"{settings.mo_edge_upstream_host}:{settings.mo_grpc_port}"
+    return f"unix:{endpoint(settings, 0)}"

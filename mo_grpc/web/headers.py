@@ -1,0 +1,51 @@
+"""What every page tells the browser, unless it says otherwise itself; and who asks for it."""
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mo_grpc.interceptors.credentials import believed_address
+
+STRICT = {
+    "default-src": "'self'",
+    "base-uri": "'none'",
+    "form-action": "'self'",
+    "frame-ancestors": "'none'",
+    "img-src": "'self' data:",
+    "object-src": "'none'",
+}
+"""Nothing from another host, no script or style within a page, no frame around it (CSP level 3)."""
+
+
+def policy(**directives: str) -> str:
+    """The content security policy of a page that needs more: names with `_` for `-`."""
+    return "; ".join(
+        f"{name} {value}" for name, value in (STRICT | {k.replace("_", "-"): v for k, v in directives.items()}).items()
+    )
+
+
+class SecurityHeaders:
+    """Adds the headers to every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on, and add to the answer."""
+
+        async def add(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("content-security-policy", policy())
+                headers.setdefault("referrer-policy", "same-origin")
+                headers.setdefault("x-content-type-options", "nosniff")
+            await send(message)
+
+        await self._app(scope, receive, add if scope["type"] == "http" else send)
+
+
+def address_of(request: Request, trusted: tuple[str, ...]) -> str:
+    """The address of whoever asks; empty if it cannot be told."""
+    peer = request.client.host if request.client else None
+    hops = request.headers.getlist("x-forwarded-for")
+    return believed_address(peer, hops[-1] if hops else "", trusted)

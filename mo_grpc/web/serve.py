@@ -1,0 +1,44 @@
+"""The process of the pages."""
+
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import uvicorn
+
+from mo_grpc.config import Settings
+from mo_grpc.web.app import make_app
+from mo_grpc.workers import make_run_dir, web_endpoint
+
+MAX_CONCURRENT = 200
+"""Requests at a time; further ones are told 503."""
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT: on a private socket, or on MO_WEB_HOST where Envoy is on another host."""
+    # uvicorn raises the signal again when it has ended well.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+    if settings.mo_web_host is None:
+        make_run_dir(settings)
+        web_endpoint(settings).unlink(missing_ok=True)
+    config = uvicorn.Config(
+        make_app(settings),
+        uds=str(web_endpoint(settings)) if settings.mo_web_host is None else None,
+        host=settings.mo_web_host or "127.0.0.1",
+        port=settings.mo_web_port,
+        # The root logger's, set up already; Envoy writes the access log.
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=MAX_CONCURRENT,
+        timeout_graceful_shutdown=round(settings.mo_shutdown_grace_seconds),
+    )
+    uvicorn.Server(config).run()
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(0)

@@ -1,0 +1,76 @@
+"""The pages over HTTP: what they are, and what they tell browsers."""
+
+import json
+import re
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.conftest import ORIGIN, TLS, Stack, run_cli
+
+
+@pytest.fixture
+def visitor(stack: Stack) -> Iterator[httpx.Client]:
+    """Somebody with a browser, and no key."""
+    with httpx.Client(base_url=stack.http_url, timeout=30, verify=TLS) as client:
+        yield client
+
+
+@pytest.mark.parametrize("path", ["/swagger/", "/redoc/", "/admin/login/"])
+def test_a_page_may_load_nothing_from_elsewhere_and_be_framed_by_nobody(visitor: httpx.Client, path: str) -> None:
+    answer = visitor.get(path)
+    assert answer.status_code == 200
+    policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'self'"
+    assert policy["frame-ancestors"] == policy["object-src"] == policy["base-uri"] == "'none'"
+    assert "script-src" not in policy
+    assert answer.headers["x-frame-options"] == "DENY"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "server" not in answer.headers
+    assert not re.search(r"<script(?![^>]*\bsrc=)|\son\w+=|style=|https?://", answer.text)
+    for link in re.findall(r'(?:src|href)="(?!data:)([^"#]+)"', answer.text):
+        assert visitor.get(answer.url.join(link), follow_redirects=True).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/swagger", "/redoc"])
+def test_a_path_without_its_slash_leads_to_the_page(visitor: httpx.Client, path: str) -> None:
+    answer = visitor.get(path)
+    assert (answer.status_code, answer.headers["location"]) == (308, f"{path}/")
+
+
+def test_pages_are_for_no_other_sites_scripts(visitor: httpx.Client) -> None:
+    assert "access-control-allow-origin" not in visitor.get("/openapi.json", headers={"origin": ORIGIN}).headers
+
+
+def test_no_path_leads_out_of_the_assets(visitor: httpx.Client) -> None:
+    for path in ("/swagger/assets/../../../../etc/passwd", "/swagger/assets/%2e%2e/%2e%2e/plugins.py", "/swagger/assets/"):
+        assert visitor.get(path).status_code in (400, 404)
+
+
+def test_what_it_counts_is_not_for_visitors(visitor: httpx.Client, stack: Stack) -> None:
+    assert visitor.get("/metrics").status_code == 404
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(stack.data_dir / "run" / "web.sock")), verify=TLS) as inside:
+        assert re.search(r"^mo_honeypot_attempts_total \d+$", inside.get("http://web/metrics").text, re.MULTILINE)
+
+
+def test_the_document_names_the_header_of_the_settings(stack: Stack, visitor: httpx.Client) -> None:
+    scheme = json.loads(visitor.get("/openapi.json").text)["components"]["securitySchemes"]["apiKey"]
+    assert scheme["name"] == "x-api-key"
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        {"ADMIN_URL": "/same/", "ADMIN_HONEYPOT_URL": "same"},
+        {"ADMIN_URL": "/admin/real/"},
+        {"ADMIN_HONEYPOT_URL": "/v1/"},
+        {"ADMIN_HONEYPOT_URL": "/swagger/trap/"},
+        {"ADMIN_HONEYPOT_URL": "/"},
+        {"ADMIN_URL": "/a b/"},
+    ],
+)
+def test_the_admin_and_the_trap_have_paths_of_their_own(stack: Stack, paths: dict[str, str]) -> None:
+    done = run_cli(stack.environment | paths, "edge", "--print", check=False)
+    assert done.returncode == 2
+    assert "ADMIN" in done.stderr
