@@ -76,6 +76,8 @@ class Settings(BaseSettings):
     # Where the pages are; Envoy leads there. The process of the pages listens on a private socket, unless it has a host.
     admin_url: PagePath = "/grappelli/"
     admin_honeypot_url: PagePath = "/admin/"
+    # For how long somebody may be silent in the web admin.
+    mo_admin_idle_minutes: Annotated[int, Field(ge=1, le=1440)] = 30
     mo_web_host: str | None = None
     mo_web_port: Port = 8000
     mo_edge_web_host: str | None = None
@@ -117,9 +119,6 @@ class Settings(BaseSettings):
 
     mo_reflection: bool = True
     mo_health: bool = True
-
-    # For how long somebody may be silent in the web admin.
-    mo_admin_idle_minutes: Annotated[int, Field(ge=1, le=1440)] = 30
 
     # Files to import: in MO_DATA_DIR/objects, or in a bucket of S3.
     aws_storage_bucket_name: str | None = None

@@ -2,6 +2,7 @@
 
 import base64
 import ipaddress
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -167,8 +168,8 @@ def render(settings: Settings, secrets: Path | None = None, admin_socket: Path |
         pipes=[] if upstream else [str(endpoint(settings, worker)) for worker in range(settings.mo_workers)],
         upstream=upstream,
         upstream_port=settings.mo_grpc_port,
-        web_paths=["/openapi.json", "/swagger/", "/redoc/", settings.admin_url, settings.admin_honeypot_url],
-        upload_path=settings.admin_url,
+        web_paths=["/openapi.json", "/swagger/", "/redoc/", settings.admin_honeypot_url, settings.admin_url],
+        long_web_paths=f"{re.escape(settings.admin_url)}(imports|.*\\.csv)",
         web_pipe=None if settings.mo_edge_web_host else str(web_endpoint(settings)),
         web_host=settings.mo_edge_web_host,
         web_port=settings.mo_web_port,

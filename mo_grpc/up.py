@@ -185,6 +185,7 @@ MO over gRPC is up. Ctrl-C stops it.
   REST      {url}
   admin     {url}{settings.admin_url}   (first: mo-grpc users create you@example.org --superuser)
   Swagger   {url}/swagger/   ReDoc {url}/redoc/
+  Admin     {url}{settings.admin_url}   an account for it: mo-grpc users create EMAIL --role administrator
   data      {settings.mo_data_dir}
   API key   {key}
 

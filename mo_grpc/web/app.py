@@ -20,13 +20,13 @@ CONNECTIONS = 4
 
 
 def make_app(settings: Settings) -> Starlette:
-    """Put the pages together; they have the database, and a way to the gRPC server, while the application runs."""
+    """Put the pages together; they have the database, and a channel to the gRPC server, while the application runs."""
     database = Database(database_url(settings), CONNECTIONS)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        # A channel belongs to the loop on which it is made.
-        async with grpc.aio.insecure_channel(_server(settings)) as channel:
+        # A channel belongs to the loop that it is made in.
+        async with grpc.aio.insecure_channel(_grpc_address(settings)) as channel:
             app.router.routes.append(Mount(settings.admin_url.rstrip("/"), make_admin(settings, database, channel)))
             yield
         await database.close()
@@ -35,7 +35,8 @@ def make_app(settings: Settings) -> Starlette:
     return Starlette(routes=routes, middleware=[Middleware(SecurityHeaders)], lifespan=lifespan)
 
 
-def _server(settings: Settings) -> str:
-    """Where the admin's calls go: to the first worker's private socket, or to the server on another host."""
-    host = settings.mo_edge_upstream_host
-    return f"{host}:{settings.mo_grpc_port}" if host else f"unix:{endpoint(settings, 0)}"
+def _grpc_address(settings: Settings) -> str:
+    """Where the gRPC server is: a private socket on this machine, or where the edge finds it, too."""
+    if settings.mo_edge_upstream_host:
+        return f"{settings.mo_edge_upstream_host}:{settings.mo_grpc_port}"
+    return f"unix:{endpoint(settings, 0)}"

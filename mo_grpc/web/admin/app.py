@@ -5,7 +5,6 @@ from pathlib import Path
 import grpc
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
@@ -13,7 +12,6 @@ from starlette.staticfiles import StaticFiles
 
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database
-from mo_grpc.web.admin.headers import Headers
 from mo_grpc.web.admin.pages.business import BusinessPages
 from mo_grpc.web.admin.pages.dashboard import Dashboard
 from mo_grpc.web.admin.pages.imports import ImportPages
@@ -43,7 +41,7 @@ def make_admin(settings: Settings, database: Database, channel: grpc.aio.Channel
 
     static = Mount("/static", StaticFiles(directory=_STATIC))
     handlers = {404: not_found, 405: not_found, HTTPException: not_found}
-    return Starlette(routes=[static, *routes], exception_handlers=handlers, middleware=[Middleware(Headers)])
+    return Starlette(routes=[static, *routes], exception_handlers=handlers)
 
 
 def _route(

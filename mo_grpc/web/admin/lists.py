@@ -83,7 +83,9 @@ EVENTS = Listing(
     "events.number",
     filters={"stream": "events.stream = :stream"},
 )
-HONEYPOT = Listing("honeypot_attempts", "*", "honeypot_attempts", "honeypot_attempts.id")
+HONEYPOT = Listing(
+    "honeypot_attempts", "id, at, address, user_agent, path, username", "honeypot_attempts", "honeypot_attempts.id"
+)
 
 
 class Query(NamedTuple):

@@ -1,8 +1,6 @@
 """The values of the admin, and its decisions, without any SQL or HTTP."""
 
-import ipaddress
 import re
-from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from mo_grpc.people.rules import ROLE_SCOPES, Role
@@ -44,12 +42,3 @@ def csv_cell(value: object) -> str:
     """A value for a spreadsheet, which would take a text that begins with one of these signs for a formula (OWASP)."""
     text = "" if value is None else str(value)
     return f"'{text}" if isinstance(value, str) and text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-
-
-def is_trusted(address: str, networks: Iterable[str]) -> bool:
-    """Whether an address is in one of the networks."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return any(parsed in ipaddress.ip_network(network) for network in networks)

@@ -20,10 +20,13 @@ from mo_grpc.errors import ServiceError
 from mo_grpc.vault import Vault
 from mo_grpc.web.admin import charts, store
 from mo_grpc.web.admin.api import Api, Refusal
-from mo_grpc.web.admin.rules import Person, is_trusted
+from mo_grpc.web.admin.rules import Person
 from mo_grpc.web.admin.sessions import Cookies, Session
+from mo_grpc.web.headers import address_of, policy
 
 log = structlog.get_logger()
+
+_POLICY = policy(form_action="'self'", img_src="'self'")
 
 NOBODY = Person(0, "", "", "", 1, False)
 
@@ -68,10 +71,11 @@ class Site:
 
     def page(self, handler: Handler, scope: str = "", *, public: bool = False, streams: bool = False) -> Any:
         """An endpoint: `scope` is what the visitor must have; `public` needs no login; `streams` reads its own form."""
+        settings = self.settings
 
         async def endpoint(request: Request) -> Response:
             session, before = self._cookies.read(request)
-            visit = Visit(request, session, NOBODY, self._address(request))
+            visit = Visit(request, session, NOBODY, address_of(request, settings.mo_trusted_edges))
             try:
                 response = await self._visit(visit, handler, scope, public=public, streams=streams)
             except NotAllowedError as error:
@@ -84,6 +88,8 @@ class Site:
                 log.warning("page failed", path=request.url.path, error=error.message)
                 response = self.message(visit, HTTPStatus.SERVICE_UNAVAILABLE, "Not available", error.message)
             self._cookies.write(request, response, visit.session, before)
+            response.headers["content-security-policy"] = _POLICY
+            response.headers["cache-control"] = "no-store"
             return response
 
         return endpoint
@@ -185,13 +191,6 @@ class Site:
             return self._to_login(visit)
         status = HTTPStatus.FORBIDDEN if refusal.code == grpc.StatusCode.PERMISSION_DENIED else HTTPStatus.BAD_REQUEST
         return self.message(visit, status, "Refused", refusal.message)
-
-    def _address(self, request: Request) -> str:
-        """The visitor's address: what Envoy says it sees, where Envoy is the one who calls."""
-        peer = request.client.host if request.client else ""
-        if peer and not is_trusted(peer, self.settings.mo_trusted_edges):
-            return peer
-        return request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
 
     def _link(self, visit: Visit) -> Callable[..., str]:
         """Makes links to this page with some parameters changed; an empty one goes."""

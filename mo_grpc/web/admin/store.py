@@ -83,8 +83,6 @@ _FAILURES = text("""
     SELECT subject, failures, last_at FROM login_failures WHERE failures > 0 ORDER BY last_at DESC LIMIT :limit
 """)
 
-_EXISTS = text("SELECT to_regclass(:name) IS NOT NULL")
-
 
 async def find_person(connection: AsyncConnection, login: str) -> Person | None:
     """Who is logged in; None if the login does not count any more, or not for these pages."""
@@ -150,11 +148,6 @@ async def import_errors(connection: AsyncConnection, import_id: int, after: int,
 async def login_failures(connection: AsyncConnection) -> Rows:
     """Who failed to log in lately, and how often."""
     return await _all(connection, _FAILURES, limit=100)
-
-
-async def table_exists(connection: AsyncConnection, name: str) -> bool:
-    """Whether there is such a table."""
-    return bool(await connection.scalar(_EXISTS, {"name": name}))
 
 
 async def _one(connection: AsyncConnection, statement: Any, **parameters: Any) -> Mapping[str, Any] | None:

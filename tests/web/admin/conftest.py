@@ -9,19 +9,15 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from mo_grpc.config import Settings
 from mo_grpc.people.rules import Role
 from tests.conftest import Stack
-from tests.people.conftest import NewPerson, Person, new_person, patience  # noqa: F401 - fixtures
+from tests.people.conftest import NewPerson, Person
 from tests.secrets import PASSWORD
-from tests.web.admin.serving import serving
 
 
 @pytest.fixture(scope="session")
-def admin_url(stack: Stack) -> Iterator[str]:
-    settings = Settings(_env_file=None, mo_data_dir=stack.data_dir, mo_password_memory_kib=1024, mo_password_passes=1)  # type: ignore[call-arg]
-    with serving(settings, stack.grpc_address) as url:
-        yield url
+def admin_url(stack: Stack) -> str:
+    return f"{stack.http_url}/grappelli/"
 
 
 @dataclass
@@ -87,7 +83,7 @@ def visitor(new_visitor: NewVisitor) -> Visitor:
 
 
 @pytest.fixture
-def logged_in(new_visitor: NewVisitor, new_person: NewPerson) -> Callable[..., Visitor]:  # noqa: F811
+def logged_in(new_visitor: NewVisitor, new_person: NewPerson) -> Callable[..., Visitor]:
     """Opens a window for somebody of a role who has logged in."""
 
     def make(role: Role = Role.ADMINISTRATOR, **options: Any) -> Visitor:
@@ -95,7 +91,7 @@ def logged_in(new_visitor: NewVisitor, new_person: NewPerson) -> Callable[..., V
         visitor = new_visitor(**options)
         # Without the pages, which other tests walk through.
         asked = visitor.context.request.get(f"{visitor.url}login").text()
-        form = {
+        form: dict[str, str | float | bool] = {
             "csrf": asked.partition('name="csrf" value="')[2].partition('"')[0],
             "email": person.email,
             "password": PASSWORD,

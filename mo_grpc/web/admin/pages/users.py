@@ -122,8 +122,6 @@ class RecordPages:
 
     async def honeypot(self, visit: Visit) -> Response:
         """Who walked into the trap."""
-        if not await self._site.database.read(lambda c: store.table_exists(c, HONEYPOT.table)):
-            return self._site.message(visit, 200, "Trap", "Nothing is recorded here yet.")
         return await self._honeypot.render(visit)
 
 
