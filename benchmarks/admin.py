@@ -63,7 +63,10 @@ def admin(load: Load) -> list[Row]:
     _fill(load.stack)
     process = spawn([sys.executable, "-m", "mo_grpc", "web"])
     try:
-        with _visitor(load.stack) as visitor:
+        with httpx.Client(
+            base_url=f"http://{load.stack.rest_address}/grappelli/", timeout=60, follow_redirects=True
+        ) as visitor:
+            _log_in(visitor)
             first = _milliseconds(visitor, "")
             pages = {name: max(_milliseconds(visitor, path) for _ in range(REPEATS)) for name, path in _pages()}
             again = max(_milliseconds(visitor, "") for _ in range(REPEATS))
@@ -103,10 +106,9 @@ def _milliseconds(visitor: httpx.Client, path: str) -> float:
     return (time.perf_counter() - began) * 1000
 
 
-def _visitor(stack: Stack) -> httpx.Client:
+def _log_in(visitor: httpx.Client) -> None:
     command = [sys.executable, "-m", "mo_grpc", "users", "create", _EMAIL]
     subprocess.run(command, input=f"{_PASSWORD}\n", text=True, check=True, capture_output=True)
-    visitor = httpx.Client(base_url=f"http://{stack.rest_address}/grappelli/", timeout=60, follow_redirects=True)
     deadline = time.monotonic() + 30
     while (answer := visitor.get("login")).status_code != 200:
         if time.monotonic() > deadline:
@@ -115,4 +117,3 @@ def _visitor(stack: Stack) -> httpx.Client:
     token = re.findall(r'name="csrf" value="([^"]+)"', answer.text)[0]
     form = {"csrf": token, "email": _EMAIL, "password": _PASSWORD}
     visitor.post("login", data=form).raise_for_status()
-    return visitor
