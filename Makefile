@@ -11,7 +11,7 @@ export UV_PYTHON_DOWNLOADS := never
 
 .PHONY: help
 help: ## List the commands.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 .PHONY: up
 up: .venv/.synced ## Run everything: PostgreSQL, migrations, the gRPC server, Envoy. Ctrl-C stops it.
@@ -50,6 +50,10 @@ format: .venv/.synced ## Format the code and the protos, and mend what can be me
 .PHONY: generate
 generate: .venv/.synced ## Rebuild generated/ from protos/.
 	$(BIN)/python protos/generate.py
+
+.PHONY: screenshots
+screenshots: .venv/.synced ## Take the pictures of the README from a service of its own; needs Chromium.
+	@$(BIN)/python -m tests.screenshots
 
 .PHONY: breaking
 breaking: .venv/.synced ## Look for changes in the protos that would break a client of main.

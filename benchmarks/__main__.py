@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.admin import admin
 from benchmarks.choices import choices
 from benchmarks.curves import curves
 from benchmarks.imports import import_file
@@ -16,7 +17,7 @@ from benchmarks.rows import ROWS, Load, Row
 from benchmarks.soak import soak
 from benchmarks.stack import running
 
-ALL: dict[str, Callable[[Load], Row | list[Row]]] = ROWS | {"import": import_file, "keys": keys}
+ALL: dict[str, Callable[[Load], Row | list[Row]]] = ROWS | {"import": import_file, "keys": keys, "admin": admin}
 LONG: dict[str, Callable[[Load], Row | list[Row]]] = {"curves": curves, "soak": soak, "choices": choices}
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 

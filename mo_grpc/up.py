@@ -183,7 +183,6 @@ MO over gRPC is up. Ctrl-C stops it.
 
   gRPC      {grpc_address}
   REST      {url}
-  admin     {url}{settings.admin_url}   (first: mo-grpc users create you@example.org --superuser)
   Swagger   {url}/swagger/   ReDoc {url}/redoc/
   Admin     {url}{settings.admin_url}   an account for it: mo-grpc users create EMAIL --role administrator
   data      {settings.mo_data_dir}

@@ -171,8 +171,10 @@ async def _read(database: Database, query: Query, cursor: str, limit: int, *, ba
 
 
 def _conditions(query: Query) -> tuple[list[str], dict[str, Any]]:
-    conditions = [query.listing.filters[name] for name in query.filters]
-    values = dict(query.filters)
+    # Numbers stand in the statement itself: they are few, and only so an index of one of them alone can serve it.
+    numbers = {name: str(value) for name, value in query.filters.items() if isinstance(value, int)}
+    values = {name: value for name, value in query.filters.items() if name not in numbers}
+    conditions = [query.listing.filters[name].replace(f":{name}", numbers.get(name, f":{name}")) for name in query.filters]
     if query.search:
         # A range, which the index serves however the statement is planned. The ids are ASCII and compare by bytes.
         key = query.listing.text_key

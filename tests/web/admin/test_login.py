@@ -1,19 +1,27 @@
 """Who gets in, and for how long."""
 
+import json
 import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import httpx
 import pyotp
 import pytest
 
+from mo_grpc.config import Settings
 from mo_grpc.people.rules import Role
+from mo_grpc.vault import Vault
 from tests.conftest import Stack
 from tests.doors import GrpcDoor
+from tests.factories import a_customer, a_loan, outstanding
 from tests.people.conftest import Doors, NewPerson, rows, totp
 from tests.secrets import PASSWORD
 from tests.web.admin.conftest import NewVisitor, Visitor
+from tests.web.test_alone import the_pages
 
 LoggedIn = Callable[..., Visitor]
 
@@ -157,3 +165,57 @@ def test_pages_tell_the_browser_to_load_nothing_from_elsewhere(admin_url: str) -
     assert httpx.get(f"{admin_url}nowhere").status_code == 404
     assert httpx.get(f"{admin_url}static/../app.py").status_code == 404
     assert "secure" not in answer.headers["set-cookie"].lower()  # here, it would not come back
+
+
+def changed(stack: Stack, visitor: Visitor, **values: object) -> str:
+    """The visitor's cookie as it will be some time from now."""
+    vault = Vault(Settings(_env_file=None, mo_data_dir=stack.data_dir))  # type: ignore[call-arg]
+    value = visitor.cookie()["value"]
+    content = json.loads(vault.decrypt(urlsafe_b64decode(value + "=" * (-len(value) % 4)), "admin cookie"))
+    sealed = vault.encrypt(json.dumps({**content, **values}).encode(), "admin cookie")
+    return urlsafe_b64encode(sealed).decode().rstrip("=")
+
+
+def test_who_is_silent_for_too_long_is_logged_out(stack: Stack, logged_in: LoggedIn, admin_url: str) -> None:
+    visitor = logged_in(Role.VIEWER)
+    now = int(time.time())
+    for values, status in (({"seen": now - 29 * 60}, 200), ({"seen": now - 31 * 60}, 303), ({"expires": now - 1}, 303)):
+        answer = httpx.get(f"{admin_url}loans", cookies={"mo_admin": changed(stack, visitor, **values)}, timeout=20)
+        assert answer.status_code == status, values
+    for nonsense in ("", "AAAA", visitor.cookie()["value"][:-9] + "AAAAAAAAA"):
+        assert httpx.get(f"{admin_url}loans", cookies={"mo_admin": nonsense}, timeout=20).status_code == 303
+
+
+def test_two_tabs_renew_a_token_at_the_same_moment(
+    stack: Stack, logged_in: LoggedIn, admin_url: str, over_grpc: GrpcDoor
+) -> None:
+    visitor = logged_in(Role.OPERATOR)
+    customer = a_customer(over_grpc)
+    loans = [a_loan(over_grpc, customer, "1.00", activate=False) for _ in range(2)]
+    token = visitor.page.locator("input[name=csrf]").first.get_attribute("value") or ""
+    cookie = changed(stack, visitor, access_expires=0)
+
+    def activate(loan: str) -> httpx.Response:
+        return httpx.post(f"{admin_url}loans/{loan}/activate", data={"csrf": token}, cookies={"mo_admin": cookie}, timeout=20)
+
+    with ThreadPoolExecutor() as pool:
+        answers = list(pool.map(activate, loans))
+    assert [outstanding(over_grpc, loan)[1] for loan in loans] == ["ACTIVE", "ACTIVE"]
+    # Each has the new pair, with which it goes on.
+    for answer in answers:
+        assert httpx.get(f"{admin_url}loans", cookies=dict(answer.cookies), timeout=20).status_code == 200
+
+
+def test_a_login_that_ends_while_a_form_is_filled_in(stack: Stack, logged_in: LoggedIn, over_grpc: GrpcDoor) -> None:
+    visitor = logged_in(Role.OPERATOR)
+    loan = a_loan(over_grpc, a_customer(over_grpc), "1.00", activate=False)
+    page = visitor.open(f"loans/{loan}/activate")
+    rows(stack, "UPDATE sessions SET revoked_at = now() WHERE user_id = (SELECT max(id) FROM users)")
+    page.get_by_role("button", name="Activate").click()
+    assert visitor.heading() == "Log in"
+    assert outstanding(over_grpc, loan)[1] == "PENDING"
+
+
+def test_over_tls_the_cookie_travels_over_tls_alone(stack: Stack, tmp_path: Path) -> None:
+    with the_pages(stack, tmp_path, MO_TLS_CERTIFICATE="c.pem", MO_TLS_KEY="k.pem") as visitor:
+        assert "secure" in visitor.get("/grappelli/login").headers["set-cookie"].lower()

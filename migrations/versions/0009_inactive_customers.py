@@ -1,0 +1,16 @@
+"""The web admin lists the customers that are INACTIVE."""
+
+from alembic import op
+
+revision = "0009"
+down_revision = "0008"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("CREATE INDEX customers_inactive_idx ON customers (id) WHERE status = 2")
+
+
+def downgrade() -> None:
+    op.execute("DROP INDEX customers_inactive_idx")
