@@ -117,5 +117,5 @@ def _log_in(visitor: httpx.Client) -> None:
         time.sleep(0.1)
     token = re.findall(r'name="csrf" value="([^"]+)"', answer.text)[0]
     form = {"csrf": token, "email": _EMAIL, "password": _PASSWORD}
-    if visitor.post("login", data=form).status_code != 303:
+    if visitor.post("login", data=form, follow_redirects=False).status_code != 303:
         raise RuntimeError("the login was refused")
