@@ -9,7 +9,7 @@ from tests.doors import Door, Json
 _run = uuid.uuid4().hex[:8]
 _count = itertools.count(1)
 
-SOME_DAY = "2027-06-30T00:00:00Z"
+SOME_DAY = "2099-06-30T00:00:00Z"
 
 
 def new_id(kind: str) -> str:

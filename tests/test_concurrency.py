@@ -233,7 +233,7 @@ def test_a_storm_of_everything_keeps_the_invariants(stack: Stack, over_grpc: Grp
     told = Counter(chain.from_iterable(at_once(stack, [partial(many_calls, seed) for seed in range(8)])))
     assert told.keys() <= {
         "lend", "lend LOAN_ALREADY_EXISTS", "lend CREDIT_LIMIT_EXCEEDED",
-        "activate", "activate LOAN_NOT_FOUND", "activate LOAN_WRONG_STATUS",
+        "activate", "activate LOAN_NOT_FOUND", "activate LOAN_WRONG_STATUS", "activate CREDIT_LIMIT_EXCEEDED",
         "reject", "reject LOAN_NOT_FOUND", "reject LOAN_WRONG_STATUS",
         "pay", "pay PAYMENT_ALREADY_EXISTS",
         "bounce", "bounce PAYMENT_NOT_FOUND", "bounce PAYMENT_WRONG_STATUS",

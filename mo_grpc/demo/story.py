@@ -182,7 +182,8 @@ class _Story:
 
     def _decide(self, loan: str, amount: Decimal, months: int) -> None:
         self._pending -= amount
-        if self._happens(self._habit.turned_down):
+        # After a bounce, the debt may be above the line, and nothing is paid out.
+        if self._happens(self._habit.turned_down) or self._debt + self._pending + amount > self._line:
             self._tell(loans_pb2.RejectLoanRequest(external_id=loan), decided(loan))
             self._later((15, 60), self._borrow)
             return

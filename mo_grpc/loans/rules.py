@@ -9,7 +9,7 @@ from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.customers.rules import Customer
 from mo_grpc.customers.rules import Status as CustomerStatus
-from mo_grpc.errors import PreconditionFailed, Resource
+from mo_grpc.errors import FieldViolation, InvalidFields, PreconditionFailed, Resource, ServiceError
 
 RESOURCE = Resource("loan", "mo.loans.v1.Loan", ErrorReason.LOAN_NOT_FOUND, ErrorReason.LOAN_ALREADY_EXISTS)
 
@@ -60,22 +60,16 @@ class Debt(NamedTuple):
     open_loans: int = 0
 
 
-def may_lend(customer: Customer, debt: Debt, amount: Decimal) -> PreconditionFailed | None:
-    """Decide whether a locked customer gets a loan of `amount`; None means yes."""
+def may_lend(customer: Customer, debt: Debt, new: NewLoan, now: datetime) -> ServiceError | None:
+    """Decide whether a locked customer gets a loan; None means yes."""
+    if new.maximum_payment_date <= now:
+        return InvalidFields([FieldViolation("maximum_payment_date", "must be in the future")])
     if customer.status != CustomerStatus.ACTIVE:
         return _inactive(customer)
     available = customer.score - debt.total
-    if amount > available:
-        return PreconditionFailed(
-            ErrorReason.CREDIT_LIMIT_EXCEEDED,
-            f"A loan of {amount:.2f} does not fit the {available:.2f} left of the credit line.",
-            customer.external_id,
-            {
-                "customer_external_id": customer.external_id,
-                "amount": f"{amount:.2f}",
-                "available_amount": f"{available:.2f}",
-            },
-        )
+    if new.amount > available:
+        message = f"A loan of {new.amount:.2f} does not fit the {available:.2f} left of the credit line."
+        return _over_the_line(customer, new.amount, available, message)
     if debt.open_loans >= MAX_OPEN_LOANS:
         return PreconditionFailed(
             ErrorReason.TOO_MANY_OPEN_LOANS,
@@ -86,20 +80,38 @@ def may_lend(customer: Customer, debt: Debt, amount: Decimal) -> PreconditionFai
     return None
 
 
-def activate(loan: Loan, customer: Customer, now: datetime) -> Loan | PreconditionFailed:
-    """Pay a PENDING loan out to an ACTIVE customer."""
+def activate(loan: Loan, customer: Customer, debt: Debt, now: datetime) -> Loan | PreconditionFailed:
+    """Pay a PENDING loan out to an ACTIVE customer whose debt, this loan included, is within the credit line."""
     if loan.status != Status.PENDING:
         return _wrong_status(loan, "activated")
     if customer.status != CustomerStatus.ACTIVE:
         return _inactive(customer)
+    # The line may have been lowered, or a payment may have bounced, since the loan was made.
+    available = customer.score - debt.total
+    if available < 0:
+        message = f"A loan of {loan.amount:.2f} is not paid out while {available:.2f} is left of the credit line."
+        return _over_the_line(customer, loan.amount, available, message)
     return loan._replace(status=Status.ACTIVE, taken_at=now, updated_at=now)
 
 
-def reject(loan: Loan, _customer: Customer, now: datetime) -> Loan | PreconditionFailed:
+def reject(loan: Loan, _customer: Customer, _debt: Debt, now: datetime) -> Loan | PreconditionFailed:
     """Refuse a PENDING loan, which frees its credit."""
     if loan.status != Status.PENDING:
         return _wrong_status(loan, "rejected")
     return loan._replace(status=Status.REJECTED, updated_at=now)
+
+
+def _over_the_line(customer: Customer, amount: Decimal, available: Decimal, message: str) -> PreconditionFailed:
+    return PreconditionFailed(
+        ErrorReason.CREDIT_LIMIT_EXCEEDED,
+        message,
+        customer.external_id,
+        {
+            "customer_external_id": customer.external_id,
+            "amount": f"{amount:.2f}",
+            "available_amount": f"{available:.2f}",
+        },
+    )
 
 
 def _inactive(customer: Customer) -> PreconditionFailed:

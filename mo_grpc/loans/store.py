@@ -16,7 +16,7 @@ from mo_grpc.errors import AlreadyExists, NotFound, PreconditionFailed, ServiceE
 from mo_grpc.loans import models, rules
 from mo_grpc.loans.rules import RESOURCE, Debt, Loan, NewLoan, Status
 
-_Decision = Callable[[Loan, Customer, datetime], Loan | PreconditionFailed]
+_Decision = Callable[[Loan, Customer, Debt, datetime], Loan | PreconditionFailed]
 
 _TABLE = models.Loan.__table__
 _CUSTOMERS = customer_models.Customer.__table__
@@ -58,7 +58,13 @@ _LOCK_OWNERS = """
 _LOCK_ALL_OWNERS = text(_LOCK_OWNERS)
 _LOCK_FREE_OWNERS = text(f"{_LOCK_OWNERS} SKIP LOCKED")
 
-_NOW = text("SELECT mo_clock()")
+# The time, once, and beside it whatever debts there are.
+_NOW_AND_DEBTS = text("""
+    SELECT now, customer_id, total, open_loans FROM mo_clock() AS now LEFT JOIN (
+        SELECT customer_id, sum(outstanding) AS total, count(*) AS open_loans FROM loans
+        WHERE customer_id = ANY(:customer_ids) AND status IN (1, 2) GROUP BY customer_id
+    ) AS debts ON true
+""")
 
 _CHANGE = text("""
     UPDATE loans SET status = new.status, taken_at = new.taken_at, updated_at = new.updated_at
@@ -144,7 +150,7 @@ def _create(
     if command.external_id in taken:
         return AlreadyExists(RESOURCE, command.external_id)
     debt = debts.get(customer.id, Debt())
-    if refusal := rules.may_lend(customer, debt, command.amount):
+    if refusal := rules.may_lend(customer, debt, command, now):
         return refusal
     taken.add(command.external_id)
     debts[customer.id] = Debt(debt.total + command.amount, debt.open_loans + 1)
@@ -172,7 +178,9 @@ async def _change_loans(
     rows = await connection.execute(_LOCK_FREE_OWNERS if locks is Locks.SKIP else _LOCK_ALL_OWNERS, wanted)
     owners = {customer.id: customer for customer in map(Customer._make, rows)}
     loans = {loan.external_id: loan for loan in map(Loan._make, await connection.execute(_GET, wanted))}
-    now = (await connection.execute(_NOW)).scalar_one()
+    read = (await connection.execute(_NOW_AND_DEBTS, {"customer_ids": list(owners)})).all()
+    now = read[0].now
+    debts = {row.customer_id: Debt(row.total, row.open_loans) for row in read}
     results: list[Loan | ServiceError | Locked] = []
     changed: dict[int, Loan] = {}
     for external_id in external_ids:
@@ -183,7 +191,7 @@ async def _change_loans(
             unlocked = loan and locks is not Locks.WAIT
             results.append(Locked.LOCKED if unlocked else NotFound(RESOURCE, external_id))
             continue
-        result = decide(loan, owner, now)
+        result = decide(loan, owner, debts.get(owner.id, Debt()), now)
         if isinstance(result, Loan):
             loans[external_id] = changed[result.id] = result
         results.append(result)

@@ -33,7 +33,7 @@ VALUES: Final[dict[str, object]] = {
     "ImportError.reason": "INVALID_VALUE",
     "preapproved_at": _AT,
     "taken_at": _AT,
-    "maximum_payment_date": "2027-03-01T00:00:00Z",
+    "maximum_payment_date": "2099-03-01T00:00:00Z",
     "paid_at": _AT,
     "rejected_at": _LATER,
     "created_at": _AT,
@@ -102,7 +102,7 @@ REQUESTS: Final[dict[str, dict[str, object]]] = {
         "external_id": "ana-1",
         "customer_external_id": "ana",
         "amount": "250.00",
-        "maximum_payment_date": "2027-03-01T00:00:00Z",
+        "maximum_payment_date": "2099-03-01T00:00:00Z",
     },
     "CreatePayment": {"external_id": "ana-p1", "customer_external_id": "ana", "total_amount": "99.90"},
     "BatchCreatePayments": {

@@ -43,8 +43,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     CUSTOMER_INACTIVE: _ErrorReason.ValueType  # 9
     """FAILED_PRECONDITION: an inactive customer gets no loan and no activation. Metadata: `customer_external_id`."""
     CREDIT_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 10
-    """FAILED_PRECONDITION: the loan does not fit the credit line. Metadata: `customer_external_id`, `amount`,
-    `available_amount`.
+    """FAILED_PRECONDITION: the loan does not fit the credit line, or is not paid out while the debt is above it. Metadata:
+    `customer_external_id`, `amount`, `available_amount`.
     """
     TOO_MANY_OPEN_LOANS: _ErrorReason.ValueType  # 11
     """FAILED_PRECONDITION: the customer has as many open loans as one may have. Metadata: `customer_external_id`, `limit`."""
@@ -151,8 +151,8 @@ PAYMENT_ALREADY_EXISTS: ErrorReason.ValueType  # 8
 CUSTOMER_INACTIVE: ErrorReason.ValueType  # 9
 """FAILED_PRECONDITION: an inactive customer gets no loan and no activation. Metadata: `customer_external_id`."""
 CREDIT_LIMIT_EXCEEDED: ErrorReason.ValueType  # 10
-"""FAILED_PRECONDITION: the loan does not fit the credit line. Metadata: `customer_external_id`, `amount`,
-`available_amount`.
+"""FAILED_PRECONDITION: the loan does not fit the credit line, or is not paid out while the debt is above it. Metadata:
+`customer_external_id`, `amount`, `available_amount`.
 """
 TOO_MANY_OPEN_LOANS: ErrorReason.ValueType  # 11
 """FAILED_PRECONDITION: the customer has as many open loans as one may have. Metadata: `customer_external_id`, `limit`."""

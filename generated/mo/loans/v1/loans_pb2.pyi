@@ -85,7 +85,7 @@ class Loan(_message.Message):
 
     @_builtins.property
     def maximum_payment_date(self) -> _timestamp_pb2.Timestamp:
-        """Required. By when the loan is to be paid back."""
+        """Required. By when the loan is to be paid back; in the future when the loan is created."""
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:

@@ -69,9 +69,9 @@ class LoanServiceServicer:
     def CreateLoan(self, request, context):
         """Creates a loan, PENDING, with all of its amount outstanding.
 
-        Returns NOT_FOUND if there is no such customer, ALREADY_EXISTS if the `external_id` is taken, and
-        FAILED_PRECONDITION if the customer is INACTIVE, or the amount does not fit the credit line, or the customer has
-        10,000 open loans.
+        Returns NOT_FOUND if there is no such customer, ALREADY_EXISTS if the `external_id` is taken, INVALID_ARGUMENT if the
+        `maximum_payment_date` is past, and FAILED_PRECONDITION if the customer is INACTIVE, or the amount does not fit the
+        credit line, or the customer has 10,000 open loans.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,7 +98,9 @@ class LoanServiceServicer:
     def ActivateLoan(self, request, context):
         """Pays a PENDING loan out: it becomes ACTIVE, taken now.
 
-        Returns NOT_FOUND if there is no such loan, FAILED_PRECONDITION if it is not PENDING or its customer is INACTIVE.
+        Returns NOT_FOUND if there is no such loan, FAILED_PRECONDITION if it is not PENDING, or its customer is INACTIVE, or the
+        customer's debt (PENDING loans and this one included) is above the credit line, as it may be since the line was lowered
+        or a payment bounced.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

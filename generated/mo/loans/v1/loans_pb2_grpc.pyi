@@ -36,9 +36,9 @@ class LoanServiceStub:
     CreateLoan: _grpc.UnaryUnaryMultiCallable[_loans_pb2.CreateLoanRequest, _loans_pb2.Loan]
     """Creates a loan, PENDING, with all of its amount outstanding.
 
-    Returns NOT_FOUND if there is no such customer, ALREADY_EXISTS if the `external_id` is taken, and
-    FAILED_PRECONDITION if the customer is INACTIVE, or the amount does not fit the credit line, or the customer has
-    10,000 open loans.
+    Returns NOT_FOUND if there is no such customer, ALREADY_EXISTS if the `external_id` is taken, INVALID_ARGUMENT if the
+    `maximum_payment_date` is past, and FAILED_PRECONDITION if the customer is INACTIVE, or the amount does not fit the
+    credit line, or the customer has 10,000 open loans.
     """
     GetLoan: _grpc.UnaryUnaryMultiCallable[_loans_pb2.GetLoanRequest, _loans_pb2.Loan]
     """Gets one loan.
@@ -53,7 +53,9 @@ class LoanServiceStub:
     ActivateLoan: _grpc.UnaryUnaryMultiCallable[_loans_pb2.ActivateLoanRequest, _loans_pb2.Loan]
     """Pays a PENDING loan out: it becomes ACTIVE, taken now.
 
-    Returns NOT_FOUND if there is no such loan, FAILED_PRECONDITION if it is not PENDING or its customer is INACTIVE.
+    Returns NOT_FOUND if there is no such loan, FAILED_PRECONDITION if it is not PENDING, or its customer is INACTIVE, or the
+    customer's debt (PENDING loans and this one included) is above the credit line, as it may be since the line was lowered
+    or a payment bounced.
     """
     RejectLoan: _grpc.UnaryUnaryMultiCallable[_loans_pb2.RejectLoanRequest, _loans_pb2.Loan]
     """Refuses a PENDING loan: it becomes REJECTED, and its credit is free again.
@@ -69,9 +71,9 @@ class LoanServiceAsyncStub(LoanServiceStub):
     CreateLoan: _aio.UnaryUnaryMultiCallable[_loans_pb2.CreateLoanRequest, _loans_pb2.Loan]  # type: ignore[assignment]
     """Creates a loan, PENDING, with all of its amount outstanding.
 
-    Returns NOT_FOUND if there is no such customer, ALREADY_EXISTS if the `external_id` is taken, and
-    FAILED_PRECONDITION if the customer is INACTIVE, or the amount does not fit the credit line, or the customer has
-    10,000 open loans.
+    Returns NOT_FOUND if there is no such customer, ALREADY_EXISTS if the `external_id` is taken, INVALID_ARGUMENT if the
+    `maximum_payment_date` is past, and FAILED_PRECONDITION if the customer is INACTIVE, or the amount does not fit the
+    credit line, or the customer has 10,000 open loans.
     """
     GetLoan: _aio.UnaryUnaryMultiCallable[_loans_pb2.GetLoanRequest, _loans_pb2.Loan]  # type: ignore[assignment]
     """Gets one loan.
@@ -86,7 +88,9 @@ class LoanServiceAsyncStub(LoanServiceStub):
     ActivateLoan: _aio.UnaryUnaryMultiCallable[_loans_pb2.ActivateLoanRequest, _loans_pb2.Loan]  # type: ignore[assignment]
     """Pays a PENDING loan out: it becomes ACTIVE, taken now.
 
-    Returns NOT_FOUND if there is no such loan, FAILED_PRECONDITION if it is not PENDING or its customer is INACTIVE.
+    Returns NOT_FOUND if there is no such loan, FAILED_PRECONDITION if it is not PENDING, or its customer is INACTIVE, or the
+    customer's debt (PENDING loans and this one included) is above the credit line, as it may be since the line was lowered
+    or a payment bounced.
     """
     RejectLoan: _aio.UnaryUnaryMultiCallable[_loans_pb2.RejectLoanRequest, _loans_pb2.Loan]  # type: ignore[assignment]
     """Refuses a PENDING loan: it becomes REJECTED, and its credit is free again.
@@ -105,9 +109,9 @@ class LoanServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_loans_pb2.Loan, _abc.Awaitable[_loans_pb2.Loan]]:
         """Creates a loan, PENDING, with all of its amount outstanding.
 
-        Returns NOT_FOUND if there is no such customer, ALREADY_EXISTS if the `external_id` is taken, and
-        FAILED_PRECONDITION if the customer is INACTIVE, or the amount does not fit the credit line, or the customer has
-        10,000 open loans.
+        Returns NOT_FOUND if there is no such customer, ALREADY_EXISTS if the `external_id` is taken, INVALID_ARGUMENT if the
+        `maximum_payment_date` is past, and FAILED_PRECONDITION if the customer is INACTIVE, or the amount does not fit the
+        credit line, or the customer has 10,000 open loans.
         """
 
     @_abc_1.abstractmethod
@@ -140,7 +144,9 @@ class LoanServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_loans_pb2.Loan, _abc.Awaitable[_loans_pb2.Loan]]:
         """Pays a PENDING loan out: it becomes ACTIVE, taken now.
 
-        Returns NOT_FOUND if there is no such loan, FAILED_PRECONDITION if it is not PENDING or its customer is INACTIVE.
+        Returns NOT_FOUND if there is no such loan, FAILED_PRECONDITION if it is not PENDING, or its customer is INACTIVE, or the
+        customer's debt (PENDING loans and this one included) is above the credit line, as it may be since the line was lowered
+        or a payment bounced.
         """
 
     @_abc_1.abstractmethod
