@@ -88,7 +88,7 @@ class InvalidArgument(ServiceError):
 
 
 class InvalidPageToken(ServiceError):
-    """The page token is damaged, or was made by a list with other filters."""
+    """The page token is damaged, or was made by another list, or with other filters."""
 
     code = code_pb2.INVALID_ARGUMENT
 

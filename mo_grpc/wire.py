@@ -7,6 +7,7 @@ import struct
 from datetime import UTC, datetime
 from decimal import Decimal
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from mo_grpc.errors import FieldViolation, InvalidFields, InvalidPageToken
@@ -56,16 +57,16 @@ def page_size(requested: int) -> int:
 _TOKEN = struct.Struct(">q8s")
 
 
-def page_token(last_id: int, filters: tuple[object, ...]) -> str:
-    """The token of the page that follows the row `last_id`, in a list with these filters."""
-    return base64.urlsafe_b64encode(_TOKEN.pack(last_id, _digest(last_id, filters))).decode()
+def page_token(last_id: int, request: Message) -> str:
+    """The token of the page that follows the row `last_id`, in the list that was asked for."""
+    return base64.urlsafe_b64encode(_TOKEN.pack(last_id, _digest(last_id, request))).decode()
 
 
-def parse_page_token(token: str, filters: tuple[object, ...]) -> int | None:
-    """The id that the page starts below; None for the first page.
+def parse_page_token(token: str, request: Message) -> int | None:
+    """The id that the page starts behind; None for the first page.
 
     Raises:
-        InvalidPageToken: the token is damaged or belongs to other filters.
+        InvalidPageToken: the token is damaged, or of another list, or of other filters (AIP-158).
     """
     if not token:
         return None
@@ -73,10 +74,12 @@ def parse_page_token(token: str, filters: tuple[object, ...]) -> int | None:
         last_id, digest = _TOKEN.unpack(base64.b64decode(token, altchars=b"-_", validate=True))
     except (binascii.Error, struct.error, ValueError) as error:
         raise InvalidPageToken from error
-    if digest != _digest(last_id, filters):
+    if digest != _digest(last_id, request):
         raise InvalidPageToken
     return int(last_id)
 
 
-def _digest(last_id: int, filters: tuple[object, ...]) -> bytes:
-    return hashlib.blake2b(repr((last_id, filters)).encode(), digest_size=8).digest()
+def _digest(last_id: int, request: Message) -> bytes:
+    """Seals a place in a list: the request's type stands for the RPC, and whatever is not the page's own is a filter."""
+    content = [(field.name, value) for field, value in request.ListFields() if field.name not in ("page_size", "page_token")]
+    return hashlib.blake2b(repr((last_id, request.DESCRIPTOR.full_name, content)).encode(), digest_size=8).digest()

@@ -57,10 +57,10 @@ class ApiKeyServicer(api_keys_pb2_grpc.ApiKeyServiceServicer):
 
     async def ListApiKeys(self, request: api_keys_pb2.ListApiKeysRequest, context: Context) -> api_keys_pb2.ListApiKeysResponse:
         limit = page_size(request.page_size)
-        before = parse_page_token(request.page_token, ())
+        before = parse_page_token(request.page_token, request)
         found = await self._database.read(lambda connection: store.page_api_keys(connection, before, limit + 1))
         page = found[:limit]
-        token = page_token(page[-1].number, ()) if len(found) > limit else ""
+        token = page_token(page[-1].number, request) if len(found) > limit else ""
         return api_keys_pb2.ListApiKeysResponse(api_keys=map(to_message, page), next_page_token=token)
 
     async def RotateApiKey(self, request: api_keys_pb2.RotateApiKeyRequest, context: Context) -> api_keys_pb2.ApiKey:

@@ -41,12 +41,12 @@ class CustomerServicer(customers_pb2_grpc.CustomerServiceServicer):
         self, request: customers_pb2.ListCustomersRequest, context: Context
     ) -> customers_pb2.ListCustomersResponse:
         limit = page_size(request.page_size)
-        before = parse_page_token(request.page_token, ())
+        before = parse_page_token(request.page_token, request)
         found = await self._database.read(lambda c: store.list_customers(c, before, limit + 1))
         page = found[:limit]
         return customers_pb2.ListCustomersResponse(
             customers=map(to_message, page),
-            next_page_token=page_token(page[-1].id, ()) if len(found) > limit else "",
+            next_page_token=page_token(page[-1].id, request) if len(found) > limit else "",
         )
 
     async def UpdateCustomer(self, request: customers_pb2.UpdateCustomerRequest, context: Context) -> customers_pb2.Customer:

@@ -75,22 +75,21 @@ class ImportServicer(imports_pb2_grpc.ImportServiceServicer):
 
     async def ListImports(self, request: imports_pb2.ListImportsRequest, context: Context) -> imports_pb2.ListImportsResponse:
         limit = page_size(request.page_size)
-        before = parse_page_token(request.page_token, ())
+        before = parse_page_token(request.page_token, request)
         found = await self._database.read(lambda c: store.list_imports(c, before, limit + 1))
         page = found[:limit]
-        token = page_token(page[-1].id, ()) if len(found) > limit else ""
+        token = page_token(page[-1].id, request) if len(found) > limit else ""
         return imports_pb2.ListImportsResponse(imports=map(to_message, page), next_page_token=token)
 
     async def ListImportErrors(
         self, request: imports_pb2.ListImportErrorsRequest, context: Context
     ) -> imports_pb2.ListImportErrorsResponse:
         limit = page_size(request.page_size)
-        filters = ("import", request.id)
-        after = parse_page_token(request.page_token, filters) or 0
+        after = parse_page_token(request.page_token, request) or 0
         await self._get(int(request.id))
         found = await self._database.read(lambda c: store.list_errors(c, int(request.id), after, limit + 1))
         page = found[:limit]
-        token = page_token(page[-1].line_number, filters) if len(found) > limit else ""
+        token = page_token(page[-1].line_number, request) if len(found) > limit else ""
         return imports_pb2.ListImportErrorsResponse(errors=map(error_message, page), next_page_token=token)
 
     async def CancelImport(self, request: imports_pb2.CancelImportRequest, context: Context) -> imports_pb2.Import:

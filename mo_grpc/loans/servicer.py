@@ -39,12 +39,12 @@ class LoanServicer(loans_pb2_grpc.LoanServiceServicer):
     async def ListLoans(self, request: loans_pb2.ListLoansRequest, context: Context) -> loans_pb2.ListLoansResponse:
         limit = page_size(request.page_size)
         filters = (request.customer_external_id, int(request.status))
-        before = parse_page_token(request.page_token, filters)
+        before = parse_page_token(request.page_token, request)
         found = await self._database.read(lambda c: store.list_loans(c, *filters, before, limit + 1))
         page = found[:limit]
         return loans_pb2.ListLoansResponse(
             loans=map(to_message, page),
-            next_page_token=page_token(page[-1].id, filters) if len(found) > limit else "",
+            next_page_token=page_token(page[-1].id, request) if len(found) > limit else "",
         )
 
     async def ActivateLoan(self, request: loans_pb2.ActivateLoanRequest, context: Context) -> loans_pb2.Loan:

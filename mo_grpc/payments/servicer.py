@@ -48,11 +48,11 @@ class PaymentServicer(payments_pb2_grpc.PaymentServiceServicer):
     ) -> payments_pb2.ListPaymentsResponse:
         limit = page_size(request.page_size)
         filters = (request.customer_external_id, request.loan_external_id, int(request.status))
-        before = parse_page_token(request.page_token, filters)
+        before = parse_page_token(request.page_token, request)
         page, more = await self._database.read(lambda c: store.list_payments(c, *filters, before, limit))
         return payments_pb2.ListPaymentsResponse(
             payments=map(to_message, page),
-            next_page_token=page_token(page[-1].id, filters) if more else "",
+            next_page_token=page_token(page[-1].id, request) if more else "",
         )
 
     async def RejectPayment(self, request: payments_pb2.RejectPaymentRequest, context: Context) -> payments_pb2.Payment:

@@ -97,6 +97,9 @@ def test_a_stale_etag_is_refused(door: Door) -> None:
     assert door("customers.GetCustomer", external_id=external_id) == second
 
 
+WRONG_MASKS = ("preapproved_at.seconds", "preapproved_at.", "score.x", "score.", "*.x", "*.", ".score", "score,status.x", "*,x")
+
+
 @pytest.mark.parametrize(
     ("customer", "mask", "field"),
     [
@@ -107,6 +110,7 @@ def test_a_stale_etag_is_refused(door: Door) -> None:
         ({}, None, "update_mask"),
         ({}, "created_at", "update_mask"),
         ({}, "external_id", "update_mask"),
+        *(({"score": "1"}, mask, "update_mask") for mask in WRONG_MASKS),
     ],
 )
 def test_a_wrong_update_changes_nothing(door: Door, customer: dict[str, Any], mask: str | None, field: str) -> None:

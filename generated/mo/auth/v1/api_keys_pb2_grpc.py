@@ -90,7 +90,7 @@ class ApiKeyServiceServicer:
     def ListApiKeys(self, request, context):
         """Lists the API keys, newest first, revoked and expired ones included.
 
-        Returns INVALID_ARGUMENT if the page token is damaged.
+        Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,7 +49,7 @@ class ApiKeyServiceStub:
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_api_keys_pb2.ListApiKeysRequest, _api_keys_pb2.ListApiKeysResponse]
     """Lists the API keys, newest first, revoked and expired ones included.
 
-    Returns INVALID_ARGUMENT if the page token is damaged.
+    Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list.
     """
     RotateApiKey: _grpc.UnaryUnaryMultiCallable[_api_keys_pb2.RotateApiKeyRequest, _api_keys_pb2.ApiKey]
     """Gives an API key another secret. The old one counts for a while still, so that nothing stops while the new one is brought
@@ -85,7 +85,7 @@ class ApiKeyServiceAsyncStub(ApiKeyServiceStub):
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_api_keys_pb2.ListApiKeysRequest, _api_keys_pb2.ListApiKeysResponse]  # type: ignore[assignment]
     """Lists the API keys, newest first, revoked and expired ones included.
 
-    Returns INVALID_ARGUMENT if the page token is damaged.
+    Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list.
     """
     RotateApiKey: _aio.UnaryUnaryMultiCallable[_api_keys_pb2.RotateApiKeyRequest, _api_keys_pb2.ApiKey]  # type: ignore[assignment]
     """Gives an API key another secret. The old one counts for a while still, so that nothing stops while the new one is brought
@@ -136,7 +136,7 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_api_keys_pb2.ListApiKeysResponse, _abc.Awaitable[_api_keys_pb2.ListApiKeysResponse]]:
         """Lists the API keys, newest first, revoked and expired ones included.
 
-        Returns INVALID_ARGUMENT if the page token is damaged.
+        Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list.
         """
 
     @_abc_1.abstractmethod

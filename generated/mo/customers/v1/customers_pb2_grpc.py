@@ -87,7 +87,7 @@ class CustomerServiceServicer:
     def ListCustomers(self, request, context):
         """Lists the customers, newest first.
 
-        Returns INVALID_ARGUMENT if the page token is damaged.
+        Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,7 @@ class CustomerServiceStub:
     ListCustomers: _grpc.UnaryUnaryMultiCallable[_customers_pb2.ListCustomersRequest, _customers_pb2.ListCustomersResponse]
     """Lists the customers, newest first.
 
-    Returns INVALID_ARGUMENT if the page token is damaged.
+    Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list.
     """
     UpdateCustomer: _grpc.UnaryUnaryMultiCallable[_customers_pb2.UpdateCustomerRequest, _customers_pb2.Customer]
     """Changes `score`, `status` or `preapproved_at`. The score may be set below the debt: then nothing new is lent until
@@ -78,7 +78,7 @@ class CustomerServiceAsyncStub(CustomerServiceStub):
     ListCustomers: _aio.UnaryUnaryMultiCallable[_customers_pb2.ListCustomersRequest, _customers_pb2.ListCustomersResponse]  # type: ignore[assignment]
     """Lists the customers, newest first.
 
-    Returns INVALID_ARGUMENT if the page token is damaged.
+    Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list.
     """
     UpdateCustomer: _aio.UnaryUnaryMultiCallable[_customers_pb2.UpdateCustomerRequest, _customers_pb2.Customer]  # type: ignore[assignment]
     """Changes `score`, `status` or `preapproved_at`. The score may be set below the debt: then nothing new is lent until
@@ -125,7 +125,7 @@ class CustomerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_customers_pb2.ListCustomersResponse, _abc.Awaitable[_customers_pb2.ListCustomersResponse]]:
         """Lists the customers, newest first.
 
-        Returns INVALID_ARGUMENT if the page token is damaged.
+        Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list.
         """
 
     @_abc_1.abstractmethod

@@ -27,7 +27,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     INVALID_FIELDS: _ErrorReason.ValueType  # 1
     """INVALID_ARGUMENT: one or more fields are wrong; `google.rpc.BadRequest` names each, all at once."""
     INVALID_PAGE_TOKEN: _ErrorReason.ValueType  # 2
-    """INVALID_ARGUMENT: the page token is damaged, or was made by a list with other filters."""
+    """INVALID_ARGUMENT: the page token is damaged, or was made by another list, or with other filters."""
     CUSTOMER_NOT_FOUND: _ErrorReason.ValueType  # 3
     """NOT_FOUND. Metadata: `external_id`."""
     LOAN_NOT_FOUND: _ErrorReason.ValueType  # 4
@@ -135,7 +135,7 @@ ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 INVALID_FIELDS: ErrorReason.ValueType  # 1
 """INVALID_ARGUMENT: one or more fields are wrong; `google.rpc.BadRequest` names each, all at once."""
 INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 2
-"""INVALID_ARGUMENT: the page token is damaged, or was made by a list with other filters."""
+"""INVALID_ARGUMENT: the page token is damaged, or was made by another list, or with other filters."""
 CUSTOMER_NOT_FOUND: ErrorReason.ValueType  # 3
 """NOT_FOUND. Metadata: `external_id`."""
 LOAN_NOT_FOUND: ErrorReason.ValueType  # 4

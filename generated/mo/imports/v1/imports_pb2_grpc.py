@@ -114,7 +114,7 @@ class ImportServiceServicer:
     def ListImports(self, request, context):
         """Lists the imports, newest first.
 
-        Returns INVALID_ARGUMENT if the page token is damaged.
+        Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,7 +123,8 @@ class ImportServiceServicer:
     def ListImportErrors(self, request, context):
         """Lists what was wrong with an import's file, by line.
 
-        Returns NOT_FOUND if there is no such import, INVALID_ARGUMENT if the page token is damaged or belongs to another import.
+        Returns NOT_FOUND if there is no such import, INVALID_ARGUMENT if the page token is damaged, or belongs to another
+        list or import.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

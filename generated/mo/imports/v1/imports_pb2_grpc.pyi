@@ -58,12 +58,13 @@ class ImportServiceStub:
     ListImports: _grpc.UnaryUnaryMultiCallable[_imports_pb2.ListImportsRequest, _imports_pb2.ListImportsResponse]
     """Lists the imports, newest first.
 
-    Returns INVALID_ARGUMENT if the page token is damaged.
+    Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list.
     """
     ListImportErrors: _grpc.UnaryUnaryMultiCallable[_imports_pb2.ListImportErrorsRequest, _imports_pb2.ListImportErrorsResponse]
     """Lists what was wrong with an import's file, by line.
 
-    Returns NOT_FOUND if there is no such import, INVALID_ARGUMENT if the page token is damaged or belongs to another import.
+    Returns NOT_FOUND if there is no such import, INVALID_ARGUMENT if the page token is damaged, or belongs to another
+    list or import.
     """
     CancelImport: _grpc.UnaryUnaryMultiCallable[_imports_pb2.CancelImportRequest, _imports_pb2.Import]
     """Stops an import that is not over yet. What it has created stays.
@@ -106,12 +107,13 @@ class ImportServiceAsyncStub(ImportServiceStub):
     ListImports: _aio.UnaryUnaryMultiCallable[_imports_pb2.ListImportsRequest, _imports_pb2.ListImportsResponse]  # type: ignore[assignment]
     """Lists the imports, newest first.
 
-    Returns INVALID_ARGUMENT if the page token is damaged.
+    Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list.
     """
     ListImportErrors: _aio.UnaryUnaryMultiCallable[_imports_pb2.ListImportErrorsRequest, _imports_pb2.ListImportErrorsResponse]  # type: ignore[assignment]
     """Lists what was wrong with an import's file, by line.
 
-    Returns NOT_FOUND if there is no such import, INVALID_ARGUMENT if the page token is damaged or belongs to another import.
+    Returns NOT_FOUND if there is no such import, INVALID_ARGUMENT if the page token is damaged, or belongs to another
+    list or import.
     """
     CancelImport: _aio.UnaryUnaryMultiCallable[_imports_pb2.CancelImportRequest, _imports_pb2.Import]  # type: ignore[assignment]
     """Stops an import that is not over yet. What it has created stays.
@@ -175,7 +177,7 @@ class ImportServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_imports_pb2.ListImportsResponse, _abc.Awaitable[_imports_pb2.ListImportsResponse]]:
         """Lists the imports, newest first.
 
-        Returns INVALID_ARGUMENT if the page token is damaged.
+        Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list.
         """
 
     @_abc_1.abstractmethod
@@ -186,7 +188,8 @@ class ImportServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_imports_pb2.ListImportErrorsResponse, _abc.Awaitable[_imports_pb2.ListImportErrorsResponse]]:
         """Lists what was wrong with an import's file, by line.
 
-        Returns NOT_FOUND if there is no such import, INVALID_ARGUMENT if the page token is damaged or belongs to another import.
+        Returns NOT_FOUND if there is no such import, INVALID_ARGUMENT if the page token is damaged, or belongs to another
+        list or import.
         """
 
     @_abc_1.abstractmethod

@@ -89,7 +89,7 @@ class LoanServiceServicer:
     def ListLoans(self, request, context):
         """Lists the loans, newest first. A customer who does not exist has no loans.
 
-        Returns INVALID_ARGUMENT if the page token is damaged, or belongs to a list with other filters.
+        Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list, or to other filters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

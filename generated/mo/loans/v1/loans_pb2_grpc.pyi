@@ -48,7 +48,7 @@ class LoanServiceStub:
     ListLoans: _grpc.UnaryUnaryMultiCallable[_loans_pb2.ListLoansRequest, _loans_pb2.ListLoansResponse]
     """Lists the loans, newest first. A customer who does not exist has no loans.
 
-    Returns INVALID_ARGUMENT if the page token is damaged, or belongs to a list with other filters.
+    Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list, or to other filters.
     """
     ActivateLoan: _grpc.UnaryUnaryMultiCallable[_loans_pb2.ActivateLoanRequest, _loans_pb2.Loan]
     """Pays a PENDING loan out: it becomes ACTIVE, taken now.
@@ -83,7 +83,7 @@ class LoanServiceAsyncStub(LoanServiceStub):
     ListLoans: _aio.UnaryUnaryMultiCallable[_loans_pb2.ListLoansRequest, _loans_pb2.ListLoansResponse]  # type: ignore[assignment]
     """Lists the loans, newest first. A customer who does not exist has no loans.
 
-    Returns INVALID_ARGUMENT if the page token is damaged, or belongs to a list with other filters.
+    Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list, or to other filters.
     """
     ActivateLoan: _aio.UnaryUnaryMultiCallable[_loans_pb2.ActivateLoanRequest, _loans_pb2.Loan]  # type: ignore[assignment]
     """Pays a PENDING loan out: it becomes ACTIVE, taken now.
@@ -133,7 +133,7 @@ class LoanServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_loans_pb2.ListLoansResponse, _abc.Awaitable[_loans_pb2.ListLoansResponse]]:
         """Lists the loans, newest first. A customer who does not exist has no loans.
 
-        Returns INVALID_ARGUMENT if the page token is damaged, or belongs to a list with other filters.
+        Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list, or to other filters.
         """
 
     @_abc_1.abstractmethod

@@ -90,7 +90,7 @@ class PaymentServiceServicer:
         """Lists the payments, newest first. A customer or loan that does not exist has no payments. A page ends early when its
         payments have many details; only an empty `next_page_token` says that nothing follows.
 
-        Returns INVALID_ARGUMENT if the page token is damaged, or belongs to a list with other filters.
+        Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list, or to other filters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

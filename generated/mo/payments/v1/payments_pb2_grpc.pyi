@@ -49,7 +49,7 @@ class PaymentServiceStub:
     """Lists the payments, newest first. A customer or loan that does not exist has no payments. A page ends early when its
     payments have many details; only an empty `next_page_token` says that nothing follows.
 
-    Returns INVALID_ARGUMENT if the page token is damaged, or belongs to a list with other filters.
+    Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list, or to other filters.
     """
     RejectPayment: _grpc.UnaryUnaryMultiCallable[_payments_pb2.RejectPaymentRequest, _payments_pb2.Payment]
     """Takes a COMPLETED payment back, because it bounced: it becomes REJECTED, each loan it paid gets its part of
@@ -85,7 +85,7 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     """Lists the payments, newest first. A customer or loan that does not exist has no payments. A page ends early when its
     payments have many details; only an empty `next_page_token` says that nothing follows.
 
-    Returns INVALID_ARGUMENT if the page token is damaged, or belongs to a list with other filters.
+    Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list, or to other filters.
     """
     RejectPayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.RejectPaymentRequest, _payments_pb2.Payment]  # type: ignore[assignment]
     """Takes a COMPLETED payment back, because it bounced: it becomes REJECTED, each loan it paid gets its part of
@@ -136,7 +136,7 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the payments, newest first. A customer or loan that does not exist has no payments. A page ends early when its
         payments have many details; only an empty `next_page_token` says that nothing follows.
 
-        Returns INVALID_ARGUMENT if the page token is damaged, or belongs to a list with other filters.
+        Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list, or to other filters.
         """
 
     @_abc_1.abstractmethod
