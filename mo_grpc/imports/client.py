@@ -1,6 +1,5 @@
 """`mo-grpc import`: uploads a file, follows its import, and writes down what was wrong with it."""
 
-import csv
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -25,6 +24,7 @@ from mo_grpc.auth.administration import KeyAdministration
 from mo_grpc.auth.temporary import temporary_key
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database, database_url
+from mo_grpc.spreadsheets import csv_lines
 from mo_grpc.vault import Vault
 
 BLOCK = 1024 * 1024
@@ -128,13 +128,12 @@ async def _report(
         report(path).unlink(missing_ok=True)
         return
     with report(path).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("line_number", "external_id", "field", "reason", "message"))
+        file.write(csv_lines([("line_number", "external_id", "field", "reason", "message")]))
         token = ""
         while True:
             request = imports_pb2.ListImportErrorsRequest(id=found.id, page_size=PAGE, page_token=token)
             page = await stub.ListImportErrors(request, metadata=metadata)
-            writer.writerows(_rows(page.errors))
+            file.write(csv_lines(_rows(page.errors)))
             token = page.next_page_token
             if not token:
                 return
@@ -143,6 +142,4 @@ async def _report(
 def _rows(errors: Iterable[imports_pb2.ImportError]) -> Iterable[tuple[int, str, str, str, str]]:
     for error in errors:
         reason = imports_pb2.ImportError.Reason.Name(error.reason)
-        # A spreadsheet takes a leading sign for a formula.
-        external_id = f"'{error.external_id}" if error.external_id.startswith(("=", "+", "-", "@")) else error.external_id
-        yield error.line_number, external_id, error.field, reason, error.message
+        yield error.line_number, error.external_id, error.field, reason, error.message

@@ -341,16 +341,16 @@ def in_a_terminal(environment: dict[str, str], *arguments: str) -> tuple[int, st
 
 def test_the_command_shows_how_far_it_is_and_what_was_wrong(stack: Stack, tmp_path: Path) -> None:
     file = tmp_path / "customers.csv"
-    file.write_bytes(large() + b"=cmd,x\n")
+    file.write_bytes(large() + b"x;=cmd,x\n")
     status, shown = in_a_terminal(stack.environment, "import", str(file))
     assert status == 1
     for text in ("Uploading", "Importing", "100%", "lines", "/s"):
         assert text in shown
     assert f"SUCCEEDED: {LINES * 99 // 100:,} created, {LINES // 100 + 1:,} wrong of {LINES + 1:,} lines." in shown
     report = (tmp_path / "customers.csv.errors.csv").read_text().splitlines()
-    assert report[0] == "line_number,external_id,field,reason,message"
+    assert report[0] == '"line_number","external_id","field","reason","message"'
     assert len(report) == LINES // 100 + 2
-    assert report[-1].startswith(f"{LINES + 1},'=cmd,external_id,INVALID_VALUE,")
+    assert report[-1].startswith(f'{LINES + 1},"x;\'=cmd","external_id","INVALID_VALUE",')
 
 
 def test_the_command_is_content_with_a_good_file(stack: Stack, tmp_path: Path) -> None:

@@ -36,9 +36,3 @@ class Person(NamedTuple):
         if scope == USERS:
             return self.role == Role.ADMINISTRATOR
         return scope in ROLE_SCOPES[Role(self.role)]
-
-
-def csv_cell(value: object) -> str:
-    """A value for a spreadsheet, which would take a text that begins with one of these signs for a formula (OWASP)."""
-    text = "" if value is None else str(value)
-    return f"'{text}" if isinstance(value, str) and text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -134,7 +134,7 @@ def test_exports_hold_all_rows_and_no_formulas(logged_in: LoggedIn, door: Door, 
     customer = a_customer(door)
     loan = a_loan(door, customer, "10.00")
     payment = pay(door, customer, "10.00")["external_id"]
-    door("payments.RejectPayment", external_id=payment, reason='=HYPERLINK("http://evil.example")')
+    door("payments.RejectPayment", external_id=payment, reason='=HYPERLINK("http://evil.example");@x')
     visitor = logged_in(Role.VIEWER)
     with httpx.Client(base_url=admin_url, cookies={"mo_admin": visitor.cookie()["value"]}) as client:
 
@@ -144,8 +144,12 @@ def test_exports_hold_all_rows_and_no_formulas(logged_in: LoggedIn, door: Door, 
             return list(csv.DictReader(io.StringIO(answer.text)))
 
         [row] = export(f"payments.csv?customer={customer}")
-        assert row["rejection_reason"] == '\'=HYPERLINK("http://evil.example")'
+        assert row["rejection_reason"] == "'=HYPERLINK(\"http://evil.example\");'@x"
         assert (row["external_id"], row["total_amount"], row["status"]) == (payment, "10.00", "rejected")
+        assert row["rejection_kind"] == "bounced"
+        refused = pay(door, customer, "9000.00")["external_id"]
+        [row] = export(f"payments.csv?search={refused}")
+        assert (row["rejection_kind"], row["paid_at"]) == ("insufficient debt", "")
         [row] = export(f"loans.csv?search={loan}")
         assert (row["external_id"], row["outstanding"]) == (loan, "10.00")
         assert customer in {row["external_id"] for row in export("customers.csv")}

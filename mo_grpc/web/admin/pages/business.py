@@ -60,7 +60,7 @@ class BusinessPages:
             site,
             PAYMENTS,
             "payments.html",
-            {"status": PAYMENT_STATUS},
+            {"status": PAYMENT_STATUS, "rejection_kind": REJECTION},
             Export(
                 "payments",
                 (

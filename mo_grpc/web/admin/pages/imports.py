@@ -1,7 +1,5 @@
 """Imports: a file is uploaded, its progress followed, and what was wrong is shown line by line."""
 
-import csv
-import io
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -9,11 +7,11 @@ from mo.imports.v1 import imports_pb2
 from starlette.responses import Response, StreamingResponse
 
 from mo_grpc.imports.rules import OPEN, State
+from mo_grpc.spreadsheets import csv_lines
 from mo_grpc.web.admin import store
 from mo_grpc.web.admin.api import Refusal
 from mo_grpc.web.admin.lists import IMPORTS
 from mo_grpc.web.admin.pages.listing import ListPage
-from mo_grpc.web.admin.rules import csv_cell
 from mo_grpc.web.admin.site import NotHereError, Site, Visit
 from mo_grpc.web.admin.uploads import Upload, UploadError
 
@@ -81,13 +79,11 @@ class ImportPages:
 
     async def _lines(self, import_id: int) -> AsyncIterator[str]:
         columns = ("line_number", "external_id", "field", "reason", "message")
-        yield ",".join(columns) + "\r\n"
+        yield csv_lines([columns])
         after = 0
         while rows := await self._read_errors(import_id, after):
-            buffer = io.StringIO()
             named = ({**row, "reason": REASONS[row["reason"]]} for row in rows)
-            csv.writer(buffer, lineterminator="\r\n").writerows([csv_cell(row[name]) for name in columns] for row in named)
-            yield buffer.getvalue()
+            yield csv_lines([row[name] for name in columns] for row in named)
             after = rows[-1]["line_number"]
 
     async def _read_errors(self, import_id: int, after: int) -> store.Rows:

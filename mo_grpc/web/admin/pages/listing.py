@@ -1,14 +1,13 @@
 """A list with search, filters, orders, pages and export: the same for every table."""
 
-import csv
-import io
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 from starlette.responses import Response, StreamingResponse
 
+from mo_grpc.spreadsheets import csv_lines
 from mo_grpc.web.admin.lists import Listing, Page, Query, count, export, read_page
-from mo_grpc.web.admin.rules import EXTERNAL_ID, csv_cell
+from mo_grpc.web.admin.rules import EXTERNAL_ID
 from mo_grpc.web.admin.site import Site, Visit
 
 MAX_TEXT = 254
@@ -80,19 +79,14 @@ class ListPage:
         return StreamingResponse(self._lines(exported, query), headers=headers, media_type="text/csv; charset=utf-8")
 
     async def _lines(self, exported: Export, query: Query | None) -> AsyncIterator[str]:
-        yield self._csv([exported.columns])
+        yield csv_lines([exported.columns])
         if query is not None:
             async for rows in export(self._site.database, query):
-                yield self._csv([[self._cell(name, row[name]) for name in exported.columns] for row in rows])
+                yield csv_lines([[self._cell(name, row[name]) for name in exported.columns] for row in rows])
 
-    def _csv(self, rows: Any) -> str:
-        buffer = io.StringIO()
-        csv.writer(buffer, lineterminator="\r\n").writerows(rows)
-        return buffer.getvalue()
-
-    def _cell(self, name: str, value: Any) -> str:
-        words = self._choices.get(name)
-        return csv_cell(words[value] if words else value)
+    def _cell(self, name: str, value: Any) -> object:
+        """A value as it is exported: what the database numbers has a name."""
+        return self._choices.get(name, {}).get(value, value)
 
     def query(self, visit: Visit) -> Query | None:
         """What the address asks for; None if nothing can match it."""
