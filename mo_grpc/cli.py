@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
+import psycopg
 import typer
 from mo.imports.v1 import imports_pb2
 from rich.console import Console
@@ -13,8 +14,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mo_grpc.audit.commands import audit_command
 from mo_grpc.auth.commands import keys
+from mo_grpc.db.coalescing import LockedError
 from mo_grpc.db.embedded import EmbeddedPostgresError
 from mo_grpc.db.engine import migration_url
+from mo_grpc.db.sentences import MigrationError, explain
 from mo_grpc.edge import EdgeError, render
 from mo_grpc.edge_process import run
 from mo_grpc.errors import ServiceError
@@ -162,9 +165,9 @@ def main() -> None:
     """Run the command line; a fault that the user can mend is one line on standard error, and exit status 1."""
     try:
         app()
-    except (EdgeError, EmbeddedPostgresError, ServiceError, VaultError, WorkersError) as error:
+    except (EdgeError, EmbeddedPostgresError, MigrationError, VaultError, WorkersError) as error:
         print(error, file=sys.stderr)
         sys.exit(1)
-    except SQLAlchemyError as error:
-        print(f"The database refused: {getattr(error, 'orig', None) or error}", file=sys.stderr)
+    except (LockedError, ServiceError, SQLAlchemyError, psycopg.Error) as error:
+        print(explain(error) or error, file=sys.stderr)
         sys.exit(1)

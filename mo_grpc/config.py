@@ -5,10 +5,12 @@
 
 import ipaddress
 import os
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
+from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import URL, make_url
@@ -213,3 +215,19 @@ class Settings(BaseSettings):
         if self.mo_migration_database_url is not None:
             return _psycopg(self.mo_migration_database_url)
         return self.external_database_url
+
+
+def unknown_names() -> dict[str, str]:
+    """What the environment and `.env` set that is no setting, by name, with the setting that it may be meant for, or "".
+
+    All that begins with `MO_` counts, and whatever else is nearly a setting's name.
+    """
+    settings = [name.upper() for name in Settings.model_fields]
+    given = {name.upper() for name, value in (dotenv_values(".env") | os.environ).items() if value}
+    found = {}
+    for name in sorted(given.difference(settings)):
+        ours = name.startswith("MO_")
+        nearest = get_close_matches(name, settings, 1, 0.6 if ours else 0.85)
+        if ours or nearest:
+            found[name] = nearest[0] if nearest else ""
+    return found

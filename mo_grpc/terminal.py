@@ -4,17 +4,20 @@ import getpass
 import os
 import sys
 
+import structlog
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 
 from mo_grpc import logs
-from mo_grpc.config import Settings
+from mo_grpc.config import Settings, unknown_names
 from mo_grpc.events.rules import By
+
+log = structlog.get_logger()
 
 
 def settings() -> Settings:
-    """Read the settings and set up the logs; end with exit status 2 if a setting is wrong."""
+    """Read the settings and set up the logs; warn of names that are no settings, end with exit status 2 if a value is wrong."""
     try:
         found = Settings()
     except ValidationError as error:
@@ -23,6 +26,9 @@ def settings() -> Settings:
             print(*[f"{str(name).upper()}:" for name in problem["loc"][:1]], problem["msg"], file=sys.stderr)
         raise typer.Exit(2) from None
     logs.configure(found)
+    for name, nearest in unknown_names().items():
+        hint = f", do you mean {nearest}?" if nearest else "; env.example lists all settings."
+        log.warning(f"{name} is no setting{hint}", name=name)
     return found
 
 

@@ -60,7 +60,10 @@ def main() -> int:
     """Rebuild, or check; the exit status is 1 when the check fails."""
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder)
-        build(fresh)
+        try:
+            build(fresh)
+        except subprocess.CalledProcessError:  # which has said why
+            return 1
         if "--check" in sys.argv:
             names = stale(fresh)
             print(*(f"{name} is stale: run `make generate`" for name in names), sep="\n", end="\n" if names else "")

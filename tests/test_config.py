@@ -1,5 +1,6 @@
 """The settings: that `env.example` tells the truth about them, what the values mean, and that wrong ones are named."""
 
+import json
 import re
 from pathlib import Path
 
@@ -133,3 +134,24 @@ def test_wrong_values_end_the_command_with_a_line_each_that_names_them_and_shows
     assert (done.returncode, done.stdout) == (2, "")
     assert sorted(line.split(": ")[0] for line in done.stderr.splitlines()) == ["MO_DATABASE_URL", "MO_GRPC_PORT"]
     assert "hunter2" not in done.stderr
+
+
+MISSPELT = {
+    "MO_HTPP_PORT": "do you mean MO_HTTP_PORT?",
+    "MO_LOGLEVEL": "do you mean MO_LOG_LEVEL?",
+    "MO_ZZZ": "env.example lists all settings.",
+    "DATABASE_PASSWORD": "do you mean DATABASE_PASSWD?",
+}
+
+
+@pytest.mark.parametrize("place", ["the environment", ".env"])
+def test_a_name_that_is_no_setting_is_warned_of_with_the_nearest_that_is(tmp_path: Path, place: str) -> None:
+    in_environment = dict.fromkeys(MISSPELT, "hush-hush") if place == "the environment" else {}
+    if not in_environment:
+        (tmp_path / ".env").write_text("".join(f"{name}=hush-hush\n" for name in MISSPELT) + "OTHER=1\n", encoding="utf-8")
+    environment = settings_environment(tmp_path, MO_DATABASE_URL="", **in_environment) | {"MO_EMPTY": ""}
+    done = run_cli(environment, "edge", "--print")
+    warned = {said["name"]: said["event"] for said in map(json.loads, done.stderr.splitlines()) if said["level"] == "warning"}
+    assert warned.keys() == MISSPELT.keys()
+    assert all(warned[name].startswith(f"{name} is no setting") and hint in warned[name] for name, hint in MISSPELT.items())
+    assert "hush-hush" not in done.stderr + done.stdout

@@ -204,7 +204,7 @@ def test_a_database_out_of_reach_is_told_in_a_line(tmp_path: Path) -> None:
     environment = settings_environment(tmp_path, MO_DATABASE_URL="postgresql://mo:hush-hush@127.0.0.1:1/mo")
     done = run_cli(environment, "up", check=False)
     assert done.returncode == 1
-    assert "The database refused" in done.stderr
+    assert "The database cannot be reached" in done.stderr
     assert "hush-hush" not in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
 

@@ -1,17 +1,22 @@
 """The command line's `audit`."""
 
+import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc import terminal
 from mo_grpc.audit.store import SHOWN, Finding, audit
-from mo_grpc.db.coalescing import Locks
+from mo_grpc.db.coalescing import LockedError, Locks
+from mo_grpc.db.embedded import EmbeddedPostgresError
 from mo_grpc.db.engine import once
+from mo_grpc.db.sentences import explain
+from mo_grpc.errors import ServiceError
 from mo_grpc.events.rules import End
 from mo_grpc.events.store import Chain, verify
 from mo_grpc.vault import vaults
@@ -20,7 +25,10 @@ _KNOWN = "The end of a stream as an earlier audit printed it: that event must st
 
 
 def audit_command(known: Annotated[list[str] | None, typer.Option(metavar="STREAM:NUMBER:SEAL", help=_KNOWN)] = None) -> None:
-    """Check that every amount adds up and that the record of events is whole, hindering nobody; exit status 1 if not."""
+    """Check that every amount adds up and that the record of events is whole, hindering nobody.
+
+    Exit status 1 if something is wrong, and 2 if it could not be found out.
+    """
     settings = terminal.settings()
     expected = [_parse(text) for text in known or ()]
 
@@ -28,7 +36,11 @@ def audit_command(known: Annotated[list[str] | None, typer.Option(metavar="STREA
         findings = await audit(connection)
         return findings, await verify(connection, vaults(settings), expected)
 
-    findings, chains = once(settings, lambda database: database.write(work, Locks.TRY))
+    try:
+        findings, chains = once(settings, lambda database: database.write(work, Locks.TRY))
+    except (EmbeddedPostgresError, LockedError, ServiceError, SQLAlchemyError) as error:
+        print(explain(error) or error, file=sys.stderr)
+        raise typer.Exit(2) from None
     table = Table("invariant", "rows", "broken", title="Audit")
     for finding in findings:
         table.add_row(finding.invariant.name, f"{finding.checked:,}", f"{finding.broken:,}")

@@ -100,8 +100,11 @@ INVARIANTS = (
 )
 
 _SNAPSHOT = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-# Unlike the service's statements, these read whole tables, and take their time.
-_SETTINGS = text("SELECT set_config('statement_timeout', '0', true), set_config('enable_seqscan', 'on', true)")
+# Unlike the service's statements, these read whole tables, and take their time; for a lock they wait longer than a call does.
+_SETTINGS = text("""
+    SELECT set_config('statement_timeout', '0', true), set_config('enable_seqscan', 'on', true),
+        set_config('lock_timeout', '3s', true)
+""")
 
 
 def _statement(invariant: Invariant) -> TextClause:

@@ -12,8 +12,9 @@ from mo_grpc.auth.rules import BUSINESS_SCOPES, Credential, NewApiKey
 async def temporary_key(administration: KeyAdministration, name: str, lifetime: timedelta) -> AsyncIterator[Credential]:
     """A key with every business scope while inside; it ends after its `lifetime` even if nobody comes to revoke it."""
     command = NewApiKey(Credential.generate(), name, frozenset(BUSINESS_SCOPES), datetime.now(UTC) + lifetime)
-    await administration.create(command)
     try:
+        # An interrupt may come when the key is there already, and before this knows it.
+        await administration.create(command)
         yield command.credential
     finally:
         await administration.revoke(command.credential.id)

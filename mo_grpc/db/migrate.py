@@ -1,10 +1,15 @@
 """The schema's migrations, by Alembic."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import URL
 
 from mo_grpc.config import ROOT
+from mo_grpc.db.sentences import MigrationError
 
 
 def alembic_config(url: URL) -> Config:
@@ -17,10 +22,30 @@ def alembic_config(url: URL) -> Config:
 
 
 def upgrade(url: URL, revision: str = "head") -> None:
-    """Bring the schema to `revision`; safe to run again, and by several at once."""
-    command.upgrade(alembic_config(url), revision)
+    """Bring the schema to `revision`; safe to run again, and by several at once.
+
+    Raises:
+        MigrationError: there is no such revision, or the schema is newer than this version.
+    """
+    with _told():
+        command.upgrade(alembic_config(url), revision)
 
 
 def downgrade(url: URL, revision: str = "base") -> None:
-    """Take the schema back to `revision`, data included."""
-    command.downgrade(alembic_config(url), revision)
+    """Take the schema back to `revision`, data included.
+
+    Raises:
+        MigrationError: as `upgrade` does.
+    """
+    with _told():
+        command.downgrade(alembic_config(url), revision)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except CommandError as error:
+        raise MigrationError(
+            f"The schema cannot be migrated: {error}. Is the database's schema newer than this version?"
+        ) from None

@@ -7,7 +7,11 @@ from pathlib import Path
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from mo_grpc.openapi.document import document
+from mo_grpc.openapi.schemas import DocumentError
 
 source, out = map(Path, sys.argv[1:])
-made = document(FileDescriptorSet.FromString(source.read_bytes()))
+try:
+    made = document(FileDescriptorSet.FromString(source.read_bytes()))
+except DocumentError as error:
+    sys.exit(str(error))
 out.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

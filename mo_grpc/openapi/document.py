@@ -9,7 +9,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodDescriptorPr
 
 from mo_grpc.auth.access import ACCESS, ACCOUNT, BASIC, PUBLIC
 from mo_grpc.openapi.examples import FILE, REQUESTS
-from mo_grpc.openapi.schemas import Protos, Schema, example_value, short
+from mo_grpc.openapi.schemas import DocumentError, Protos, Schema, example_value, short
 
 KEY_HEADER: Final = "x-api-key"
 """What stands for the header of API keys; whoever serves the document puts the setting in."""
@@ -55,7 +55,12 @@ _INFO: Final = {
 
 
 def document(files: FileDescriptorSet) -> Schema:
-    """The OpenAPI 3.1 document of all services in a descriptor set that has the comments."""
+    """The OpenAPI 3.1 document of all services in a descriptor set that has the comments.
+
+    Raises:
+        DocumentError: something about the protos has to be said elsewhere first.
+    """
+    _check(files)
     protos = Protos(files)
     paths: dict[str, Schema] = {}
     tags = []
@@ -81,6 +86,21 @@ def document(files: FileDescriptorSet) -> Schema:
             "schemas": dict(sorted(schemas.items())),
         },
     }
+
+
+def _check(files: FileDescriptorSet) -> None:
+    """What is missing of the RPCs, all of it at once."""
+    missing = []
+    for file in files.file:
+        for service in file.service:
+            for rpc in service.method:
+                name = f"/{file.package}.{service.name}/{rpc.name}"
+                if name not in ACCESS:
+                    missing.append(f"{name} is not in ACCESS, which says who may call it: add it to mo_grpc/auth/access.py")
+                if not rpc.options.HasExtension(annotations_pb2.http):
+                    missing.append(f"{name} has no path for REST: give it an option (google.api.http)")
+    if missing:
+        raise DocumentError("\n".join(missing))
 
 
 def _operation(

@@ -30,6 +30,10 @@ _SCALARS: Final[dict[int, Schema]] = {
 }
 
 
+class DocumentError(Exception):
+    """The protos have something that the document cannot tell; the message says what to do."""
+
+
 class Protos:
     """The messages and enums of a descriptor set by their full names, with their comments."""
 
@@ -142,6 +146,9 @@ class Protos:
             return self.reference(field.type_name)
         if field.type == Type.TYPE_ENUM:
             return {"type": "string", "enum": [name for name, _ in self.values(field.type_name)]}
+        if field.type not in _SCALARS:
+            kind = Type.Name(field.type)
+            raise DocumentError(f"The field {field.name} is of {kind}: say in mo_grpc/openapi/schemas.py what that is in JSON")
         schema = dict(_SCALARS[field.type])
         if field.type == Type.TYPE_STRING:
             schema |= _string_rules(rules.string)

@@ -39,6 +39,20 @@ def test_it_is_what_the_protos_make_and_so_is_all_of_generated() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
+def test_an_rpc_that_is_not_yet_everywhere_is_named_with_what_to_do(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "protos", tmp_path / "protos")
+    proto = tmp_path / "protos" / "mo" / "customers" / "v1" / "customers.proto"
+    rpc = "service CustomerService {\n  rpc Forget(GetCustomerRequest) returns (Customer);"
+    proto.write_text(proto.read_text().replace("service CustomerService {", rpc))
+    command = [sys.executable, str(tmp_path / "protos" / "generate.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 1
+    assert [line.split()[0] for line in done.stderr.splitlines()] == ["/mo.customers.v1.CustomerService/Forget"] * 2
+    assert "mo_grpc/auth/access.py" in done.stderr
+    assert "google.api.http" in done.stderr
+    assert not (tmp_path / "generated").exists()
+
+
 def test_it_is_valid_and_has_every_rpc(document: Json) -> None:
     validate(document)
     assert document["openapi"].startswith("3.1")
