@@ -151,6 +151,12 @@ class Api:
             request = tokens_pb2.RefreshTokenRequest(refresh_token=refresh_token)
             task = asyncio.ensure_future(self._call(self._tokens.RefreshToken, request, ()))
             self._renewals[refresh_token] = (now, task)
+
+            def forget_failure(done: asyncio.Task[tokens_pb2.Tokens]) -> None:
+                if done.cancelled() or done.exception():
+                    self._renewals.pop(refresh_token, None)
+
+            task.add_done_callback(forget_failure)
         return await asyncio.shield(self._renewals[refresh_token][1])
 
     async def _call(self, rpc: Callable[..., Any], request: Any, metadata: Metadata) -> Any:

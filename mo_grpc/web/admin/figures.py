@@ -18,6 +18,8 @@ SAMPLED = 20_000
 FRESH = 60.0
 """Seconds for which figures are shown as they are; older ones are shown once more, while new ones are made."""
 
+_SNAPSHOT = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+
 # Each statement here is served by a pass over the table, which other statements of the service must never make.
 _WHOLE_TABLES = text("SELECT set_config('enable_seqscan', 'on', true), set_config('jit', 'off', true)")
 
@@ -48,7 +50,7 @@ _TOP = text("""
         GROUP BY customer_id ORDER BY debt DESC LIMIT 10
     ) AS top JOIN customers ON customers.id = customer_id ORDER BY debt DESC, external_id
 """)
-_ESTIMATE = text("SELECT greatest(reltuples, 0) FROM pg_class WHERE oid = 'customers'::regclass")
+_NOW_AND_ESTIMATE = text("SELECT now(), greatest(reltuples, 0) FROM pg_class WHERE oid = 'customers'::regclass")
 # Ten bars of a tenth each, and one for those above their line; -1 is whoever has no line at all.
 _UTILISATION = """
     SELECT CASE WHEN debt > score THEN 10 WHEN score = 0 THEN -1 ELSE least(9, floor(debt / score * 10)) END AS bar, count(*)
@@ -114,28 +116,28 @@ class Figures(NamedTuple):
 
 
 async def read_figures(database: Database) -> Figures:
-    """Read them all, from their tables."""
-    now = datetime.now(UTC)
+    """Read them all, from one snapshot of their tables."""
+    return await database.write(_read)
+
+
+async def _read(connection: AsyncConnection) -> Figures:
+    async def rows(statement: Any, parameters: Mapping[str, Any] | None = None) -> Sequence[Any]:
+        return (await connection.execute(statement, parameters)).all()
+
+    await connection.execute(_SNAPSHOT)
+    await connection.execute(_WHOLE_TABLES)
+    [(now, estimate)] = await rows(_NOW_AND_ESTIMATE)
     first = now.date() - timedelta(days=DAYS - 1)
     since = {"since": datetime(first.year, first.month, first.day, tzinfo=UTC)}
-
-    async def whole(statement: Any, parameters: Mapping[str, Any]) -> Sequence[Any]:
-        async def work(connection: AsyncConnection) -> Sequence[Any]:
-            await connection.execute(_WHOLE_TABLES)
-            return (await connection.execute(statement, parameters)).all()
-
-        return await database.write(work)
-
-    estimate = float(await database.read(lambda c: c.scalar(_ESTIMATE)) or 0)
     sampled = estimate > 2 * SAMPLED
-    loans = [LoanFigures(*row) for row in await whole(_LOANS, {})]
-    lent = {row[0]: row[1] for row in await whole(_LENT, since)}
-    payments = {row[0]: row[1:] for row in await whole(_PAYMENTS, since)}
+    loans = [LoanFigures(*row) for row in await rows(_LOANS)]
+    lent = {row[0]: row[1] for row in await rows(_LENT, since)}
+    payments = {row[0]: row[1:] for row in await rows(_PAYMENTS, since)}
     repaid: dict[date, Decimal] = {}
-    for day, amount in await whole(_REPAID, since):
+    for day, amount in await rows(_REPAID, since):
         repaid[day] = repaid.get(day, Decimal(0)) + amount
-    bars = await whole(_SAMPLE if sampled else _WHOLE, {"percent": 100 * SAMPLED / estimate} if sampled else {})
-    top = [dict(row._mapping) for row in await whole(_TOP, {})]
+    bars = await rows(_SAMPLE, {"percent": 100 * SAMPLED / estimate}) if sampled else await rows(_WHOLE)
+    top = [dict(row._mapping) for row in await rows(_TOP)]
     looked_at = sum(number for _, number in bars)
     factor = estimate / looked_at if sampled and looked_at else 1
     utilisation = {int(bar): round(number * factor) for bar, number in bars}

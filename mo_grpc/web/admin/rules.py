@@ -1,6 +1,7 @@
 """The values of the admin, and its decisions, without any SQL or HTTP."""
 
 import re
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from mo_grpc.people.rules import ROLE_SCOPES, Role
@@ -9,6 +10,34 @@ USERS: Final = "users"
 """What administrators alone may see and do: accounts, the record of events, the trap."""
 
 EXTERNAL_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,59}")
+KEY_ID: Final = re.compile(r"[A-Za-z0-9]{12}")
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
+_PAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~/-]*(\?[!-~]*)?")
+
+
+def whole_number(text: str) -> int | None:
+    """The number that a text of digits is; None for anything else, or for more digits than any number here has (a bigint's)."""
+    return int(text) if _NUMBER.fullmatch(text) else None
+
+
+def chosen(text: str, choices: Iterable[int]) -> int | None:
+    """Which of the choices a text names; None if none."""
+    return {str(choice): choice for choice in choices}.get(text)
+
+
+def page_of_ours(text: str) -> str:
+    """A path below the admin's, with its query, to go to after a login; empty if the text is none."""
+    return text if _PAGE.fullmatch(text) else ""
+
+
+def is_from(origin: str, host: str) -> bool:
+    """Whether an `Origin` header is that of a page of this host (RFC 6454: `scheme://host`, or `null`)."""
+    return origin.partition("://")[2] == host
+
+
+def printable_utf8(text: str) -> str:
+    """A text of a form without what PostgreSQL and UTF-8 cannot hold, and no keyboard makes: NUL and halves of surrogates."""
+    return text.replace("\0", "").encode("utf-8", "ignore").decode()
 
 
 class Person(NamedTuple):

@@ -1,17 +1,19 @@
 """What all pages share: who visits, whether they may, forged forms, templates, and the answers to what goes wrong."""
 
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import grpc
 import structlog
 from jinja2 import Environment, PackageLoader
-from starlette.datastructures import FormData, UploadFile
-from starlette.requests import Request
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from mo_grpc.config import Settings
@@ -20,13 +22,16 @@ from mo_grpc.errors import ServiceError
 from mo_grpc.vault import Vault
 from mo_grpc.web.admin import charts, store
 from mo_grpc.web.admin.api import Api, Refusal
-from mo_grpc.web.admin.rules import Person
+from mo_grpc.web.admin.rules import Person, is_from, printable_utf8
 from mo_grpc.web.admin.sessions import Cookies, Session
 from mo_grpc.web.headers import address_of, policy
 
 log = structlog.get_logger()
 
 _POLICY = policy(form_action="'self'", img_src="'self'")
+
+_ONCE = re.compile(r"[A-Za-z0-9_-]{16}")
+"""What makes a form take effect once, as `new_id` makes it."""
 
 NOBODY = Person(0, "", "", "", 1, False)
 
@@ -43,12 +48,27 @@ class Visit:
     lists: Mapping[str, list[str]] = field(default_factory=dict)
     """The fields of the form that come several times."""
 
+    # The URL that Starlette makes up depends on the Host header, which may be anything.
+    @property
+    def path(self) -> str:
+        """The path that was asked for."""
+        return str(self.request.scope["path"])
+
+    @property
+    def query(self) -> str:
+        """The query, as it was sent."""
+        return bytes(self.request.scope["query_string"]).decode("latin-1")
+
 
 Handler = Callable[[Visit], Awaitable[Response]]
 
 
 class NotAllowedError(Exception):
     """The visitor may not do this; the message says why."""
+
+
+class BadFormError(Exception):
+    """What was sent is not the form of any page; the message says why."""
 
 
 class NotHereError(Exception):
@@ -80,13 +100,19 @@ class Site:
                 response = await self._visit(visit, handler, scope, public=public, streams=streams)
             except NotAllowedError as error:
                 response = self.message(visit, HTTPStatus.FORBIDDEN, "Not allowed", str(error))
+            except BadFormError as error:
+                response = self.message(visit, HTTPStatus.BAD_REQUEST, "Refused", str(error))
             except NotHereError as error:
                 response = self.message(visit, HTTPStatus.NOT_FOUND, "Not found", str(error))
             except Refusal as refusal:
                 response = self._refused(visit, refusal)
             except ServiceError as error:
-                log.warning("page failed", path=request.url.path, error=error.message)
+                log.warning("page failed", path=visit.path, error=error.message)
                 response = self.message(visit, HTTPStatus.SERVICE_UNAVAILABLE, "Not available", error.message)
+            except Exception:
+                # Left to uvicorn, it would end the connection, and with it the next visitor's request.
+                log.exception("page failed", path=visit.path)
+                response = self.message(visit, HTTPStatus.INTERNAL_SERVER_ERROR, "Not available", "This page does not work.")
             self._cookies.write(request, response, visit.session, before)
             response.headers["content-security-policy"] = _POLICY
             response.headers["cache-control"] = "no-store"
@@ -105,8 +131,7 @@ class Site:
         if request.method == "POST":
             self.check_origin(visit)
             if not streams:
-                form = await request.form(max_fields=200, max_files=0)
-                visit.form, visit.lists = _texts(form)
+                visit.form, visit.lists = await _texts(request)
                 self.check_token(visit, visit.form.get("csrf", ""))
         return await handler(visit)
 
@@ -121,7 +146,7 @@ class Site:
             NotAllowedError: it comes from elsewhere.
         """
         origin = visit.request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != visit.request.headers.get("host"):
+        if origin is not None and not is_from(origin, visit.request.headers.get("host", "")):
             raise NotAllowedError("This form was sent from another site.")
 
     def check_token(self, visit: Visit, token: str) -> None:
@@ -141,7 +166,7 @@ class Site:
             person=visit.person,
             csrf_token=visit.session.csrf,
             flash=visit.session.take_flash(),
-            path=visit.request.url.path.removeprefix(self.base),
+            path=visit.path.removeprefix(self.base),
             query=dict(visit.request.query_params),
             link=self._link(visit),
             **values,
@@ -161,6 +186,8 @@ class Site:
     ) -> Response:
         """Call an RPC for the visitor, say what became of it, and go on."""
         key = visit.form.get("once", "") if once else ""
+        if key and not _ONCE.fullmatch(key):
+            raise BadFormError("The form is damaged.")
         try:
             await self.api.call(rpc, request, visit.session, visit.address, key)
         except Refusal as refusal:
@@ -180,9 +207,9 @@ class Site:
         if ended:
             self.end(visit)
             visit.session.say("Your login has ended; please log in again.", "note")
-        wanted = visit.request.url.path.removeprefix(self.base)
-        if visit.request.url.query:
-            wanted += f"?{visit.request.url.query}"
+        wanted = visit.path.removeprefix(self.base)
+        if visit.query:
+            wanted += f"?{visit.query}"
         back = f"?next={quote(wanted)}" if visit.request.method == "GET" and wanted else ""
         return self.go(f"login{back}")
 
@@ -198,17 +225,25 @@ class Site:
         def link(**changed: object) -> str:
             values = {**visit.request.query_params, **changed}
             query = urlencode({name: value for name, value in values.items() if value not in ("", None)})
-            return f"?{query}" if query else visit.request.url.path
+            return f"?{query}" if query else visit.path
 
         return link
 
 
-def _texts(form: FormData) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """The texts of a form; what PostgreSQL cannot take, and no keyboard makes, goes."""
+async def _texts(request: Request) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """The texts of a form.
+
+    Raises:
+        BadFormError: it is damaged, or in an encoding that no browser uses.
+    """
+    try:
+        form = await request.form(max_fields=200, max_files=0)
+    except (HTTPException, ClientDisconnect, ValueError) as error:
+        raise BadFormError("The form is damaged.") from error
     lists: dict[str, list[str]] = {}
     for name, value in form.multi_items():
         if not isinstance(value, UploadFile):
-            lists.setdefault(name, []).append(value.replace("\0", ""))
+            lists.setdefault(name, []).append(printable_utf8(value))
     return {name: values[0] for name, values in lists.items()}, lists
 
 

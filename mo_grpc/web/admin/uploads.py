@@ -5,9 +5,10 @@ from typing import Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 MAX_FIELD = 1000
+MAX_FIELDS = 20
 
 
 class UploadError(Exception):
@@ -30,7 +31,10 @@ class Upload:
             "on_part_data": self._data,
             "on_part_end": self._end,
         }
-        self._parser = MultipartParser(options[b"boundary"], callbacks)  # type: ignore[arg-type] # any subset will do
+        try:
+            self._parser = MultipartParser(options[b"boundary"], callbacks)  # type: ignore[arg-type] # any subset will do
+        except FormParserError as error:
+            raise UploadError("The form is damaged.") from error
         self._stream = request.stream()
         self._name = self._value = b""
         self._headers: dict[bytes, bytes] = {}
@@ -67,13 +71,15 @@ class Upload:
 
     async def _read(self) -> bool:
         """Take the next piece of the body; False at its end."""
-        async for piece in self._stream:
-            try:
+        try:
+            async for piece in self._stream:
                 self._parser.write(piece)
-            except FormParserError as error:
-                raise UploadError("The form is damaged.") from error
-            if piece:
-                return True
+                if piece:
+                    return True
+        except FormParserError as error:
+            raise UploadError("The form is damaged.") from error
+        except ClientDisconnect as error:
+            raise UploadError("The file did not arrive whole.") from error
         return False
 
     def _begin(self) -> None:
@@ -100,6 +106,8 @@ class Upload:
         if self._in_file and not self._file_over:
             self._block += data[start:end]
         elif not self._in_file:
+            if len(self.fields) > MAX_FIELDS:
+                raise FormParserError("more fields than the form has")
             value = self.fields.get(self._field, "") + data[start:end].decode(errors="replace")
             self.fields[self._field] = value[:MAX_FIELD]
 

@@ -1,10 +1,15 @@
 """Who gets in, and for how long."""
 
+import contextlib
 import json
+import socket
+import socketserver
+import threading
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -15,11 +20,12 @@ import pytest
 from mo_grpc.config import Settings
 from mo_grpc.people.rules import Role
 from mo_grpc.vault import Vault
-from tests.conftest import Stack
+from tests.conftest import Stack, free_port
 from tests.doors import GrpcDoor
 from tests.factories import a_customer, a_loan, outstanding
 from tests.people.conftest import Doors, NewPerson, rows, totp
 from tests.secrets import PASSWORD
+from tests.waiting import eventually
 from tests.web.admin.conftest import NewVisitor, Visitor
 from tests.web.test_alone import the_pages
 
@@ -204,6 +210,55 @@ def test_two_tabs_renew_a_token_at_the_same_moment(
     # Each has the new pair, with which it goes on.
     for answer in answers:
         assert httpx.get(f"{admin_url}loans", cookies=dict(answer.cookies), timeout=20).status_code == 200
+
+
+@contextmanager
+def leading_to(port: int, address: str) -> Iterator[None]:
+    """A port that leads to another one."""
+    host, _, there = address.partition(":")
+
+    def pass_on(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection((host, int(there))) as far, ThreadPoolExecutor(2) as threads:
+                threads.submit(pass_on, self.request, far)
+                threads.submit(pass_on, far, self.request)
+
+    class Server(socketserver.ThreadingTCPServer):
+        # The connections end when the pages do.
+        daemon_threads = True
+        block_on_close = False
+
+    with Server(("127.0.0.1", port), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_renewal_that_fails_is_tried_again(stack: Stack, logged_in: LoggedIn, over_grpc: GrpcDoor, tmp_path: Path) -> None:
+    visitor = logged_in(Role.OPERATOR)
+    loan = a_loan(over_grpc, a_customer(over_grpc), "1.00", activate=False)
+    form = {"csrf": visitor.page.locator("input[name=csrf]").first.get_attribute("value") or ""}
+    port = free_port()
+    with the_pages(stack, tmp_path, MO_EDGE_UPSTREAM_HOST="127.0.0.1", MO_GRPC_PORT=str(port)) as pages:
+        pages.cookies.set("mo_admin", changed(stack, visitor, access_expires=0))
+
+        def activated() -> bool:
+            assert pages.post(f"/grappelli/loans/{loan}/activate", data=form).status_code == 303
+            return outstanding(over_grpc, loan)[1] == "ACTIVE"
+
+        assert not activated()  # nobody listens there
+        with leading_to(port, stack.grpc_address):
+            eventually(activated, 20)
 
 
 def test_a_login_that_ends_while_a_form_is_filled_in(stack: Stack, logged_in: LoggedIn, over_grpc: GrpcDoor) -> None:

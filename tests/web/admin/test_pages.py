@@ -1,15 +1,22 @@
 """Every page, for everybody: in light and dark, on a phone, by keyboard, and for screen readers."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
 from mo_grpc.people.rules import Role
+from tests.conftest import Stack
+from tests.databases import owner
 from tests.doors import GrpcDoor
 from tests.factories import a_customer, a_loan, pay
+from tests.people.conftest import rows
+from tests.waiting import eventually
 from tests.web.admin.conftest import Visitor
+from tests.web.test_alone import the_pages
 
 LoggedIn = Callable[..., Visitor]
 
@@ -81,6 +88,25 @@ def test_pages_work_without_scripts(logged_in: LoggedIn, over_grpc: GrpcDoor) ->
     page.get_by_role("textbox", name="Credit line").fill("123.45")
     page.get_by_role("button", name="Save").click()
     assert "123.45" in page.locator(".tiles").inner_text()
+
+
+def test_the_figures_are_of_one_moment(stack: Stack, logged_in: LoggedIn, over_grpc: GrpcDoor, tmp_path: Path) -> None:
+    """A loan that begins while they are read is in none of them."""
+    visitor = logged_in(Role.VIEWER)
+    customer = a_customer(over_grpc, "900000000.00")
+    with the_pages(stack, tmp_path) as pages, ThreadPoolExecutor() as threads, owner(stack.data_dir) as other:
+        pages.cookies.set("mo_admin", visitor.cookie()["value"])
+        other.execute("BEGIN; LOCK TABLE payments IN ACCESS EXCLUSIVE MODE")
+        dashboard = threads.submit(pages.get, "/grappelli/")
+        # It has read the loans, and waits for the payments.
+        waiting = "SELECT FROM pg_locks WHERE relation = 'payments'::regclass AND NOT granted AND mode = 'AccessShareLock'"
+        eventually(
+            lambda: bool(rows(stack, f"{waiting} AND pid IN (SELECT pid FROM pg_locks WHERE relation = 'loans'::regclass)")), 20
+        )
+        a_loan(over_grpc, customer, "900000000.00")
+        other.execute("COMMIT")
+        assert customer not in dashboard.result(30).text
+        assert customer in pages.get(f"/grappelli/customers/{customer}").text
 
 
 def test_the_dashboard_tells_in_words_what_its_charts_show(logged_in: LoggedIn, over_grpc: GrpcDoor) -> None:

@@ -12,6 +12,7 @@ from mo_grpc.web.admin import store
 from mo_grpc.web.admin.api import Refusal
 from mo_grpc.web.admin.lists import IMPORTS
 from mo_grpc.web.admin.pages.listing import ListPage
+from mo_grpc.web.admin.rules import whole_number
 from mo_grpc.web.admin.site import NotHereError, Site, Visit
 from mo_grpc.web.admin.uploads import Upload, UploadError
 
@@ -49,8 +50,7 @@ class ImportPages:
     async def show(self, visit: Visit) -> Response:
         """One import: how far it is, and what was wrong."""
         found = await self._find(visit)
-        after = visit.request.query_params.get("after", "")
-        start = int(after) if after.isdecimal() and after.isascii() and len(after) < 19 else 0
+        start = whole_number(visit.request.query_params.get("after", "")) or 0
         errors = await self._site.database.read(lambda c: store.import_errors(c, found["id"], start, _SHOWN + 1))
         return self._site.render(
             visit,
@@ -97,7 +97,7 @@ class ImportPages:
         return found
 
     def _id(self, visit: Visit) -> int:
-        number = str(visit.request.path_params["id"])
-        if not (number.isdecimal() and number.isascii() and len(number) < 19):
+        number = whole_number(visit.request.path_params["id"])
+        if number is None:
             raise NotHereError("There is no such import.")
-        return int(number)
+        return number

@@ -12,6 +12,7 @@ from mo_grpc.web.admin import store
 from mo_grpc.web.admin.api import Refusal
 from mo_grpc.web.admin.lists import KEYS
 from mo_grpc.web.admin.pages.listing import ListPage
+from mo_grpc.web.admin.rules import KEY_ID, chosen
 from mo_grpc.web.admin.site import NotHereError, Site, Visit
 
 _OVERLAPS = {0: "at once", 3600: "an hour", 86_400: "a day", 604_800: "a week"}
@@ -53,7 +54,7 @@ class KeyPages:
 
     async def show(self, visit: Visit) -> Response:
         """One key."""
-        key_id = str(visit.request.path_params["id"])
+        key_id = self._id(visit)
         found = await self._site.database.read(lambda c: store.find_key(c, key_id))
         if found is None:
             raise NotHereError(f"There is no API key {key_id}.")
@@ -61,20 +62,26 @@ class KeyPages:
 
     async def rotate(self, visit: Visit) -> Response:
         """Give a key another secret, and show it this once."""
-        overlap = visit.form.get("overlap", "")
-        seconds = int(overlap) if overlap.isdecimal() and int(overlap) in _OVERLAPS else 86_400
-        request = api_keys_pb2.RotateApiKeyRequest(id=visit.request.path_params["id"], overlap_seconds=seconds)
+        overlap = chosen(visit.form.get("overlap", ""), _OVERLAPS)
+        seconds = 86_400 if overlap is None else overlap
+        request = api_keys_pb2.RotateApiKeyRequest(id=self._id(visit), overlap_seconds=seconds)
         rpc = self._site.api.keys.RotateApiKey
         made = await self._site.api.call(rpc, request, visit.session, visit.address)
         return self._site.render(visit, "key_made.html", key=made.key, owner=made.name, id=made.id, rotated=True)
 
     async def revoke(self, visit: Visit) -> Response:
         """Revoke a key for good."""
-        key_id = visit.request.path_params["id"]
+        key_id = self._id(visit)
         request = api_keys_pb2.RevokeApiKeyRequest(id=key_id)
         rpc = self._site.api.keys.RevokeApiKey
         done = "The key is revoked; every server refuses it within a second."
         return await self._site.act(visit, rpc, request, done=done, to=f"keys/{key_id}", once=False)
+
+    def _id(self, visit: Visit) -> str:
+        key_id = str(visit.request.path_params["id"])
+        if not KEY_ID.fullmatch(key_id):
+            raise NotHereError("There is no such API key.")
+        return key_id
 
     def _form(self, visit: Visit, fault: str, chosen: list[str], status: int = 200) -> Response:
         values: dict[str, Any] = {"scopes": sorted(GRANTABLE), "chosen": chosen or list(BUSINESS_SCOPES), "form": visit.form}

@@ -7,7 +7,7 @@ from starlette.responses import Response, StreamingResponse
 
 from mo_grpc.spreadsheets import csv_lines
 from mo_grpc.web.admin.lists import Listing, Page, Query, count, export, read_page
-from mo_grpc.web.admin.rules import EXTERNAL_ID
+from mo_grpc.web.admin.rules import EXTERNAL_ID, chosen, whole_number
 from mo_grpc.web.admin.site import Site, Visit
 
 MAX_TEXT = 254
@@ -97,9 +97,9 @@ class ListPage:
             if not value:
                 continue
             if name in self._choices:
-                if not value.isdecimal() or int(value) not in self._choices[name]:
+                if (number := chosen(value, self._choices[name])) is None:
                     return None
-                filters[name] = int(value)
+                filters[name] = number
             elif EXTERNAL_ID.fullmatch(value):
                 filters[name] = value
             else:
@@ -114,4 +114,4 @@ class ListPage:
         """A cursor that can be one; the first page else."""
         if query.by_text:
             return value if len(value) <= MAX_TEXT and value.isascii() and value.isprintable() else ""
-        return value if value.isdecimal() and len(value) < 19 and value.isascii() else ""
+        return "" if whole_number(value) is None else value

@@ -1,12 +1,11 @@
 """Logging in and out: the password, then a one-time code where there is one; a new password where it must be changed."""
 
-from urllib.parse import urlsplit
-
 import grpc
 from mo.auth.v1 import tokens_pb2
 from starlette.responses import Response
 
 from mo_grpc.web.admin.api import Refusal, login_id
+from mo_grpc.web.admin.rules import page_of_ours
 from mo_grpc.web.admin.site import Site, Visit
 
 _WAIT = "Too many attempts failed; please wait some minutes."
@@ -91,9 +90,7 @@ class LoginPages:
             await self._site.api.log_out(visit.session, visit.address)
             self._site.end(visit)
             return self._page(visit, "login.html", "This account may not use these pages.", 403)
-        wanted = visit.request.query_params.get("next", "")
-        parts = urlsplit(wanted)
-        return self._site.go("" if parts.scheme or parts.netloc or wanted.startswith(("/", "\\")) else wanted)
+        return self._site.go(page_of_ours(visit.request.query_params.get("next", "")))
 
     def _again(self, visit: Visit, page: str, refusal: Refusal, wrong: str) -> Response:
         if refusal.code == grpc.StatusCode.RESOURCE_EXHAUSTED:
@@ -107,5 +104,5 @@ class LoginPages:
         return self._site.render(visit, name, status, fault=fault, email=visit.session.email, next=self._next(visit))
 
     def _next(self, visit: Visit) -> str:
-        query = visit.request.url.query
+        query = visit.query
         return f"?{query}" if query else ""

@@ -16,6 +16,7 @@ from mo_grpc.people.store import find_user
 from mo_grpc.web.admin import store
 from mo_grpc.web.admin.lists import EVENTS, HONEYPOT, USERS
 from mo_grpc.web.admin.pages.listing import ListPage
+from mo_grpc.web.admin.rules import chosen, whole_number
 from mo_grpc.web.admin.site import NotHereError, Site, Visit
 
 _ROLES = {int(role): role.name.lower() for role in Role}
@@ -93,12 +94,10 @@ class UserPages:
         return Administration(self._site.database, self._site.vault, By(f"user-{visit.person.id}", visit.address))
 
     def _role(self, visit: Visit) -> Role:
-        number = visit.form.get("role", "")
-        return Role(int(number)) if number in map(str, _ROLES) else Role.VIEWER
+        return Role(chosen(visit.form.get("role", ""), _ROLES) or Role.VIEWER)
 
     async def _find(self, visit: Visit) -> User:
-        number = str(visit.request.path_params["id"])
-        user_id = int(number) if number.isdecimal() and number.isascii() and len(number) < 19 else 0
+        user_id = whole_number(visit.request.path_params["id"]) or 0
         user = await self._site.database.read(lambda c: find_user(c, user_id))
         if user is None:
             raise NotHereError("There is no such account.")
