@@ -168,7 +168,9 @@ def render(settings: Settings, secrets: Path | None = None, admin_socket: Path |
         pipes=[] if upstream else [str(endpoint(settings, worker)) for worker in range(settings.mo_workers)],
         upstream=upstream,
         upstream_port=settings.mo_grpc_port,
-        web_paths=["/openapi.json", "/swagger/", "/redoc/", settings.admin_honeypot_url, settings.admin_url],
+        web_paths=["/openapi.json", "/swagger/", "/redoc/", settings.admin_url],
+        # A Django admin's headers are its own, and its files are not below its pages.
+        trap_paths=[settings.admin_honeypot_url, "/static/admin/"],
         long_web_paths=f"{re.escape(settings.admin_url)}(imports|.*\\.csv)",
         web_pipe=None if settings.mo_edge_web_host else str(web_endpoint(settings)),
         web_host=settings.mo_edge_web_host,

@@ -32,7 +32,8 @@ def make_app(settings: Settings) -> Starlette:
         await database.close()
 
     routes = [*reference.routes(settings), *honeypot.routes(settings, database)]
-    return Starlette(routes=routes, middleware=[Middleware(SecurityHeaders)], lifespan=lifespan)
+    apart = (settings.admin_honeypot_url, honeypot.STATIC_URL)
+    return Starlette(routes=routes, middleware=[Middleware(SecurityHeaders, apart=apart)], lifespan=lifespan)
 
 
 def _grpc_address(settings: Settings) -> str:

@@ -25,10 +25,11 @@ def policy(**directives: str) -> str:
 
 
 class SecurityHeaders:
-    """Adds the headers to every answer."""
+    """Adds the headers to every answer, but for those below some paths, which choose all of theirs."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, apart: tuple[str, ...] = ()) -> None:
         self._app = app
+        self._apart = tuple(f"{path.rstrip('/')}/" for path in apart)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, and add to the answer."""
@@ -41,7 +42,8 @@ class SecurityHeaders:
                 headers.setdefault("x-content-type-options", "nosniff")
             await send(message)
 
-        await self._app(scope, receive, add if scope["type"] == "http" else send)
+        ours = scope["type"] == "http" and not f"{scope['path']}/".startswith(self._apart)
+        await self._app(scope, receive, add if ours else send)
 
 
 def address_of(request: Request, trusted: tuple[str, ...]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 from tests.conftest import Stack
 from tests.people.conftest import new_person, patience  # noqa: F401 - fixtures
@@ -41,7 +41,12 @@ def watched(browser: Browser, stack: Stack) -> Iterator[Watched]:
         if not url.startswith((stack.http_url, "data:", "blob:")):
             found.faults.append(url)
 
-    found.page.on("console", lambda message: found.faults.append(message.text) if message.type == "error" else None)
+    def hear(message: ConsoleMessage) -> None:
+        # A Django admin has no icon either.
+        if message.type == "error" and not message.location["url"].endswith("/favicon.ico"):
+            found.faults.append(message.text)
+
+    found.page.on("console", hear)
     found.page.on("pageerror", lambda error: found.faults.append(str(error)))
     found.page.on("request", lambda request: ask(request.url))
     yield found

@@ -1,20 +1,25 @@
 """The trap's pages: they look and answer as Django's admin does to somebody who is not logged in."""
 
 import asyncio
-import secrets
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, quote
 
-from starlette.requests import Request
-from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
-from starlette.routing import BaseRoute, Route
-from starlette.templating import Jinja2Templates
+from jinja2 import Environment, FileSystemLoader
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import ServiceError
 from mo_grpc.web.headers import address_of
+from mo_grpc.web.honeypot import django
 from mo_grpc.web.honeypot.rules import Repeaters, Room, attempt, wait
 from mo_grpc.web.honeypot.store import add_attempts
 
@@ -22,10 +27,13 @@ MAX_WAITING = 50
 """Attempts that wait at a time; further ones are answered at once, so that the trap holds nothing up but who is in it."""
 
 MAX_FORM = 16 * 1024
-COOKIE = "csrftoken"
+STATIC_URL = "/static/admin"
+"""Where Django's admin has its files, wherever its pages are."""
 
-_WEB = Path(__file__).parent.parent
-_TEMPLATES = Jinja2Templates(_WEB / "templates")
+_HERE = Path(__file__).parent
+_TEMPLATES = Environment(loader=FileSystemLoader(_HERE.parent / "templates"), autoescape=True)
+# Pages that Django does not forbid to cache, for reasons of its own.
+_CACHEABLE = ("jsi18n/", "password_change/", "password_change/done/")
 
 
 def routes(settings: Settings, database: Database) -> list[BaseRoute]:
@@ -33,10 +41,10 @@ def routes(settings: Settings, database: Database) -> list[BaseRoute]:
     trap = Honeypot(settings, database)
     url = settings.admin_honeypot_url
     return [
-        Route(url.rstrip("/"), trap.to_login),
-        Route(f"{url}static/base.css", trap.style),
-        Route(f"{url}login/", trap.login, methods=["GET", "POST"]),
-        Route(f"{url}{{rest:path}}", trap.to_login, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
+        # Instances take every method.
+        Route(url.rstrip("/"), trap),
+        Route(f"{url}{{rest:path}}", trap),
+        Mount(STATIC_URL, StaticFiles(directory=_HERE / "static")),
         Route("/metrics", trap.metrics),
     ]
 
@@ -47,43 +55,69 @@ class Honeypot:
     def __init__(self, settings: Settings, database: Database) -> None:
         self._url = settings.admin_honeypot_url
         self._trusted = settings.mo_trusted_edges
-        self._secure = settings.tls
+        self._answers = django.Answers(secure=settings.tls, hsts_seconds=settings.mo_hsts_seconds)
         self._database = database
         self._repeaters = Repeaters()
         self._room = Room()
         self._waiting = asyncio.Semaphore(MAX_WAITING)
         self._attempts = self._unstored = 0
 
-    async def to_login(self, request: Request) -> Response:
-        """Every page asks to log in first."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer as Django's admin does to somebody who is not logged in."""
+        response = await self._answer(Request(scope, receive))
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
         # The URL that Starlette makes up depends on the Host header, which may be anything.
-        path = request.scope["path"]
-        if not path.endswith("/"):
-            return RedirectResponse(f"{path}/", status_code=301)
-        return RedirectResponse(f"{self._url}login/?next={quote(path)}", status_code=302)
+        path, query = str(request.scope["path"]), request.scope["query_string"].decode("latin-1")
+        full, below, now = django.full_path(path, query), path.removeprefix(self._url), time.time()
+        if path == self._url.rstrip("/"):
+            return self._answers.moved(django.full_path(f"{path}/", query))
+        posted = {}
+        if request.method not in django.SAFE:
+            posted = parse_qs((await _body(request)).decode("utf-8", "replace"), keep_blank_values=True)
+            if below == "login/":
+                await self._caught(request, posted.get("username", [""])[-1])
+            if (refusal := self._forged(request, posted)) is not None:
+                return refusal
+        if below == "logout/":
+            return self._answers.redirect(self._url, now)
+        if below != "login/":
+            login = f"{self._url}login/?next={quote(full)}"
+            return self._answers.redirect(login, None if below in _CACHEABLE else now)
+        if request.method not in ("GET", "HEAD", "POST", "PUT"):
+            return self._answers.allowed(200 if request.method == "OPTIONS" else 405, now)
+        return self._login(request, full, posted, now)
 
-    async def style(self, _: Request) -> Response:
-        """The pages' style."""
-        return FileResponse(_WEB / "static" / "honeypot.css")
+    def _forged(self, request: Request, posted: Mapping[str, list[str]]) -> Response | None:
+        """Django's refusal of a form that is not of a page of its own, if it is none."""
+        secret = django.secret_of(request.cookies.get(django.COOKIE, ""))
+        sent = posted.get("csrfmiddlewaretoken", [""])[-1] or request.headers.get("x-csrftoken", "")
+        origin = request.headers.get("origin")
+        elsewhere = origin is not None and origin.partition("://")[2] != request.headers.get("host")
+        if secret and not elsewhere and django.secret_of(sent) == secret:
+            return None
+        return self._answers.forbidden(_render("honeypot_forbidden.html", cookie=bool(secret) or elsewhere))
 
-    async def login(self, request: Request) -> Response:
+    def _login(self, request: Request, full: str, posted: Mapping[str, list[str]], now: float) -> Response:
         """The form; whatever is filled in is wrong."""
-        username, error, status = "", "", 200
-        if request.method == "POST":
-            form = parse_qs((await _body(request)).decode("utf-8", "replace"), keep_blank_values=True)
-            username = form.get("username", [""])[-1]
-            await self._caught(request, username)
-            token = form.get("csrfmiddlewaretoken", [""])[-1]
-            if not token or COOKIE not in request.cookies:
-                return _TEMPLATES.TemplateResponse(request, "honeypot_forbidden.html", status_code=403)
-            error = "wrong" if form.get("password", [""])[-1] and username else "empty"
-        context = {"url": self._url, "username": username[:254], "error": error, "token": secrets.token_hex(32)}
-        context["next"] = request.query_params.get("next", self._url)
-        response = _TEMPLATES.TemplateResponse(request, "honeypot_login.html", context, status_code=status)
-        response.headers["vary"] = "Cookie"
-        cookie = request.cookies.get(COOKIE) or secrets.token_hex(16)
-        response.set_cookie(COOKIE, cookie[:64], max_age=31_449_600, samesite="lax", secure=self._secure)
-        return response
+        username, password = (posted.get(name, [""])[-1] for name in ("username", "password"))
+        username = username.strip()
+        tried = request.method in ("POST", "PUT")
+        secret = django.secret_of(request.cookies.get(django.COOKIE, "")) or django.new_secret()
+        wanted = (posted.get("next") or [request.query_params.get("next", self._url)])[-1]
+        content = _render(
+            "honeypot_login.html",
+            url=self._url,
+            static=STATIC_URL,
+            action=full,
+            tried=tried,
+            faults=django.faults(username, password) if tried else {},
+            username=username[:254],
+            token=django.token(secret),
+            next=django.next_page(wanted),
+        )
+        return self._answers.page(content, secret, now)
 
     async def metrics(self, _: Request) -> Response:
         """What it counted since the start, for Prometheus."""
@@ -108,11 +142,16 @@ class Honeypot:
                 await asyncio.sleep(seconds)
 
 
+def _render(name: str, **values: Any) -> str:
+    return _TEMPLATES.get_template(name).render(values)
+
+
 async def _body(request: Request) -> bytes:
     """As much of a form as any login needs."""
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_FORM:
-            break
+    with suppress(ClientDisconnect):
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_FORM:
+                break
     return body[:MAX_FORM]

@@ -1,0 +1,4 @@
+"use strict";
+document.getElementById("toggle-nav-sidebar")?.addEventListener("click", () => {
+  document.getElementById("main").classList.toggle("shifted");
+});
