@@ -4,16 +4,18 @@ import json
 from importlib.metadata import distribution
 from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader
 from starlette.requests import Request
-from starlette.responses import FileResponse, RedirectResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
 
 from mo_grpc.config import ROOT, Settings
+from mo_grpc.web.assets import ASK_AGAIN, Assets, asset
 from mo_grpc.web.headers import policy
 
 DOCUMENT = ROOT / "generated" / "openapi.json"
 PAGES = Path(__file__).parent / "static"
+_TEMPLATES = Environment(loader=FileSystemLoader(PAGES), autoescape=True)
 
 # Of these packages only the files are used; what they were made for, Flask, is not even installed (pyproject.toml).
 SWAGGER = ("flask-openapi3-swagger", "flask_openapi3_swagger/templates/swagger")
@@ -25,20 +27,12 @@ _STYLES = {"content-security-policy": policy(style_src="'self' 'unsafe-inline'",
 
 def routes(settings: Settings) -> list[BaseRoute]:
     """The document and the two ways to read it."""
-    document = _document(settings)
+    document = asset("openapi.json", _document(settings).encode())
 
-    async def openapi(_: Request) -> Response:
-        return Response(document, media_type="application/json")
+    async def openapi(request: Request) -> Response:
+        return document.answer(request, ASK_AGAIN)
 
-    # Its picture of itself is the one thing that it would fetch from elsewhere.
-    source = (_folder(REDOC) / "js" / "redoc.standalone.js").read_text(encoding="utf-8")
-    redoc = source.replace("https://cdn.redoc.ly/redoc/logo-mini.svg", "assets/images/redoc.svg")
-
-    async def redoc_script(_: Request) -> Response:
-        return Response(redoc, media_type="text/javascript")
-
-    own = [Route("/openapi.json", openapi), Route("/redoc/redoc.js", redoc_script)]
-    return [*own, *_reader("swagger", SWAGGER), *_reader("redoc", REDOC)]
+    return [Route("/openapi.json", openapi), *_swagger(), *_redoc()]
 
 
 def _document(settings: Settings) -> str:
@@ -54,28 +48,35 @@ def _document(settings: Settings) -> str:
     return json.dumps(document, ensure_ascii=False)
 
 
+def _swagger() -> list[BaseRoute]:
+    folder = _folder(SWAGGER)
+    paths = ("css/swagger-ui.css", "js/swagger-ui-bundle.js", "images/swagger.svg")
+    return _reader("swagger", {Path(path).name: (folder / path).read_bytes() for path in paths})
+
+
+def _redoc() -> list[BaseRoute]:
+    folder = _folder(REDOC)
+    icon = (folder / "images" / "redoc.svg").read_bytes()
+    # Its picture of itself is the one thing that it would fetch from elsewhere.
+    source = (folder / "js" / "redoc.standalone.js").read_bytes()
+    there, here = "https://cdn.redoc.ly/redoc/logo-mini.svg", Assets("assets/", {"redoc.svg": icon}).url("redoc.svg")
+    return _reader("redoc", {"redoc.svg": icon, "redoc.js": source.replace(there.encode(), here.encode())})
+
+
 def _folder(assets: tuple[str, str]) -> Path:
     package, folder = assets
     return Path(str(distribution(package).locate_file(folder)))
 
 
-def _reader(name: str, assets: tuple[str, str]) -> list[BaseRoute]:
+def _reader(name: str, files: dict[str, bytes]) -> list[BaseRoute]:
+    own = {"page.js": (PAGES / f"{name}.js").read_bytes(), "page.css": (PAGES / "reference.css").read_bytes()}
+    assets = Assets(f"/{name}/assets/", files | own)
+    content = _TEMPLATES.get_template(f"{name}.html").render(asset=assets.url)
+
     async def page(_: Request) -> Response:
-        return FileResponse(PAGES / f"{name}.html", headers=_STYLES)
+        return HTMLResponse(content, headers=_STYLES)
 
     async def to_page(_: Request) -> Response:
         return RedirectResponse(f"/{name}/", status_code=308)
 
-    async def script(_: Request) -> Response:
-        return FileResponse(PAGES / f"{name}.js")
-
-    async def style(_: Request) -> Response:
-        return FileResponse(PAGES / "reference.css")
-
-    return [
-        Route(f"/{name}", to_page),
-        Route(f"/{name}/", page),
-        Route(f"/{name}/page.js", script),
-        Route(f"/{name}/page.css", style),
-        Mount(f"/{name}/assets", StaticFiles(directory=_folder(assets))),
-    ]
+    return [Route(f"/{name}", to_page), Route(f"/{name}/", page), assets.route()]

@@ -33,6 +33,35 @@ def test_a_page_may_load_nothing_from_elsewhere_and_be_framed_by_nobody(visitor:
         assert visitor.get(answer.url.join(link), follow_redirects=True).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/swagger/", "/redoc/", "/grappelli/login"])
+def test_what_a_page_loads_is_compressed_and_kept_for_ever(visitor: httpx.Client, path: str) -> None:
+    page = visitor.get(path)
+    links = re.findall(r'(?:src|href)="([^"]+)"', page.text.partition("</head>")[0])
+    assert len(links) >= 3
+    for link in links:
+        assert re.search(r"\.[0-9a-f]{16}\.(css|js|svg)$", link), link
+        url = page.url.join(link)
+        answer = visitor.get(url, headers={"accept-encoding": "br, gzip;q=0.5"})
+        assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert (answer.headers["content-encoding"], answer.headers["vary"]) == ("gzip", "accept-encoding")
+        assert answer.headers["content-type"].startswith(("text/css", "text/javascript", "image/svg+xml"))
+        plain = visitor.get(url, headers={"accept-encoding": "br, gzip;q=0.0"})
+        assert "content-encoding" not in plain.headers
+        assert plain.content == answer.content
+        assert len(plain.content) < 500 or int(answer.headers["content-length"]) < len(plain.content) * 0.7
+        again = visitor.get(url, headers={"if-none-match": answer.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+        # Under another name, or an older one, there is nothing.
+        assert visitor.get(str(url)[:-5] + "x" + str(url)[-5:]).status_code == 404
+
+
+def test_the_document_is_compressed_and_asked_for_again(visitor: httpx.Client) -> None:
+    answer = visitor.get("/openapi.json", headers={"accept-encoding": "gzip"})
+    assert (answer.headers["cache-control"], answer.headers["content-encoding"]) == ("no-cache", "gzip")
+    assert int(answer.headers["content-length"]) < len(answer.content) / 4
+    assert visitor.get("/openapi.json", headers={"if-none-match": answer.headers["etag"]}).status_code == 304
+
+
 @pytest.mark.parametrize("path", ["/swagger", "/redoc"])
 def test_a_path_without_its_slash_leads_to_the_page(visitor: httpx.Client, path: str) -> None:
     answer = visitor.get(path)

@@ -1,14 +1,11 @@
 """The web admin as an application, to be mounted at ADMIN_URL."""
 
-from pathlib import Path
-
 import grpc
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database
@@ -20,8 +17,6 @@ from mo_grpc.web.admin.pages.login import LoginPages
 from mo_grpc.web.admin.pages.users import RecordPages, UserPages
 from mo_grpc.web.admin.rules import USERS
 from mo_grpc.web.admin.site import Handler, NotHereError, Site, Visit
-
-_STATIC = Path(__file__).parent / "static"
 
 
 def make_admin(settings: Settings, database: Database, channel: grpc.aio.Channel) -> Starlette:
@@ -39,9 +34,8 @@ def make_admin(settings: Settings, database: Database, channel: grpc.aio.Channel
         answer: Response = await page(request)
         return answer
 
-    static = Mount("/static", StaticFiles(directory=_STATIC))
     handlers = {404: not_found, 405: not_found, HTTPException: not_found}
-    return Starlette(routes=[static, *routes], exception_handlers=handlers)
+    return Starlette(routes=[site.assets.route("/static/"), *routes], exception_handlers=handlers)
 
 
 def _route(

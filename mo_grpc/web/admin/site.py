@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -24,12 +25,14 @@ from mo_grpc.web.admin import charts, store
 from mo_grpc.web.admin.api import Api, Refusal
 from mo_grpc.web.admin.rules import Person, is_from, printable_utf8
 from mo_grpc.web.admin.sessions import Cookies, Session
+from mo_grpc.web.assets import Assets
 from mo_grpc.web.headers import address_of, policy
 
 log = structlog.get_logger()
 
 _POLICY = policy(form_action="'self'", img_src="'self'")
 
+_STATIC = Path(__file__).parent / "static"
 _ONCE = re.compile(r"[A-Za-z0-9_-]{16}")
 """What makes a form take effect once, as `new_id` makes it."""
 
@@ -86,7 +89,8 @@ class Site:
         self.api = Api(channel, settings.token_header)
         self._cookies = Cookies(self.vault, self.base, settings.mo_admin_idle_minutes * 60, tls=settings.tls)
         self._templates = Environment(loader=PackageLoader("mo_grpc.web.admin"), autoescape=True, trim_blocks=True)
-        self._templates.globals |= {"base": self.base, "new_id": lambda: secrets.token_urlsafe(12)}
+        self.assets = Assets(f"{self.base}static/", {file.name: file.read_bytes() for file in _STATIC.iterdir()})
+        self._templates.globals |= {"base": self.base, "asset": self.assets.url, "new_id": lambda: secrets.token_urlsafe(12)}
         self._templates.filters |= {"money": _money, "number": "{:,}".format, "when": charts.day_and_time, "bytes": _bytes}
 
     def page(self, handler: Handler, scope: str = "", *, public: bool = False, streams: bool = False) -> Any:
