@@ -97,7 +97,9 @@ def import_customers(
     ],
     address: Annotated[str | None, typer.Option(help="The gRPC server. Default: MO_GRPC_HOST and MO_GRPC_PORT.")] = None,
 ) -> None:
-    """Import a file of customers, a line each; what is wrong with a line is in FILE.errors.csv. Exit status 1 if any is.
+    """Import a file of customers, a line each; what is wrong with a line is in FILE.errors.csv.
+
+    Exit status 1 if any line is wrong, or nothing was created.
 
     The key is MO_API_KEY; without one, where the database is at hand, a key of its own that ends with the import.
     """
@@ -116,14 +118,15 @@ def import_customers(
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None
     state = imports_pb2.Import.State.Name(done.state)
-    print(
-        f"Import {done.id} {state}: {done.created_count:,} created, {done.failed_count:,} wrong of {done.lines_count:,} lines."
-    )
+    counts = f"{done.created_count:,} created, {done.failed_count:,} wrong of {done.lines_count:,} lines"
+    print(f"Import {done.id} of {done.file_name} {state}: {counts}.")
     if done.failure:
         print(done.failure)
     if done.failed_count:
         print(f"What is wrong: {report(file)}")
-    if done.failed_count or done.state != imports_pb2.Import.SUCCEEDED:
+    if not done.created_count:
+        print("Nothing was created.")
+    if done.failed_count or not done.created_count or done.state != imports_pb2.Import.SUCCEEDED:
         raise typer.Exit(1)
 
 

@@ -30,6 +30,7 @@ from mo_grpc.customers.servicer import CustomerServicer
 from mo_grpc.db.engine import Database, affordable_pool_size, database_url
 from mo_grpc.errors import ServiceError
 from mo_grpc.idempotency.store import CLEANED_AT_ONCE, clean_records
+from mo_grpc.imports.orphans import remove_for_ever
 from mo_grpc.imports.servicer import ImportServicer
 from mo_grpc.interceptors.authentication import AuthenticationInterceptor
 from mo_grpc.interceptors.errors import ErrorInterceptor
@@ -195,7 +196,12 @@ async def serve_async(settings: Settings, worker: int) -> None:
         retention = timedelta(hours=settings.mo_idempotency_retention_hours)
         jobs = [
             asyncio.create_task(job)
-            for job in (report_health(status, parts.keys), clean_up(database, retention), parts.background.follow())
+            for job in (
+                report_health(status, parts.keys),
+                clean_up(database, retention),
+                parts.background.follow(),
+                remove_for_ever(database, parts.background.runner.objects),
+            )
         ]
         log.info("serving", address=settings.grpc_address, worker=worker)
         await stop.wait()

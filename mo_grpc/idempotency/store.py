@@ -147,6 +147,12 @@ async def _put(connection: AsyncConnection, records: Sequence[Record]) -> None:
     )
 
 
+async def get_record(connection: AsyncConnection, owner: str, key: str) -> Record | None:
+    """Get what a key was answered, if it was."""
+    row = (await connection.execute(_GET, {"owners": [owner], "keys": [key]})).one_or_none()
+    return Record._make(row) if row else None
+
+
 async def clean_records(connection: AsyncConnection, age: timedelta) -> int:
     """Delete some of the records that are older than `age`, `CLEANED_AT_ONCE` at most; answer how many."""
     return (await connection.execute(_CLEAN, {"age": age, "limit": CLEANED_AT_ONCE})).rowcount

@@ -24,6 +24,7 @@ from mo_grpc.auth.administration import KeyAdministration
 from mo_grpc.auth.temporary import temporary_key
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database, database_url
+from mo_grpc.imports.form import disposition
 from mo_grpc.spreadsheets import csv_lines
 from mo_grpc.vault import Vault
 
@@ -93,7 +94,7 @@ async def _upload(
                 yield HttpBody(data=block)
                 progress.advance(task, len(block))
 
-    return await stub.UploadCustomers(bodies(), metadata=metadata)
+    return await stub.UploadCustomers(bodies(), metadata=(*metadata, disposition(path.name)))
 
 
 async def _follow(

@@ -7,7 +7,10 @@ PostgreSQL takes for that line's error.
 
 import re
 from collections.abc import AsyncIterator
+from functools import cache
 from typing import NamedTuple
+
+from mo_grpc.imports.layout import HeaderError, Layout, read
 
 CHUNK = 1024 * 1024
 """Bytes that are imported in one transaction, about."""
@@ -16,82 +19,134 @@ MAX_LINE = 4096
 """Bytes of a line; the longest that can be right has some 120."""
 
 BOM = b"\xef\xbb\xbf"
-ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"BZh", b"\xfd7zXZ")
+
+_ARCHIVE = "an archive or compressed; upload the text itself"
+_UTF_16 = 'UTF-16 ("Unicode text"); save it as UTF-8'
+SIGNATURES = {
+    # ZIP, and spreadsheets within one: with files, without any, and in several pieces.
+    rb"PK(\x03\x04|\x05\x06|\x07\x08)": _ARCHIVE,
+    # gzip with its one method, RFC 1952, section 2.3.1.
+    rb"\x1f\x8b\x08": _ARCHIVE,
+    # bzip2: the block size, then the digits of pi before a block, or of its root where there is none.
+    rb"BZh[1-9](1AY&SY|\x17rE8P\x90)": _ARCHIVE,
+    rb"\xfd7zXZ\x00": _ARCHIVE,
+    rb"7z\xbc\xaf\x27\x1c": _ARCHIVE,
+    # Zstandard, RFC 8878, section 3.1.1.
+    rb"\x28\xb5\x2f\xfd": _ARCHIVE,
+    rb"Rar!\x1a\x07": _ARCHIVE,
+    # Spreadsheets before those in a ZIP (OLE2).
+    rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "a spreadsheet; save it as CSV, in UTF-8",
+    rb"\xff\xfe|\xfe\xff": _UTF_16,
+}
+"""How files begin that are no text of ours, as a whole: a customer may be called `BZh-1`, or `PK`."""
+
+_NO_TEXT = [(re.compile(signature, re.DOTALL), what) for signature, what in SIGNATURES.items()]
 
 MARK = "\x1e"
-"""Begins a line that cannot be read: what is wrong with it, and its first value."""
+"""Begins a line that cannot be read: what is wrong with it, and its id."""
 SEPARATOR = "\x1f"
 """Begins a line that was taken apart here, and stands between its values."""
 
-# Quotes, control characters but for tab and newline, and the backslash, since a lone `\.` would end the COPY.
+# Quotes, control characters but for tab and the ends of lines, and the backslash, since a lone `\.` would end the COPY.
 _ODD = bytes({*range(9), *range(11, 32), 127} | set(b'"\\'))
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_VALUE = re.compile(r'[ \t]*(?:"((?:[^"]|"")*)"[ \t]*|([^",]*))(,|$)')
 
 
 class Chunk(NamedTuple):
-    """Whole lines: ready for COPY, how many there are, and how many bytes of the file they were."""
+    """Whole lines: ready for COPY, how many there are, how many bytes of the file they were, and how they are written."""
 
     content: bytes
     lines: int
     size: int
+    layout: Layout
 
 
 class UnreadableError(Exception):
-    """The file as a whole is not text; the message says what it looks like."""
+    """The file as a whole cannot be read; the message says why."""
 
 
-async def chunks(blocks: AsyncIterator[bytes], *, beginning: bool) -> AsyncIterator[Chunk]:
-    """Cut a file, read from the `beginning` of it or of some line, into chunks.
+async def chunks(blocks: AsyncIterator[bytes], layout: Layout | None) -> AsyncIterator[Chunk]:
+    """Cut a file into chunks: one of this layout, read from some line on, or one that is read from its beginning.
 
     Raises:
-        UnreadableError: it is an archive, and its lines would only be noise.
+        UnreadableError: it is no text, and its lines would only be noise, or its header is none of ours.
     """
-    rest, too_long = b"", 0
+    rest, too_long, beginning = b"", 0, layout is None
     async for block in blocks:
         rest += block
-        if beginning and rest.startswith(ARCHIVES):
-            raise UnreadableError("The file is an archive or compressed; upload the text itself.")
+        if beginning:
+            _refuse_what_is_no_text(rest)
         if too_long:
             # Within a line that is too long: nothing of it is kept.
-            end = rest.find(b"\n") + 1
+            end = _first_end(rest)
             if not end:
-                too_long, rest = too_long + len(rest), b""
+                too_long, rest = _skip(too_long, rest)
                 continue
-            yield Chunk(_unreadable("long", b""), 1, too_long + end)
+            layout = layout or Layout()
+            yield Chunk(_unreadable("long", b"", layout), 1, too_long + end, layout)
             too_long, rest, beginning = 0, rest[end:], False
         if len(rest) >= CHUNK:
-            end = rest.rfind(b"\n") + 1
+            end = _last_end(rest)
             if end:
-                yield _chunk(rest[:end], beginning)
-                rest, beginning = rest[end:], False
+                chunk = _chunk(rest[:end], layout)
+                yield chunk
+                rest, beginning, layout = rest[end:], False, chunk.layout
             else:
-                too_long, rest = len(rest), b""
+                too_long, rest = _skip(0, rest)
     if too_long:
-        yield Chunk(_unreadable("long", b""), 1, too_long + len(rest))
+        layout = layout or Layout()
+        yield Chunk(_unreadable("long", b"", layout), 1, too_long + len(rest), layout)
     elif rest:
-        yield _chunk(rest, beginning)
+        yield _chunk(rest, layout)
 
 
-def _chunk(lines: bytes, beginning: bool) -> Chunk:
+def _refuse_what_is_no_text(beginning: bytes) -> None:
+    for signature, what in _NO_TEXT:
+        if signature.match(beginning):
+            raise UnreadableError(f"The file is {what}.")
+
+
+def _first_end(text: bytes) -> int:
+    """Where the first line of it ends; 0 where that is not known yet, since LF may follow CR."""
+    ends = [end + 1 for end in (text.find(b"\n"), text.find(b"\r", 0, -1)) if end >= 0]
+    end = min(ends, default=0)
+    return end + 1 if text[end - 1 : end + 1] == b"\r\n" else end
+
+
+def _last_end(text: bytes) -> int:
+    """Where the last line that is whole ends; 0 if there is none."""
+    # CR as the last byte of all may have its LF still to come.
+    return max(text.rfind(b"\n"), text.rfind(b"\r", 0, -1)) + 1
+
+
+def _skip(skipped: int, text: bytes) -> tuple[int, bytes]:
+    """Skip the inside of a line, but for a CR that may be its end."""
+    inside = text.removesuffix(b"\r")
+    return skipped + len(inside), text[len(inside) :]
+
+
+def _chunk(lines: bytes, layout: Layout | None) -> Chunk:
     size = len(lines)
-    if beginning:
-        lines = _without_header(lines.removeprefix(BOM))
-    lines = lines.replace(b"\r\n", b"\n")
+    lines = lines.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if not lines.endswith(b"\n"):
-        lines = lines.removesuffix(b"\r") + b"\n"
+        lines += b"\n"
+    if layout is None:
+        lines, layout = _without_header(lines.removeprefix(BOM))
     count = lines.count(b"\n")
     if len(lines.translate(None, _ODD)) < len(lines) or not _is_text(lines):
-        lines = b"".join(map(_line, lines.split(b"\n")[:-1]))
-    return Chunk(lines, count, size)
+        lines = b"".join(_line(line, layout) for line in lines.split(b"\n")[:-1])
+    return Chunk(lines, count, size, layout)
 
 
-def _without_header(lines: bytes) -> bytes:
-    """Empty the first line that is not blank, if it is a header."""
-    start = len(lines) - len(lines.lstrip(b" \t\r\n"))
+def _without_header(lines: bytes) -> tuple[bytes, Layout]:
+    """The layout that the first line tells that is not blank; it is emptied if it is a header."""
+    start = len(lines) - len(lines.lstrip(b" \t\n"))
     line, newline, rest = lines[start:].partition(b"\n")
-    first = line.partition(b",")[0].strip(b' \t\r"').lower()
-    return lines[:start] + newline + rest if first == b"external_id" else lines
+    try:
+        layout, is_header = read(line[:MAX_LINE])
+    except HeaderError as error:
+        raise UnreadableError(str(error)) from None
+    return (lines[:start] + newline + rest if is_header else lines), layout
 
 
 def _is_text(line: bytes) -> bool:
@@ -102,30 +157,37 @@ def _is_text(line: bytes) -> bool:
     return True
 
 
-def _line(line: bytes) -> bytes:
+@cache
+def _value(separator: str) -> re.Pattern[str]:
+    """One value of a line, quoted or not, and what follows it."""
+    return re.compile(rf'[ \t]*(?:"((?:[^"]|"")*)"[ \t]*|([^"{separator}]*))({separator}|$)')
+
+
+def _line(line: bytes, layout: Layout) -> bytes:
     """One line, looked at by itself."""
     if len(line) > MAX_LINE:
-        return _unreadable("long", line)
+        return _unreadable("long", line, layout)
     try:
         text = line.decode()
     except UnicodeDecodeError:
-        return _unreadable("text", line)
+        return _unreadable("text", line, layout)
     if _CONTROL.search(text):
-        return _unreadable("text", line)
+        return _unreadable("text", line, layout)
     if text == r"\.":
-        return _unreadable("line", line)
+        return _unreadable("line", line, layout)
     if '"' not in text:
         return line + b"\n"
     values, at = [], 0
-    while match := _VALUE.match(text, at):
+    while match := _value(layout.separator).match(text, at):
         values.append(match[2] if match[1] is None else match[1].replace('""', '"'))
         if not match[3]:
             return (SEPARATOR + SEPARATOR.join(values) + "\n").encode()
         at = match.end()
-    return _unreadable("line", line)
+    return _unreadable("line", line, layout)
 
 
-def _unreadable(fault: str, line: bytes) -> bytes:
-    """The mark of a line, with what can be read of its first value."""
-    first = line[:MAX_LINE].partition(b",")[0].decode(errors="replace")
-    return f"{MARK}{fault}{SEPARATOR}{_CONTROL.sub('', first).strip()[:60]}\n".encode()
+def _unreadable(fault: str, line: bytes, layout: Layout) -> bytes:
+    """The mark of a line, with what can be read of its id."""
+    values = line[:MAX_LINE].split(layout.separator.encode())
+    found = b"".join(values[layout.columns.index("external_id") :][:1]).decode(errors="replace")
+    return f"{MARK}{fault}{SEPARATOR}{_CONTROL.sub('', found).strip()[:60]}\n".encode()

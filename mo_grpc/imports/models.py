@@ -15,6 +15,7 @@ class Import(Base):
     __tablename__ = "imports"
     __table_args__ = (
         CheckConstraint("length(source) BETWEEN 1 AND 1024", "source"),
+        CheckConstraint("length(file_name) <= 255", "file_name"),
         CheckConstraint("state BETWEEN 1 AND 5", "state"),
         CheckConstraint("lines_count = created_count + failed_count", "counts"),
         CheckConstraint("bytes_done BETWEEN 0 AND bytes_total", "bytes"),
@@ -22,6 +23,8 @@ class Import(Base):
         CheckConstraint("(state = 4) = (failure <> '')", "failure"),
         # For whoever looks for work.
         Index("imports_open_idx", "id", postgresql_where=text("state IN (1, 2)")),
+        # For whoever looks for uploads that have no import.
+        Index("imports_source_idx", "source"),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
@@ -39,6 +42,9 @@ class Import(Base):
     started_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
     finished_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
     failure: Mapped[str] = mapped_column(Text, server_default=text("''"))
+    file_name: Mapped[str] = mapped_column(Text, server_default=text("''"))
+    # What its first line told of the others (`imports.layout`); NULL until that is read.
+    layout: Mapped[str | None] = mapped_column(Text)
     # Who runs it, and until when nobody else may.
     lease_owner: Mapped[str | None] = mapped_column(Text)
     lease_until: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))

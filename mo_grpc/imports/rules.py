@@ -1,5 +1,6 @@
-"""The values of an import, without any SQL (DESIGN §3, "Import file")."""
+"""The values of an import, and the decisions about one, without any SQL."""
 
+import re
 from datetime import datetime
 from enum import IntEnum
 from typing import NamedTuple
@@ -41,6 +42,8 @@ class Import(NamedTuple):
     started_at: datetime | None
     finished_at: datetime | None
     failure: str
+    file_name: str
+    layout: str | None
 
     @property
     def over(self) -> bool:
@@ -64,6 +67,18 @@ class NewImport(NamedTuple):
     source: str
     bytes_total: int
     created_by: str
+    file_name: str
+
+
+MAX_FILE_NAME = 255
+"""Characters of a file's name that are kept; the file systems that there are allow no more."""
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def file_name(sent: str) -> str:
+    """A file's name from what was sent: without folders (RFC 6266, section 4.3), and without what would not be seen."""
+    return _UNPRINTABLE.sub("", re.split(r"[/\\]", sent)[-1]).strip()[:MAX_FILE_NAME]
 
 
 def over(found: Import) -> PreconditionFailed:

@@ -10,6 +10,7 @@ import structlog
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import ServiceError
 from mo_grpc.imports import store
+from mo_grpc.imports.layout import Layout
 from mo_grpc.imports.lines import Chunk, UnreadableError, chunks
 from mo_grpc.imports.rules import Import, State
 from mo_grpc.objects.base import ObjectNotFound, ObjectStore
@@ -53,14 +54,18 @@ class Runner:
     async def _take(self, found: Import) -> None:
         """Take the file from where the last runner left it."""
         blocks = self.objects.read(found.source, found.bytes_done)
-        async for chunk in chunks(blocks, beginning=not found.bytes_done):
-            if not await self._take_chunk(found, chunk):
+        layout = Layout.parse(found.layout) if found.layout else None
+        async for chunk in chunks(blocks, layout):
+            lines_count = await self._take_chunk(found, chunk)
+            if lines_count is None:
                 log.info("import was taken away", id=found.id)
                 return
-            found = found._replace(line_number=found.line_number + chunk.lines)
+            found = found._replace(line_number=found.line_number + chunk.lines, lines_count=lines_count)
+        if found.bytes_total and not found.lines_count:
+            raise UnreadableError("There is no line of a customer in the file.")
         await self._finish(found, State.SUCCEEDED)
 
-    async def _take_chunk(self, found: Import, chunk: Chunk) -> bool:
+    async def _take_chunk(self, found: Import, chunk: Chunk) -> int | None:
         return await self._database.write(lambda c: store.take_chunk(c, self._owner, self._lease, found, chunk))
 
     async def _finish(self, found: Import, state: State, failure: str = "") -> None:

@@ -1,25 +1,28 @@
 """ImportService over the store of imports and the stored files."""
 
 import asyncio
-import hashlib
-import uuid
 from collections.abc import AsyncIterator
 
 from google.api.httpbody_pb2 import HttpBody
-from mo.errors.v1.error_reason_pb2 import ErrorReason
+from google.rpc import code_pb2
 from mo.imports.v1 import imports_pb2, imports_pb2_grpc
 
 from mo_grpc.auth.caller import caller
 from mo_grpc.db.engine import Database
-from mo_grpc.errors import FieldViolation, InvalidArgument, InvalidFields, ServiceError
+from mo_grpc.errors import ServiceError
+from mo_grpc.idempotency.rules import REPLAYED, Record, mismatch
+from mo_grpc.idempotency.store import get_record
 from mo_grpc.idempotency.writer import Writer, request_key
-from mo_grpc.imports import store
-from mo_grpc.imports.rules import Import, LineError, NewImport
+from mo_grpc.imports import orphans, store
+from mo_grpc.imports.form import DISPOSITION, sent_name
+from mo_grpc.imports.rules import Import, LineError, NewImport, file_name
 from mo_grpc.imports.runner import Background
+from mo_grpc.imports.upload import Upload
 from mo_grpc.interceptors.base import Context
 from mo_grpc.wire import page_size, page_token, parse_page_token, timestamp
 
-CONTENT_TYPES = ("text/plain", "text/csv")
+_WITHOUT_EFFECT = (code_pb2.INVALID_ARGUMENT, code_pb2.ABORTED, code_pb2.RESOURCE_EXHAUSTED)
+"""How a create is refused that has certainly created nothing."""
 
 SMALL = 10_000
 """Lines of a file that is imported before its upload is answered."""
@@ -47,25 +50,53 @@ class ImportServicer(imports_pb2_grpc.ImportServiceServicer):
         self._cancel = Writer(database, store.cancel_imports, lambda import_id: import_id, to_message, imports_pb2.Import)
 
     async def UploadCustomers(self, request_iterator: AsyncIterator[HttpBody], context: Context) -> imports_pb2.Import:
-        upload = _Upload(request_iterator, self._max_bytes)
-        name = f"imports/{uuid.uuid4()}.txt"
-        size = await self._objects.put(name, upload.chunks())
-        key = request_key(HttpBody(data=upload.digest.digest()), context)
-        try:
-            created = await self._create(NewImport(name, size, caller().id), key, context)
-        except InvalidArgument:  # the key came with another file
-            await self._objects.delete(name)
-            raise
-        if created.source != name:  # the key came before, with this file
-            await self._objects.delete(name)
+        known = await self._known_answer(context)
+        upload = Upload(request_iterator, self._max_bytes)
+        if known is None:
+            created = await self._stored(upload, context)
+        else:
+            await upload.skim()
+            created = await self._replayed(known, upload, context)
         if upload.lines > SMALL:
             self._background.begin()
             return created
         return to_message(await self._at_once(int(created.id)))
 
+    async def _known_answer(self, context: Context) -> Record | None:
+        """What the call's idempotency key was answered before, so that no file is stored for it.
+
+        Raises:
+            InvalidFields: the key is malformed.
+        """
+        key = request_key(HttpBody(), context)
+        return await self._database.read(lambda c: get_record(c, key.owner, key.key)) if key else None
+
+    async def _replayed(self, known: Record, upload: Upload, context: Context) -> imports_pb2.Import:
+        key = request_key(upload.content, context)
+        if key is None or key.request_hash != known.request_hash:
+            raise mismatch()
+        await context.send_initial_metadata((REPLAYED,))
+        return imports_pb2.Import.FromString(known.answer)
+
+    async def _stored(self, upload: Upload, context: Context) -> imports_pb2.Import:
+        """Store a file, and create its import; when that has no effect, the file goes."""
+        name = orphans.new_name()
+        size = await self._objects.put(name, upload.chunks())
+        command = NewImport(name, size, caller().id, upload.file_name or _said_name(context))
+        try:
+            created = await self._create(command, request_key(upload.content, context), context)
+        except ServiceError as error:
+            # What else is raised leaves it open whether there is a row, or will be; see `orphans`.
+            if error.code in _WITHOUT_EFFECT:
+                await self._objects.delete(name)
+            raise
+        if created.source != name:  # the key came at the same time, with this file
+            await self._objects.delete(name)
+        return created
+
     async def CreateImport(self, request: imports_pb2.CreateImportRequest, context: Context) -> imports_pb2.Import:
         size = await self._objects.size(request.source)
-        command = NewImport(request.source, size, caller().id)
+        command = NewImport(request.source, size, caller().id, file_name(request.source))
         created = await self._create(command, request_key(request, context), context)
         self._background.begin()
         return created
@@ -123,38 +154,12 @@ class ImportServicer(imports_pb2_grpc.ImportServiceServicer):
             return await self._get(import_id)
 
 
-class _Upload:
-    """A stream of bytes, counted on its way."""
-
-    def __init__(self, bodies: AsyncIterator[HttpBody], max_bytes: int) -> None:
-        self._bodies = bodies
-        self._left = self._max_bytes = max_bytes
-        self.lines = 0
-        self.digest = hashlib.sha256()
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The bytes.
-
-        Raises:
-            InvalidFields: they are said to be something else than text.
-            InvalidArgument: there are too many.
-        """
-        first = True
-        async for body in self._bodies:
-            content_type = body.content_type.partition(";")[0].strip().lower()
-            if first and content_type not in CONTENT_TYPES:
-                raise InvalidFields([FieldViolation("content_type", f"must be {' or '.join(CONTENT_TYPES)}")])
-            first = False
-            self._left -= len(body.data)
-            if self._left < 0:
-                limit = str(self._max_bytes)
-                message = f"The file is over the limit of {self._max_bytes:,} bytes."
-                raise InvalidArgument(ErrorReason.FILE_TOO_LARGE, message, metadata={"max_bytes": limit})
-            self.lines += body.data.count(b"\n")
-            self.digest.update(body.data)
-            yield body.data
-        if first:
-            raise InvalidFields([FieldViolation("content_type", f"must be {' or '.join(CONTENT_TYPES)}")])
+def _said_name(context: Context) -> str:
+    """The file's name that the call's metadata say, or the header of a REST call."""
+    for name, value in context.invocation_metadata() or ():
+        if name == DISPOSITION:
+            return file_name(sent_name(str(value)))
+    return ""
 
 
 def to_message(found: Import) -> imports_pb2.Import:
@@ -173,6 +178,7 @@ def to_message(found: Import) -> imports_pb2.Import:
         finished_at=timestamp(found.finished_at),
         created_by=found.created_by,
         failure=found.failure,
+        file_name=found.file_name,
     )
 
 

@@ -1,14 +1,16 @@
 """Every SQL statement about imports. Commands come in sets, and each has a result of its own, in order."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import select, text
+from sqlalchemy import TextClause, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.db.coalescing import Locked, Locks
 from mo_grpc.errors import NotFound, ServiceError
 from mo_grpc.imports import models
+from mo_grpc.imports.layout import NAMES, Layout
 from mo_grpc.imports.lines import MAX_LINE, Chunk
 from mo_grpc.imports.rules import RESOURCE, Import, LineError, NewImport, State, over
 
@@ -19,10 +21,11 @@ _COLUMNS = ", ".join(Import._fields)
 _GET = text(f"SELECT {_COLUMNS} FROM imports WHERE id = ANY(:ids)")  # noqa: S608 - constants
 
 _CREATE = text(f"""
-    INSERT INTO imports (source, bytes_total, created_by, created_at)
-    SELECT source, bytes_total, created_by, mo_clock()
-    FROM unnest(CAST(:sources AS text[]), CAST(:bytes_totals AS bigint[]), CAST(:created_bys AS text[]))
-        WITH ORDINALITY AS new (source, bytes_total, created_by, position) ORDER BY position
+    INSERT INTO imports (source, bytes_total, created_by, file_name, created_at)
+    SELECT source, bytes_total, created_by, file_name, mo_clock()
+    FROM unnest(CAST(:sources AS text[]), CAST(:bytes_totals AS bigint[]), CAST(:created_bys AS text[]),
+        CAST(:file_names AS text[]))
+        WITH ORDINALITY AS new (source, bytes_total, created_by, file_name, position) ORDER BY position
     RETURNING {_COLUMNS}
 """)  # noqa: S608 - constants
 
@@ -52,6 +55,8 @@ _UNCLAIMED = text("""
     SELECT id FROM imports WHERE state IN (1, 2) AND (lease_until IS NULL OR lease_until < clock_timestamp()) ORDER BY id
 """)
 
+_KNOWN = text("SELECT source FROM imports WHERE source = ANY(:sources)")
+
 _HOLD = text("SELECT id FROM imports WHERE id = :id AND state = 2 AND lease_owner = :owner FOR NO KEY UPDATE")
 
 _FINISH = text("""
@@ -66,33 +71,58 @@ _PLAN = text("""
 
 _COPY = "COPY import_lines (line) FROM STDIN (FORMAT csv, DELIMITER E'\\x02', QUOTE E'\\x03')"
 
-# A bounded repetition in a pattern is many times slower than an unbounded one beside length().
-_TAKE = text(f"""
+# What a day that PostgreSQL can read looks like in RFC 3339; it would take many other forms.
+_DAY = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
+_MOMENT = f"^{_DAY}[Tt ]([01][0-9]|2[0-3])(:[0-5][0-9]){{2}}([.][0-9]+)?([Zz]|[+-][0-9][0-9]:[0-9][0-9])$"
+_FINER = "([.][0-9][0-9][0-9][0-9][0-9][0-9])[0-9]+"
+"""What is finer than a microsecond; PostgreSQL would round it, where every other door cuts it off."""
+
+# Points between all thousands, or between none; then, perhaps, the comma and the cents.
+_DECIMAL_COMMA = "^(0|[1-9][0-9]*|[1-9][0-9]?[0-9]?([.][0-9][0-9][0-9])+)(,[0-9][0-9]?)?$"
+_MOST_DIGITS = "at most 10 digits, and at most two after the"
+
+
+@lru_cache(maxsize=32)
+def _take(layout: Layout) -> TextClause:
+    """The statement that takes the lines of a chunk apart, and creates or reports each.
+
+    A bounded repetition in a pattern is many times slower than an unbounded one beside length().
+    """
+    external_id, score, preapproved_at = (_trimmed(layout.place(name)) for name in NAMES)
+    malformed = f"cardinality(fields) NOT BETWEEN {layout.least} AND {layout.most}"
+    if layout.named < layout.most:
+        malformed += rf" OR array_to_string(fields[{layout.named + 1}:], '') ~ '[^ \t]'"
+    hint = f'"2500.00": {_MOST_DIGITS} point'
+    if layout.decimal_comma:
+        score = f"CASE WHEN {score} ~ '{_DECIMAL_COMMA}' THEN translate({score}, ',.', '.') ELSE '' END"
+        hint = f'"2.500,00": {_MOST_DIGITS} comma, which comes before the cents where ; stands between the columns'
+    return text(rf"""
     WITH split AS MATERIALIZED (
         SELECT line_number, line,
             CASE
-                WHEN starts_with(line, E'\\x1e') THEN ARRAY[split_part(line, E'\\x1f', 2)]
-                WHEN starts_with(line, E'\\x1f') THEN string_to_array(substr(line, 2), E'\\x1f')
-                ELSE string_to_array(line, ',')
+                WHEN starts_with(line, E'\x1e')
+                    THEN array_fill(split_part(line, E'\x1f', 2), ARRAY[{layout.place("external_id")}])
+                WHEN starts_with(line, E'\x1f') THEN string_to_array(substr(line, 2), E'\x1f')
+                ELSE string_to_array(line, '{layout.separator}')
             END AS fields
-        FROM import_lines WHERE btrim(line, E' \\t') <> ''
+        FROM import_lines WHERE btrim(line, E' \t') <> ''
     ), parsed AS MATERIALIZED (
-        SELECT line_number, line, cardinality(fields) AS columns, btrim(fields[1], E' \\t') COLLATE "C" AS external_id,
-            btrim(fields[2], E' \\t') COLLATE "C" AS score,
-            nullif(btrim(fields[3], E' \\t'), '') COLLATE "C" AS preapproved_at
+        SELECT line_number, line, {external_id} COLLATE "C" AS external_id, {score} COLLATE "C" AS score,
+            regexp_replace(nullif({preapproved_at}, ''), '{_FINER}', '\1') COLLATE "C" AS preapproved_at,
+            {malformed} AS malformed
         FROM split
     ), checked AS MATERIALIZED (
         SELECT line_number, external_id, score, preapproved_at, fault,
             CASE WHEN fault IS NULL THEN row_number() OVER (PARTITION BY fault, external_id ORDER BY line_number) END AS nth
         FROM (
             SELECT *, CASE
-                WHEN starts_with(line, E'\\x1e') THEN substr(split_part(line, E'\\x1f', 1), 2)
+                WHEN starts_with(line, E'\x1e') THEN substr(split_part(line, E'\x1f', 1), 2)
                 WHEN octet_length(line) > {MAX_LINE} THEN 'long'
-                WHEN columns NOT IN (2, 3) THEN 'line'
+                WHEN malformed THEN 'line'
                 WHEN external_id !~ '^[A-Za-z0-9][A-Za-z0-9._~-]*$' OR length(external_id) > 60 THEN 'external_id'
                 WHEN score !~ '^(0|[1-9][0-9]*)([.][0-9][0-9]?)?$' OR length(split_part(score, '.', 1)) > 10 THEN 'score'
                 WHEN preapproved_at IS NOT NULL AND CASE
-                    WHEN preapproved_at !~ :moment OR NOT pg_input_is_valid(preapproved_at, 'timestamptz') THEN true
+                    WHEN preapproved_at !~ '{_MOMENT}' OR NOT pg_input_is_valid(preapproved_at, 'timestamptz') THEN true
                     ELSE preapproved_at::timestamptz NOT BETWEEN '0001-01-01Z' AND '9999-12-31 23:59:59.999999Z'
                 END THEN 'preapproved_at'
             END AS fault
@@ -110,13 +140,13 @@ _TAKE = text(f"""
         FROM checked
         LEFT JOIN created ON created.external_id = checked.external_id AND nth = 1
         JOIN (VALUES
-            ('line', '', 1, 'must have two or three columns: external_id, score and perhaps preapproved_at'),
+            ('line', '', 1, 'must have {layout.description}'),
             ('text', '', 2, 'must be UTF-8 text without control characters'),
             ('long', '', 3, 'must not be longer than {MAX_LINE} bytes'),
             ('external_id', 'external_id', 4,
                 'must be 1 to 60 characters of A-Z a-z 0-9 . _ ~ -, the first a letter or a digit'),
             ('score', 'score', 4,
-                'must be a decimal amount such as "2500.00": at most 10 digits, and at most two after the point'),
+                'must be a decimal amount such as {hint}'),
             ('preapproved_at', 'preapproved_at', 4, 'must be a moment such as "2026-01-31T12:00:00Z"'),
             ('taken', 'external_id', 5, 'is the id of a customer that exists already, or of an earlier line')
         ) AS faults (name, field, reason, message) ON name = coalesce(fault, 'taken')
@@ -129,13 +159,15 @@ _TAKE = text(f"""
         failed_count = failed_count + (SELECT count(*) FROM bad),
         bytes_done = bytes_done + :size,
         line_number = imports.line_number + :lines,
+        layout = :layout,
         lease_until = clock_timestamp() + CAST(:lease AS interval)
     WHERE id = :id
+    RETURNING lines_count
 """)  # noqa: S608 - constants
 
-_DAY = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
-_MOMENT = f"^{_DAY}[Tt ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]+)?([Zz]|[+-][0-9][0-9]:[0-9][0-9])$"
-"""A moment of RFC 3339; PostgreSQL would take many other forms."""
+
+def _trimmed(place: int | None) -> str:
+    return rf"btrim(fields[{place}], E' \t')" if place else "CAST(NULL AS text)"
 
 
 async def get_imports(connection: AsyncConnection, ids: Sequence[int]) -> list[Import | NotFound]:
@@ -201,10 +233,18 @@ async def list_unclaimed(connection: AsyncConnection) -> list[int]:
     return list((await connection.execute(_UNCLAIMED)).scalars())
 
 
-async def take_chunk(connection: AsyncConnection, owner: str, lease: str, found: Import, chunk: Chunk) -> bool:
-    """Import some lines, with their errors, and move the cursor behind them; False if the import is no longer the owner's."""
+async def list_known_sources(connection: AsyncConnection, sources: Sequence[str]) -> set[str]:
+    """Those of the files that have an import."""
+    return set((await connection.execute(_KNOWN, {"sources": list(sources)})).scalars())
+
+
+async def take_chunk(connection: AsyncConnection, owner: str, lease: str, found: Import, chunk: Chunk) -> int | None:
+    """Import some lines, with their errors, and move the cursor behind them.
+
+    Answers how many lines have been imported or reported so far; None if the import is no longer the owner's.
+    """
     if (await connection.execute(_HOLD, {"id": found.id, "owner": owner})).one_or_none() is None:
-        return False
+        return None
     await connection.execute(_PLAN)
     await connection.execute(
         text(f"""
@@ -216,9 +256,8 @@ async def take_chunk(connection: AsyncConnection, owner: str, lease: str, found:
     driver: Any = (await connection.get_raw_connection()).driver_connection
     async with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
         await copy.write(chunk.content)
-    sizes = {"id": found.id, "lease": lease, "size": chunk.size, "lines": chunk.lines, "moment": _MOMENT}
-    await connection.execute(_TAKE, sizes)
-    return True
+    values = {"id": found.id, "lease": lease, "size": chunk.size, "lines": chunk.lines, "layout": str(chunk.layout)}
+    return int((await connection.execute(_take(chunk.layout), values)).scalar_one())
 
 
 async def finish_import(connection: AsyncConnection, owner: str, import_id: int, state: State, failure: str = "") -> None:

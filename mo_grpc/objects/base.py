@@ -16,6 +16,9 @@ RESOURCE = Resource(
 BLOCK = 256 * 1024
 """Bytes read at a time."""
 
+LISTED = 1000
+"""Names listed at a time."""
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 """The names of stored files: no step of one is `.` or `..`, or hidden."""
 
@@ -56,6 +59,9 @@ class ObjectStore(Protocol):
         Raises:
             ObjectNotFound: there is none.
         """
+
+    def names(self, folder: str) -> AsyncIterator[list[str]]:
+        """The names of the files in a folder, `LISTED` at a time; those that were never finished are forgotten on the way."""
 
     async def delete(self, name: str) -> None:
         """Delete a file; one that is not there is no error."""

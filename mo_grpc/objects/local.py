@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from mo_grpc.objects.base import BLOCK, NAME, ObjectNotFound, ObjectsUnavailable
+from mo_grpc.objects.base import BLOCK, LISTED, NAME, ObjectNotFound, ObjectsUnavailable
 
 
 class LocalStore:
@@ -62,6 +62,21 @@ class LocalStore:
                 if not block:
                     return
                 yield block
+
+    async def names(self, folder: str) -> AsyncIterator[list[str]]:
+        """See `ObjectStore.names`."""
+        try:
+            with _failures(folder):
+                paths = await asyncio.to_thread(list, self._path(folder).iterdir())
+        except ObjectNotFound:
+            return
+        for start in range(0, len(paths), LISTED):
+            names = [path.name for path in paths[start : start + LISTED]]
+            with _failures(folder):
+                for name in names:
+                    if name.startswith("."):
+                        self._path(folder).joinpath(name).unlink(missing_ok=True)
+            yield [f"{folder}/{name}" for name in names if NAME.fullmatch(name)]
 
     async def delete(self, name: str) -> None:
         """See `ObjectStore.delete`."""

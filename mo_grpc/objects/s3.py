@@ -11,7 +11,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mo_grpc.config import Settings
-from mo_grpc.objects.base import BLOCK, NAME, ObjectNotFound, ObjectsUnavailable
+from mo_grpc.objects.base import BLOCK, LISTED, NAME, ObjectNotFound, ObjectsUnavailable
 
 PART = 8 * 1024 * 1024
 """Bytes sent at a time; S3 wants 5 MiB at least, and takes 10,000 parts."""
@@ -94,6 +94,20 @@ class S3Store:
         finally:
             body.close()
 
+    async def names(self, folder: str) -> AsyncIterator[list[str]]:
+        """See `ObjectStore.names`."""
+        bucket, prefix = self._bucket, f"{folder}/"
+        unfinished = await self._of_bucket("list_multipart_uploads", bucket, Prefix=prefix)
+        for upload in unfinished.get("Uploads", ()):
+            await self._of_bucket("abort_multipart_upload", bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        more: dict[str, str] = {}
+        while True:
+            page = await self._of_bucket("list_objects_v2", bucket, Prefix=prefix, MaxKeys=LISTED, **more)
+            yield [found["Key"] for found in page.get("Contents", ())]
+            if not page["IsTruncated"]:
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
     async def delete(self, name: str) -> None:
         """See `ObjectStore.delete`."""
         await self._call("delete_object", *self._place(name))
@@ -114,8 +128,11 @@ class S3Store:
         return {"ETag": sent["ETag"], "PartNumber": number}
 
     async def _call(self, operation: str, bucket: str, key: str, **arguments: object) -> Any:
-        with _failures(f"s3://{bucket}/{key}"):
-            return await asyncio.to_thread(getattr(self._client, operation), Bucket=bucket, Key=key, **arguments)
+        return await self._of_bucket(operation, bucket, Key=key, **arguments)
+
+    async def _of_bucket(self, operation: str, bucket: str, **arguments: object) -> Any:
+        with _failures(f"s3://{bucket}/{arguments.get('Key', '')}"):
+            return await asyncio.to_thread(getattr(self._client, operation), Bucket=bucket, **arguments)
 
 
 @contextmanager

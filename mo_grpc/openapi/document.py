@@ -8,6 +8,8 @@ from google.api import annotations_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodDescriptorProto
 
 from mo_grpc.auth.access import ACCESS, ACCOUNT, BASIC, PUBLIC
+from mo_grpc.imports.form import CONTENT_TYPE as FORM
+from mo_grpc.imports.form import FILE_FIELD
 from mo_grpc.openapi.examples import FILE, REQUESTS
 from mo_grpc.openapi.schemas import DocumentError, Protos, Schema, example_value, short
 
@@ -171,8 +173,15 @@ def _request_body(
     protos: Protos, rpc: MethodDescriptorProto, body: str, verb: str, in_path: list[str], schemas: dict[str, Schema]
 ) -> Schema:
     if rpc.input_type == _HTTP_BODY:
+        # The form comes first, since makers of clients take the first kind that they know.
+        file = {"type": "string", "format": "binary", "description": "The file; its field may have another name as well."}
+        form = {
+            "schema": {"type": "object", "required": [FILE_FIELD], "properties": {FILE_FIELD: file}},
+            "example": {FILE_FIELD: FILE},
+        }
         text = {"schema": {"type": "string"}, "example": FILE}
-        return {"required": True, "description": "The file.", "content": {"text/csv": text, "text/plain": text}}
+        kinds = {FORM: form, "text/csv": text, "text/plain": text}
+        return {"required": True, "description": "The file, in a form or by itself.", "content": kinds}
     if body == "*":
         name = short(rpc.input_type)
         schemas[name] = protos.schema(rpc.input_type, in_path)

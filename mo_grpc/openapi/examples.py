@@ -73,6 +73,7 @@ VALUES: Final[dict[str, object]] = {
     "bytes_total": "34",
     "created_by": "0A1b2C3d4E5f",
     "failure": "",
+    "file_name": "customers.csv",
     "line_number": 2,
     "field": "score",
     "message": "must be a decimal amount",

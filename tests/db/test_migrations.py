@@ -61,7 +61,7 @@ CHANGEABLE = {
     "signing_keys": {"valid_until"},
     "sessions": {"revoked_at"},
     "refresh_tokens": {"used_at"},
-    "imports": set(Import.__table__.columns.keys()) - {"id", "source", "bytes_total", "created_by", "created_at"},
+    "imports": set(Import.__table__.columns.keys()) - {"id", "source", "file_name", "bytes_total", "created_by", "created_at"},
     "import_errors": set(),
     "honeypot_attempts": set(),
     "event_streams": {"last_number", "last_seal"},

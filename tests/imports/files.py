@@ -7,16 +7,18 @@ import grpc
 from google.api.httpbody_pb2 import HttpBody
 from mo.imports.v1.imports_pb2 import Import
 
+from tests.conftest import Stack
 from tests.doors import Door, GrpcDoor, Json, Refused, RestDoor, refused, to_json
 
 UPLOAD = "/mo.imports.v1.ImportService/UploadCustomers"
 CHUNK = 64 * 1024
 
 
-def upload(door: Door, content: bytes, content_type: str = "text/csv") -> Json:
+def upload(door: Door, content: bytes, content_type: str = "text/csv", disposition: str = "") -> Json:
     """Upload a file through a door; answers the import."""
+    said = {"content-disposition": disposition} if disposition else {}
     if isinstance(door, RestDoor):
-        headers = door.headers | {"content-type": content_type}
+        headers = door.headers | said | {"content-type": content_type}
         answer = door.client.post("/v1/imports/customers", content=content, headers=headers, timeout=60)
         door.replayed = answer.headers.get("idempotency-replayed") == "true"
         found: Json = answer.json()
@@ -24,7 +26,11 @@ def upload(door: Door, content: bytes, content_type: str = "text/csv") -> Json:
             raise Refused(**found)
         return found
     assert isinstance(door, GrpcDoor)
-    return over_grpc(door, bodies(content, content_type))
+    named = GrpcDoor(door.channel, (*door.metadata, *said.items()), door.timeout)
+    try:
+        return over_grpc(named, bodies(content, content_type))
+    finally:
+        door.replayed = named.replayed
 
 
 def over_grpc(door: GrpcDoor, messages: Iterator[HttpBody]) -> Json:
@@ -60,3 +66,8 @@ def errors(door: Door, import_id: str, page_size: int = 1000) -> list[Json]:
         token = page["next_page_token"]
         if not token:
             return found
+
+
+def stored(stack: Stack) -> set[str]:
+    """The files of the store."""
+    return {str(path) for path in (stack.data_dir / "objects").rglob("*") if path.is_file()}

@@ -1,6 +1,9 @@
 """Files of customers, odd ones too: each line's exact error, and the good ones imported."""
 
+import bz2
+import gzip
 import io
+import lzma
 import zipfile
 
 import pytest
@@ -18,6 +21,9 @@ MALFORMED, NOT_TEXT, TOO_LONG, INVALID, EXISTS = (
     "INVALID_VALUE",
     "CUSTOMER_ALREADY_EXISTS",
 )
+
+MIB = 1024 * 1024
+"""Bytes of a chunk that is imported in one transaction."""
 
 # `@` stands for a prefix that no other file has. What is in the file, who is created with which score, and each error.
 FILES = {
@@ -66,10 +72,53 @@ FILES = {
         [(2, "@b\ufffd", "", NOT_TEXT), (3, "@c", "", NOT_TEXT)],
     ),
     "control characters": (
-        b"@a\x00,1\n@b,1\x1f\n@c,1\r@d,1\n\x1eline\x1f@e\n",
+        b"@a\x00,1\n@b,1\x1f\n@c,1\x0b\n\x1eline\x1f@e\n",
         {},
         [(line, name, "", NOT_TEXT) for line, name in enumerate(("@a", "@b", "@c", "line@e"), 1)],
     ),
+    "line ends of a mac": (
+        b"external_id,score\r@a,1\r\r@b,x\r@c,2",
+        {"@a": "1.00", "@c": "2.00"},
+        [(4, "@b", "score", INVALID)],
+    ),
+    "line ends of all kinds": (
+        b"@a,1\r@b,x\r\n@c,2\n\n\r@d,x",
+        {"@a": "1.00", "@c": "2.00"},
+        [(2, "@b", "score", INVALID), (6, "@d", "score", INVALID)],
+    ),
+    "names like archives": (
+        b"BZh@a,1\nPK@b,1\n7z@c,1\nRar@d,1\n",
+        {"BZh@a": "1.00", "PK@b": "1.00", "7z@c": "1.00", "Rar@d": "1.00"},
+        [],
+    ),
+    "a header in another order": (
+        b"preapproved_at,Score,external_id\n,5,@a\n2026-01-31T12:00:00Z,x,@b\n\xff,1,@c\n",
+        {"@a": "5.00"},
+        [(3, "@b", "score", INVALID), (4, "@c", "", NOT_TEXT)],
+    ),
+    "a header of two names": (
+        b'score,external_id\n1,@a\n"2","@b",\n3,@c,2026-01-31T12:00:00Z\n4\n',
+        {"@a": "1.00", "@b": "2.00"},
+        [(4, "@c", "", MALFORMED), (5, "", "", MALFORMED)],
+    ),
+    "a spanish spreadsheet": (
+        b'\xef\xbb\xbfexternal_id;score;preapproved_at;;\r\n@a;1.500,00;;;\r\n@b;0,5;2026-01-31T12:00:00Z\r\n'
+        b'"@c";"12.345.678,9";;;\r\n@d;1500;\r\n@e;1500.50;\r\n@f;1.50;\r\n@g;15.00,00;\r\n@h,1;\r\n'
+        b"@i;1.234.567.890.123,00\r\n@j;1;;;x\r\n",
+        {"@a": "1500.00", "@b": "0.50", "@c": "12345678.90", "@d": "1500.00"},
+        [
+            *((line, f"@{name}", "score", INVALID) for line, name in enumerate("efg", 6)),
+            (9, "@h,1", "external_id", INVALID),
+            (10, "@i", "score", INVALID),
+            (11, "@j", "", MALFORMED),
+        ],
+    ),
+    "a spanish spreadsheet without a header": (
+        b"@a;1.500,25\n@b;1,5\n@c,1\n",
+        {"@a": "1500.25", "@b": "1.50"},
+        [(3, "@c,1", "", MALFORMED)],
+    ),
+    "a spanish spreadsheet in another order": (b"score;external_id\n2.000;@a\n", {"@a": "2000.00"}, []),
     "the end of a copy": (b"@a,1\n\\.\n@b,1\n", {"@a": "1.00", "@b": "1.00"}, [(2, "\\.", "", MALFORMED)]),
     "repeated ids": (
         b"@a,1\n@a,2\n@b,x\n@b,3\n",
@@ -79,7 +128,6 @@ FILES = {
     "a long line": (b"@a,1\n@b," + b"1" * 5000 + b"\n@c,1\n", {"@a": "1.00", "@c": "1.00"}, [(2, "@b", "", TOO_LONG)]),
     "a long line of quotes": (b"@a,1\n" + b'"' * 5000 + b"\n", {"@a": "1.00"}, [(2, '"' * 60, "", TOO_LONG)]),
     "nothing": (b"", {}, []),
-    "only a header": (b"external_id,score\n", {}, []),
 }  # fmt: skip
 
 
@@ -99,6 +147,63 @@ def test_each_line_is_imported_or_reported(door: Door, name: str) -> None:
     ]
     assert reported == [(line, text.replace("@", prefix)[:60], *rest) for line, text, *rest in expected]
     assert all(error["message"] for error in errors(door, found["id"]))
+
+
+# A file that ends its import as a whole, and what the reason says.
+UNREADABLE = {
+    "another column": (b"external_id,total_debt\n@a,1\n", '"total_debt"'),
+    "a column more": (b"external_id,score,name\n@a,1,x\n", '"name"'),
+    "a column less": (b"external_id,preapproved_at\n@a,\n", '"score"'),
+    "no id": (b"score;preapproved_at\n1;\n", '"external_id"'),
+    "a column twice": (b"score,external_id,score\n1,@a,2\n", '"score" twice'),
+    "one column": (b"external_id\n@a\n", '"score"'),
+    "only a header": (b"external_id,score\n", "no line"),
+    "only blank lines": (b" \r\n\t\r", "no line"),
+    "utf-16": ("c,1\n".encode("utf-16"), "UTF-8"),
+    "an old spreadsheet": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "CSV"),
+    "bzip2": (bz2.compress(b"c,1\n"), "archive"),
+    "bzip2 of nothing": (bz2.compress(b""), "archive"),
+    "gzip": (gzip.compress(b"c,1\n"), "archive"),
+    "xz": (lzma.compress(b"c,1\n"), "archive"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_cannot_be_read_as_a_whole_says_why_and_creates_nothing(door: Door, name: str) -> None:
+    content, reason = UNREADABLE[name]
+    found = upload(door, content.replace(b"@", new_id("c").encode()))
+    assert (found["state"], counts(found)) == ("FAILED", (0, 0, 0))
+    assert reason in found["failure"]
+
+
+@pytest.mark.parametrize("end", [b"\r", b"\r\n", b"\n"])
+def test_a_line_may_end_where_a_chunk_does(over_grpc: GrpcDoor, end: bytes) -> None:
+    prefix = new_id("c").encode()
+    first = prefix + b"a,1" + end
+    blank = b" " * (MIB - len(first) - 1)
+    found = upload(over_grpc, first + blank + end + b"x" * (2 * MIB - 1) + end + prefix + b"b,x")
+    assert counts(found) == (3, 1, 2)
+    assert [(error["line_number"], error["reason"]) for error in errors(over_grpc, found["id"])] == [
+        (3, TOO_LONG),
+        (4, INVALID),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ('attachment; filename="customers of may.csv"', "customers of may.csv"),
+        ("attachment; filename*=UTF-8''cr%C3%A9ditos%20de%20mayo.csv", "créditos de mayo.csv"),
+        (r'attachment; filename="C:\\folder\\may.csv"', "may.csv"),
+        ('attachment; filename="../../etc/passwd"', "passwd"),
+        ("attachment", ""),
+    ],
+)
+def test_the_files_name_is_kept(door: Door, sent: str, kept: str) -> None:
+    found = upload(door, b"x\n", disposition=sent)
+    assert found["file_name"] == kept
+    assert door("imports.GetImport", id=found["id"])["file_name"] == kept
+    assert door("imports.CreateImport", source=found["source"])["file_name"] == found["source"].rpartition("/")[2]
 
 
 def test_a_moment_is_kept(over_grpc: GrpcDoor) -> None:
@@ -156,33 +261,6 @@ def test_an_archive_is_refused_as_a_whole(door: Door) -> None:
     found = upload(door, packed.getvalue())
     assert (found["state"], counts(found)) == ("FAILED", (0, 0, 0))
     assert "archive" in found["failure"]
-
-
-@pytest.mark.parametrize("content_type", ["application/json", "text/html", "application/octet-stream"])
-def test_only_text_is_taken(door: Door, stack: Stack, content_type: str) -> None:
-    before = stored(stack)
-    with pytest.raises(Refused) as refused:
-        upload(door, b"a,1\n", content_type)
-    assert "content_type" in refused.value.fields
-    assert stored(stack) == before
-
-
-def stored(stack: Stack) -> set[str]:
-    """The files of the store."""
-    return {str(path) for path in (stack.data_dir / "objects").rglob("*") if path.is_file()}
-
-
-def test_a_key_makes_an_upload_safe_to_repeat(door: Door, stack: Stack) -> None:
-    once, content = door.keyed(new_id("key")), f"{new_id('c')},1\n".encode()
-    first = upload(once, content)
-    files = stored(stack)
-    again = upload(once, content)
-    assert once.replayed
-    assert again["id"] == first["id"]
-    assert stored(stack) == files, "what was sent again is not kept"
-    with pytest.raises(Refused) as refused:
-        upload(once, content + b"more,1\n")
-    assert refused.value.reason == "IDEMPOTENCY_KEY_REUSED"
 
 
 def test_a_fault_of_the_service_ends_the_import_and_tells_no_more(stack: Stack, over_rest: RestDoor) -> None:

@@ -346,7 +346,10 @@ def test_the_command_shows_how_far_it_is_and_what_was_wrong(stack: Stack, tmp_pa
     assert status == 1
     for text in ("Uploading", "Importing", "100%", "lines", "/s"):
         assert text in shown
-    assert f"SUCCEEDED: {LINES * 99 // 100:,} created, {LINES // 100 + 1:,} wrong of {LINES + 1:,} lines." in shown
+    assert (
+        f"of customers.csv SUCCEEDED: {LINES * 99 // 100:,} created, {LINES // 100 + 1:,} wrong of {LINES + 1:,} lines."
+        in shown
+    )
     report = (tmp_path / "customers.csv.errors.csv").read_text().splitlines()
     assert report[0] == '"line_number","external_id","field","reason","message"'
     assert len(report) == LINES // 100 + 2
@@ -358,7 +361,7 @@ def test_the_command_is_content_with_a_good_file(stack: Stack, tmp_path: Path) -
     file.write_text(f"{new_id('c')},1\n")
     (tmp_path / "customers.txt.errors.csv").write_text("of an earlier run")
     done = run_cli(stack.environment | {"MO_API_KEY": stack.api_key}, "import", str(file))
-    assert re.fullmatch(r"Import \d+ SUCCEEDED: 1 created, 0 wrong of 1 lines\.\n", done.stdout)
+    assert re.fullmatch(r"Import \d+ of customers\.txt SUCCEEDED: 1 created, 0 wrong of 1 lines\.\n", done.stdout)
     assert not (tmp_path / "customers.txt.errors.csv").exists()
     refused = run_cli(stack.environment | {"MO_API_KEY": "mo_wrong"}, "import", str(file), check=False)
     assert (refused.returncode, refused.stderr.strip().splitlines()[-1]) == (1, "The import stopped: The API key is not valid.")

@@ -125,6 +125,40 @@ def test_a_deleted_file_is_gone_and_may_be_deleted_again(store: ObjectStore) -> 
     asyncio.run(run())
 
 
+def test_a_folder_is_listed_and_what_was_never_finished_is_forgotten(store: ObjectStore) -> None:
+    async def run() -> list[str]:
+        for name in ("imports/day/a.txt", "imports/day/b.txt", "imports/daybreak/c.txt"):
+            await store.put(name, blocks(b"x"))
+        begin_one(store, "imports/day/d.txt")
+        assert unfinished(store) == 1
+        return [name async for names in store.names("imports/day") for name in names]
+
+    assert sorted(asyncio.run(run())) == ["imports/day/a.txt", "imports/day/b.txt"]
+    assert unfinished(store) == 0
+
+
+def begin_one(store: ObjectStore, name: str) -> None:
+    """Begin to put a file, as somebody does who is killed then."""
+    if isinstance(store, LocalStore):
+        path = store._folder / name
+        path.with_name(f".{path.name}.0123").write_bytes(b"x")
+    else:
+        store._client.create_multipart_upload(Bucket="files", Key=name)  # type: ignore[attr-defined]
+
+
+def unfinished(store: ObjectStore) -> int:
+    if isinstance(store, LocalStore):
+        return len(list(store._folder.rglob(".*")))
+    return len(store._client.list_multipart_uploads(Bucket="files").get("Uploads", ()))  # type: ignore[attr-defined]
+
+
+def test_nothing_is_in_a_folder_that_is_not_there(store: ObjectStore) -> None:
+    async def run() -> list[str]:
+        return [name async for names in store.names("imports/never") for name in names]
+
+    assert asyncio.run(run()) == []
+
+
 def test_a_bucket_is_read_when_it_is_ours_or_allowed(s3_url: str) -> None:
     store = open_store(s3_settings(s3_url))
     assert asyncio.run(read(store, "s3://files/some/file.txt")) == b"files"

@@ -117,9 +117,12 @@ class Document:
         sent: dict[str, Any] = {}
         if operation.bodies:
             media_type, described = next(iter(operation.bodies.items()))
-            example = self._named_otherwise(described["example"]) if body is None else body
-            content = json.dumps(example) if media_type == "application/json" else str(example)
-            sent = {"content": content, "headers": {"content-type": media_type}}
+            example: Any = self._named_otherwise(described["example"]) if body is None else body
+            if media_type == "multipart/form-data":
+                sent = {"files": {name: (f"{name}.txt", content) for name, content in example.items()}}
+            else:
+                content = json.dumps(example) if media_type == "application/json" else str(example)
+                sent = {"content": content, "headers": {"content-type": media_type}}
         sent["headers"] = sent.get("headers", {}) | (headers or {})
         answer = self.client.request(operation.verb, url, params=query, **sent)
         assert answer.status_code == 200, f"{operation_id}: {answer.text}"

@@ -93,13 +93,14 @@ def lend(document: Document, key: dict[str, str]) -> None:
 
 def import_files(document: Document, key: dict[str, str]) -> None:
     uploaded = document.try_out("UploadCustomers", key)
+    assert list(document.operations["UploadCustomers"].bodies) == ["multipart/form-data", "text/csv", "text/plain"]
     assert (uploaded["created_count"], uploaded["failed_count"]) == (1, 0)
     created = document.try_out("CreateImport", key, body={"source": uploaded["source"]})
     place = {"id": created["id"]}
     assert document.try_out("WatchImport", key, path=place)["state"] == "SUCCEEDED"
     for operation in ("GetImport", "ListImports", "ListImportErrors"):
         document.try_out(operation, key, path=place)
-    large = document.try_out("UploadCustomers", key, body=LARGE)
+    large = document.try_out("UploadCustomers", key, body={"file": LARGE})
     assert document.try_out("CancelImport", key, path={"id": large["id"]})["state"] == "CANCELLED"
 
 

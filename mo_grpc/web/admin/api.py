@@ -17,6 +17,7 @@ from mo.imports.v1 import imports_pb2, imports_pb2_grpc
 from mo.loans.v1 import loans_pb2_grpc
 from mo.payments.v1 import payments_pb2_grpc
 
+from mo_grpc.imports.form import disposition
 from mo_grpc.web.admin.sessions import Session
 
 R = TypeVar("R")
@@ -102,13 +103,13 @@ class Api:
             metadata = (*metadata, ("idempotency-key", idempotency_key))
         return await self._call(rpc, request, metadata)
 
-    async def upload(self, chunks: AsyncIterator[bytes], session: Session, address: str) -> imports_pb2.Import:
+    async def upload(self, chunks: AsyncIterator[bytes], name: str, session: Session, address: str) -> imports_pb2.Import:
         """Upload a file of customers, as it arrives.
 
         Raises:
             Refusal: the service says no.
         """
-        metadata = await self._credentials(session, address)
+        metadata = (*await self._credentials(session, address), disposition(name))
 
         failures: list[Exception] = []
 

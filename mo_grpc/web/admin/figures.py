@@ -64,7 +64,7 @@ _UTILISATION = """
 _WHOLE = text(_UTILISATION.format(sample=""))
 _SAMPLE = text(_UTILISATION.format(sample="TABLESAMPLE SYSTEM (:percent)"))
 _IMPORTS = text("""
-    SELECT id, source, state, lines_count, created_count, failed_count, bytes_done, bytes_total, created_at
+    SELECT id, file_name, source, state, lines_count, created_count, failed_count, bytes_done, bytes_total, created_at
     FROM imports ORDER BY id DESC LIMIT 5
 """)
 _HEALTH = text("""

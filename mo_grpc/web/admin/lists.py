@@ -57,7 +57,7 @@ PAYMENTS = Listing(
 )
 IMPORTS = Listing(
     "imports",
-    """id, source, state, lines_count, created_count, failed_count, bytes_done, bytes_total, created_by, created_at,
+    """id, file_name, source, state, lines_count, created_count, failed_count, bytes_done, bytes_total, created_by, created_at,
     started_at, finished_at""",
     "imports",
     "imports.id",

@@ -37,6 +37,20 @@ def test_a_file_is_uploaded_and_its_import_watched(logged_in: LoggedIn, tmp_path
     assert "more than 1,000 customers" in page.locator(".head").inner_text()
 
 
+def test_an_import_shows_its_file_and_is_not_green_when_it_created_nothing(logged_in: LoggedIn) -> None:
+    visitor = logged_in(Role.OPERATOR)
+    page = visitor.open("imports")
+    token = page.locator("main input[name=csrf]").get_attribute("value") or ""
+    name = f"créditos {new_id('file')}.csv"
+    file: FilePayload = {"name": name, "mimeType": "text/csv", "buffer": b"x\ny\n"}
+    made = visitor.context.request.post(f"{visitor.url}imports", multipart={"csrf": token, "file": file})
+    for path in (f"imports/{made.url.rpartition('/')[2]}", "imports", ""):
+        page = visitor.open(path)
+        shown = page.locator("tr, .head", has_text=name)
+        assert shown.locator(".tag").inner_text() == "nothing created"
+        assert shown.locator(".tag.failed").count() == 1
+
+
 def test_an_upload_that_is_no_file_of_customers(logged_in: LoggedIn, admin_url: str) -> None:
     visitor = logged_in(Role.OPERATOR)
     visitor.open("imports")

@@ -39,9 +39,9 @@ class Import(_message.Message):
         RUNNING: Import._State.ValueType  # 2
         """Has been begun."""
         SUCCEEDED: Import._State.ValueType  # 3
-        """Has read the whole file; some lines may have been wrong."""
+        """Has read the whole file; some lines, or all of them, may have been wrong."""
         FAILED: Import._State.ValueType  # 4
-        """Could not go on; `failure` says why. What it has created stays."""
+        """Could not go on, or found no lines in a file that is not empty; `failure` says why. What it has created stays."""
         CANCELLED: Import._State.ValueType  # 5
         """Was stopped by CancelImport. What it has created stays."""
 
@@ -55,9 +55,9 @@ class Import(_message.Message):
     RUNNING: Import.State.ValueType  # 2
     """Has been begun."""
     SUCCEEDED: Import.State.ValueType  # 3
-    """Has read the whole file; some lines may have been wrong."""
+    """Has read the whole file; some lines, or all of them, may have been wrong."""
     FAILED: Import.State.ValueType  # 4
-    """Could not go on; `failure` says why. What it has created stays."""
+    """Could not go on, or found no lines in a file that is not empty; `failure` says why. What it has created stays."""
     CANCELLED: Import.State.ValueType  # 5
     """Was stopped by CancelImport. What it has created stays."""
 
@@ -74,6 +74,7 @@ class Import(_message.Message):
     FINISHED_AT_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    FILE_NAME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Output only. The service's id of the import."""
     state: Global___Import.State.ValueType
@@ -94,6 +95,8 @@ class Import(_message.Message):
     """Output only. Who asked for it: the id of the API key."""
     failure: _builtins.str
     """Output only. Why a FAILED one could not go on; empty otherwise."""
+    file_name: _builtins.str
+    """Output only. The name of the file, as whoever sent it calls it; empty if nobody said."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """Output only. When it was asked for."""
@@ -122,10 +125,11 @@ class Import(_message.Message):
         finished_at: _timestamp_pb2.Timestamp | None = ...,
         created_by: _builtins.str = ...,
         failure: _builtins.str = ...,
+        file_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "finished_at", b"finished_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_done", b"bytes_done", "bytes_total", b"bytes_total", "created_at", b"created_at", "created_by", b"created_by", "created_count", b"created_count", "failed_count", b"failed_count", "failure", b"failure", "finished_at", b"finished_at", "id", b"id", "lines_count", b"lines_count", "source", b"source", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_done", b"bytes_done", "bytes_total", b"bytes_total", "created_at", b"created_at", "created_by", b"created_by", "created_count", b"created_count", "failed_count", b"failed_count", "failure", b"failure", "file_name", b"file_name", "finished_at", b"finished_at", "id", b"id", "lines_count", b"lines_count", "source", b"source", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -146,7 +150,7 @@ class ImportError(_message.Message):
         REASON_UNSPECIFIED: ImportError._Reason.ValueType  # 0
         """Not said."""
         MALFORMED_LINE: ImportError._Reason.ValueType  # 1
-        """It has not two or three columns, or a quote is not closed."""
+        """It has not two or three columns, or other ones than the header names, or a quote is not closed."""
         NOT_TEXT: ImportError._Reason.ValueType  # 2
         """It is not UTF-8 text, or has control characters."""
         LINE_TOO_LONG: ImportError._Reason.ValueType  # 3
@@ -162,7 +166,7 @@ class ImportError(_message.Message):
     REASON_UNSPECIFIED: ImportError.Reason.ValueType  # 0
     """Not said."""
     MALFORMED_LINE: ImportError.Reason.ValueType  # 1
-    """It has not two or three columns, or a quote is not closed."""
+    """It has not two or three columns, or other ones than the header names, or a quote is not closed."""
     NOT_TEXT: ImportError.Reason.ValueType  # 2
     """It is not UTF-8 text, or has control characters."""
     LINE_TOO_LONG: ImportError.Reason.ValueType  # 3
@@ -180,7 +184,7 @@ class ImportError(_message.Message):
     line_number: _builtins.int
     """Output only. The line, counted from one; blank ones and the header count."""
     external_id: _builtins.str
-    """Output only. The line's first value, as far as it could be read, cut to 60 characters."""
+    """Output only. The line's `external_id`, as far as it could be read, cut to 60 characters."""
     field: _builtins.str
     """Output only. The column that is wrong: `external_id`, `score` or `preapproved_at`; empty if it is the line itself."""
     reason: Global___ImportError.Reason.ValueType

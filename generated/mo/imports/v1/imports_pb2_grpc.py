@@ -28,8 +28,14 @@ if _version_not_supported:
 
 class ImportServiceStub:
     """Customers by the file. A file is UTF-8 text with a customer a line: `external_id,score[,preapproved_at]`, the last of them
-    in RFC 3339. A first line that begins with `external_id` is a header. A line that is wrong is reported by its number, and
-    never stops the others.
+    in RFC 3339; what is finer than a microsecond is cut off. LF, CRLF or CR ends a line. A line that is wrong is reported by its
+    number, and never stops the others.
+
+    A first line that holds names of columns is a header. Its names may come in any order; one that is unknown, missing or there
+    twice ends the import as FAILED, and nothing is created.
+
+    Where the header, or else the first line, has `;` between its values, so has the whole file, and its amounts are written as
+    `1.500,00`: the comma before the cents, points between the thousands.
     """
 
     def __init__(self, channel):
@@ -77,17 +83,27 @@ class ImportServiceStub:
 
 class ImportServiceServicer:
     """Customers by the file. A file is UTF-8 text with a customer a line: `external_id,score[,preapproved_at]`, the last of them
-    in RFC 3339. A first line that begins with `external_id` is a header. A line that is wrong is reported by its number, and
-    never stops the others.
+    in RFC 3339; what is finer than a microsecond is cut off. LF, CRLF or CR ends a line. A line that is wrong is reported by its
+    number, and never stops the others.
+
+    A first line that holds names of columns is a header. Its names may come in any order; one that is unknown, missing or there
+    twice ends the import as FAILED, and nothing is created.
+
+    Where the header, or else the first line, has `;` between its values, so has the whole file, and its amounts are written as
+    `1.500,00`: the comma before the cents, points between the thousands.
     """
 
     def UploadCustomers(self, request_iterator, context):
         """Uploads a file of customers and imports it. A file of up to 10,000 lines is imported when the call returns; a larger one
         is stored by then, and imported in the background: follow it by GetImport or WatchImport.
 
-        Over REST, the body is the file itself: `curl -T customers.txt -H 'content-type: text/csv' …/v1/imports/customers`.
+        Over REST, the body is the file itself, or a form with it: `curl -T customers.txt -X POST -H 'content-type: text/csv'
+        …/v1/imports/customers`, or `curl -F file=@customers.txt …/v1/imports/customers`. The form's file may be in a field of any
+        name. Without a form, the header (or metadata) `content-disposition` may say the file's name, as RFC 6266 has it:
+        `attachment; filename="customers.txt"`.
 
-        Returns INVALID_ARGUMENT if the content type is neither `text/plain` nor `text/csv`, or the file is over the limit.
+        Returns INVALID_ARGUMENT if the content type is none of `text/plain`, `text/csv` and `multipart/form-data`, if a form does
+        not have one file, or the file is over the limit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -197,8 +213,14 @@ def add_ImportServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ImportService:
     """Customers by the file. A file is UTF-8 text with a customer a line: `external_id,score[,preapproved_at]`, the last of them
-    in RFC 3339. A first line that begins with `external_id` is a header. A line that is wrong is reported by its number, and
-    never stops the others.
+    in RFC 3339; what is finer than a microsecond is cut off. LF, CRLF or CR ends a line. A line that is wrong is reported by its
+    number, and never stops the others.
+
+    A first line that holds names of columns is a header. Its names may come in any order; one that is unknown, missing or there
+    twice ends the import as FAILED, and nothing is created.
+
+    Where the header, or else the first line, has `;` between its values, so has the whole file, and its amounts are written as
+    `1.500,00`: the comma before the cents, points between the thousands.
     """
 
     @staticmethod

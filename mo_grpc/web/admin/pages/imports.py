@@ -4,9 +4,11 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from mo.imports.v1 import imports_pb2
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
-from mo_grpc.imports.rules import OPEN, State
+from mo_grpc.imports.form import Form, FormError
+from mo_grpc.imports.rules import OPEN, State, file_name
 from mo_grpc.spreadsheets import csv_lines
 from mo_grpc.web.admin import store
 from mo_grpc.web.admin.api import Refusal
@@ -14,12 +16,19 @@ from mo_grpc.web.admin.lists import IMPORTS
 from mo_grpc.web.admin.pages.listing import ListPage
 from mo_grpc.web.admin.rules import whole_number
 from mo_grpc.web.admin.site import NotHereError, Site, Visit
-from mo_grpc.web.admin.uploads import Upload, UploadError
 
 STATES = {int(state): state.name.lower() for state in State}
 REASONS = {value.number: value.name for value in imports_pb2.ImportError.Reason.DESCRIPTOR.values}
 _SHOWN = 50
 _EXPORTED_AT_ONCE = 2000
+
+
+async def _body(request: Request) -> AsyncIterator[bytes]:
+    try:
+        async for piece in request.stream():
+            yield piece
+    except ClientDisconnect as error:
+        raise FormError("The file did not arrive whole.") from error
 
 
 class ImportPages:
@@ -36,15 +45,16 @@ class ImportPages:
     async def upload(self, visit: Visit) -> Response:
         """Take a file and pass it on."""
         try:
-            upload = Upload(visit.request)
-            await upload.begin()
-            self._site.check_token(visit, upload.fields.get("csrf", ""))
-            if not upload.file_name:
-                raise UploadError("Choose a file first.")
-            made = await self._site.api.upload(upload.chunks(), visit.session, visit.address)
-        except (UploadError, Refusal) as error:
+            form = Form(visit.request.headers.get("content-type", ""), _body(visit.request))
+            await form.begin()
+            self._site.check_token(visit, form.fields.get("csrf", ""))
+            name = file_name(form.file_name)
+            if not name:
+                raise FormError("Choose a file first.")
+            made = await self._site.api.upload(form.chunks(), name, visit.session, visit.address)
+        except (FormError, Refusal) as error:
             return await self.list.render(visit, 400, states=STATES, fault=str(error))
-        visit.session.say(f"{upload.file_name[:100]} is uploaded.")
+        visit.session.say(f"{name[:100]} is uploaded.")
         return self._site.go(f"imports/{made.id}")
 
     async def show(self, visit: Visit) -> Response:

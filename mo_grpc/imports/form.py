@@ -1,27 +1,51 @@
 """A file from a form, passed on while it arrives: neither memory nor a disk here has to hold it."""
 
 from collections.abc import AsyncIterator, Callable
+from email.message import Message
 from typing import Any
+from urllib.parse import quote
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect, Request
+
+DISPOSITION = "content-disposition"
+"""The header, or the metadata, in which an upload may say the file's name."""
+
+CONTENT_TYPE = "multipart/form-data"
 
 MAX_FIELD = 1000
+"""Characters that are kept of a field that is no file."""
+
 MAX_FIELDS = 20
+"""Such fields that there may be."""
+
+FILE_FIELD = "file"
+"""The field that is a file even if its sender gives it no file's name."""
 
 
-class UploadError(Exception):
-    """What was sent is not the form; the message says what is wrong."""
+class FormError(Exception):
+    """What was sent is not a form with one file; the message says what is wrong."""
 
 
-class Upload:
-    """A `multipart/form-data` body with some short fields and then one file (RFC 7578: in the order of the form)."""
+def disposition(name: str) -> tuple[str, str]:
+    """The header that tells a file's name, whatever letters it has (RFC 6266, section 4.3)."""
+    return DISPOSITION, f"attachment; filename*=UTF-8''{quote(name, safe='')}"
 
-    def __init__(self, request: Request) -> None:
-        kind, options = parse_options_header(request.headers.get("content-type", ""))
-        if kind != b"multipart/form-data" or b"boundary" not in options:
-            raise UploadError("Choose a file first.")
+
+def sent_name(disposition: str) -> str:
+    """The file's name in the value of such a header; empty if there is none."""
+    message = Message()
+    message[DISPOSITION] = disposition
+    return message.get_filename("") or ""
+
+
+class Form:
+    """A `multipart/form-data` body with some short fields and one file (RFC 7578), whose field may have any name."""
+
+    def __init__(self, content_type: str, body: AsyncIterator[bytes]) -> None:
+        kind, options = parse_options_header(content_type)
+        if kind != CONTENT_TYPE.encode() or b"boundary" not in options:
+            raise FormError("Choose a file first.")
         callbacks: dict[str, Callable[..., Any]] = {
             "on_part_begin": self._begin,
             "on_header_field": self._header_field,
@@ -34,8 +58,8 @@ class Upload:
         try:
             self._parser = MultipartParser(options[b"boundary"], callbacks)  # type: ignore[arg-type] # any subset will do
         except FormParserError as error:
-            raise UploadError("The form is damaged.") from error
-        self._stream = request.stream()
+            raise FormError("The form is damaged.") from error
+        self._body = body
         self._name = self._value = b""
         self._headers: dict[bytes, bytes] = {}
         self._field = ""
@@ -48,42 +72,42 @@ class Upload:
         """Read up to the file.
 
         Raises:
-            UploadError: there is none.
+            FormError: there is none.
         """
         while not self._in_file:
             if not await self._read():
-                raise UploadError("Choose a file first.")
+                raise FormError("Choose a file first.")
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The file.
+        """The file; what follows it in the form is read, too.
 
         Raises:
-            UploadError: it ends before its end.
+            FormError: it ends before its end, or there is another file.
         """
-        while True:
+        arrives = True
+        while arrives:
             if self._block:
                 yield bytes(self._block)
                 self._block.clear()
-            if self._file_over:
-                return
-            if not await self._read():
-                raise UploadError("The file did not arrive whole.")
+            arrives = await self._read()
+        if not self._file_over:
+            raise FormError("The file did not arrive whole.")
 
     async def _read(self) -> bool:
         """Take the next piece of the body; False at its end."""
-        try:
-            async for piece in self._stream:
+        async for piece in self._body:
+            try:
                 self._parser.write(piece)
-                if piece:
-                    return True
-        except FormParserError as error:
-            raise UploadError("The form is damaged.") from error
-        except ClientDisconnect as error:
-            raise UploadError("The file did not arrive whole.") from error
+            except FormParserError as error:
+                raise FormError("The form is damaged.") from error
+            if piece:
+                return True
         return False
 
     def _begin(self) -> None:
         self._field, self._headers = "", {}
+        if len(self.fields) > MAX_FIELDS:
+            raise FormError("The form has too many fields.")
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
@@ -98,16 +122,16 @@ class Upload:
     def _headers_finished(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         self._field = options.get(b"name", b"").decode(errors="replace")
-        if b"filename" in options and not self._file_over:
-            self.file_name = options[b"filename"].decode(errors="replace")
+        if b"filename" in options or self._field == FILE_FIELD:
+            if self._in_file:
+                raise FormError("Send one file at a time.")
+            self.file_name = options.get(b"filename", b"").decode(errors="replace")
             self._in_file = True
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._in_file and not self._file_over:
             self._block += data[start:end]
         elif not self._in_file:
-            if len(self.fields) > MAX_FIELDS:
-                raise FormParserError("more fields than the form has")
             value = self.fields.get(self._field, "") + data[start:end].decode(errors="replace")
             self.fields[self._field] = value[:MAX_FIELD]
 
