@@ -34,6 +34,7 @@ from mo_grpc.imports.orphans import remove_for_ever
 from mo_grpc.imports.servicer import ImportServicer
 from mo_grpc.interceptors.authentication import AuthenticationInterceptor
 from mo_grpc.interceptors.errors import ErrorInterceptor
+from mo_grpc.interceptors.streams import StreamInterceptor
 from mo_grpc.interceptors.validation import ValidationInterceptor
 from mo_grpc.loans.servicer import LoanServicer
 from mo_grpc.parts import Parts, running
@@ -70,10 +71,12 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 def make_server(settings: Settings, database: Database, parts: Parts) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
     """Build the server, not yet started and without a port, and the health that it reports."""
+    authentication = AuthenticationInterceptor(settings, parts)
     server = grpc.aio.server(
         interceptors=(
             ErrorInterceptor(),
-            AuthenticationInterceptor(settings, parts),
+            authentication,
+            StreamInterceptor(authentication.admit),
             ValidationInterceptor(),
         ),
         options=(

@@ -5,7 +5,7 @@ from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.auth.access import ACCESS, BASIC, PUBLIC
 from mo_grpc.auth.caller import Caller, known_caller, set_caller
-from mo_grpc.auth.rules import Credential
+from mo_grpc.auth.rules import ApiKey, Credential
 from mo_grpc.config import Settings
 from mo_grpc.errors import NetworkNotAllowed, PermissionDenied, Unauthenticated
 from mo_grpc.events.refusals import Refusal
@@ -30,9 +30,23 @@ class AuthenticationInterceptor(Interceptor):
 
     async def before(self, method: str, request: Message | DecodeError | None, context: Context) -> None:
         """Refuse the call if its key or token does not open this RPC."""
-        scope = ACCESS.get(method)
-        if scope in (PUBLIC, BASIC):
+        if ACCESS.get(method) in (PUBLIC, BASIC):
             return
+        key = await self.admit(method, context)
+        # The last, so that what is refused anyway uses nothing up.
+        if key and key.counted:
+            self._limits.charge(key)
+
+    async def admit(self, method: str, context: Context) -> ApiKey | None:
+        """Find who calls, and let them in; answers the key, if the call carries one. Uses up none of the key's calls.
+
+        Raises:
+            Unauthenticated: there is no key or token, or it does not count.
+            PermissionDenied: it does not open this RPC.
+            NetworkNotAllowed: the key may not be used from the caller's address.
+            Unavailable: the database has been out of reach for so long that a revocation may have been missed.
+        """
+        scope = ACCESS.get(method)
         presented = self._presented(context)
         key = None
         if presented is None and (token := credentials(context, self._token_header, "bearer")) is not None:
@@ -52,9 +66,7 @@ class AuthenticationInterceptor(Interceptor):
             raise NetworkNotAllowed(address)
         if scope is None or scope not in who.scopes:
             raise PermissionDenied(scope or method)
-        # The last, so that what is refused anyway uses nothing up.
-        if key and key.counted:
-            self._limits.charge(key)
+        return key
 
     async def failed(self, method: str, error: Exception, context: Context) -> None:
         """Have a refusal recorded; logins record theirs themselves."""
