@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.config import ROOT, Settings
+from mo_grpc.edge_routes import by_verb, rest_paths
 from mo_grpc.errors import DOMAIN
 from mo_grpc.workers import endpoint, web_endpoint
 
@@ -30,6 +31,7 @@ CORS_HEADERS = (
     "content-type",
     "grpc-timeout",
     "idempotency-key",
+    "if-match",
     "x-authorization",
     "x-grpc-web",
     "x-user-agent",
@@ -99,11 +101,19 @@ REFUSALS = (
     Refusal(400, code_pb2.INVALID_ARGUMENT, ErrorReason.MALFORMED_REQUEST, "The request is malformed.", explained=True),
     Refusal(401, code_pb2.UNAUTHENTICATED, ErrorReason.API_KEY_INVALID, "The API key is not valid."),
     Refusal(403, code_pb2.PERMISSION_DENIED, ErrorReason.MALFORMED_REQUEST, "This kind of request is not served."),
-    Refusal(404, code_pb2.NOT_FOUND, ErrorReason.ROUTE_NOT_FOUND, "No such path or verb."),
+    Refusal(404, code_pb2.NOT_FOUND, ErrorReason.ROUTE_NOT_FOUND, "No such path."),
+    Refusal(405, code_pb2.UNIMPLEMENTED, ErrorReason.METHOD_NOT_ALLOWED, "The path is there, but takes other verbs."),
     Refusal(408, code_pb2.DEADLINE_EXCEEDED, ErrorReason.REQUEST_TIMEOUT, "The request took too long to arrive."),
     Refusal(413, code_pb2.INVALID_ARGUMENT, ErrorReason.REQUEST_TOO_LARGE, "The body is over the limit."),
+    Refusal(
+        415,
+        code_pb2.INVALID_ARGUMENT,
+        ErrorReason.UNSUPPORTED_MEDIA_TYPE,
+        "The body's content type, or its encoding, is not understood.",
+    ),
     Refusal(429, code_pb2.RESOURCE_EXHAUSTED, ErrorReason.RATE_LIMITED, "Too many calls; please slow down.", retry_after=1),
     Refusal(431, code_pb2.INVALID_ARGUMENT, ErrorReason.HEADERS_TOO_LARGE, "The headers are over the limit."),
+    Refusal(501, code_pb2.UNIMPLEMENTED, ErrorReason.MALFORMED_REQUEST, "This kind of request is not served."),
     Refusal(502, code_pb2.UNAVAILABLE, ErrorReason.UPSTREAM_UNAVAILABLE, "The service did not answer; please retry."),
     Refusal(503, code_pb2.UNAVAILABLE, ErrorReason.UPSTREAM_UNAVAILABLE, "The service is down; please retry."),
     Refusal(
@@ -142,6 +152,8 @@ def render(settings: Settings, secrets: Path | None = None, admin_socket: Path |
     except FileNotFoundError:
         raise EdgeError(f"{DESCRIPTOR_SET} is missing: run `make generate`.") from None
     _check(settings)
+    files = FileDescriptorSet.FromString(descriptor)
+    paths = rest_paths(files)
     upstream = settings.mo_edge_upstream_host
     hsts = {"strict-transport-security": f"max-age={settings.mo_hsts_seconds}"}
     return _template("envoy.yaml.j2").render(
@@ -184,7 +196,10 @@ def render(settings: Settings, secrets: Path | None = None, admin_socket: Path |
         api_key_header=settings.api_key_custom_header,
         cors_headers=(settings.api_key_custom_header, *CORS_HEADERS),
         descriptor=base64.b64encode(descriptor).decode(),
-        services=_services(descriptor),
+        services=_services(files),
+        lua={path.stem: path.read_text(encoding="utf-8") for path in sorted(TEMPLATES.glob("*.lua"))},
+        rest_paths=paths,
+        rest_by_verb=by_verb(paths),
         refusals=REFUSALS,
     )
 
@@ -222,10 +237,9 @@ def _template(name: str) -> Template:
     return environment.get_template(name)
 
 
-def _services(descriptor: bytes) -> list[str]:
+def _services(files: FileDescriptorSet) -> list[str]:
     """Name our services, in the order of the descriptor set."""
-    files = FileDescriptorSet.FromString(descriptor).file
-    return [f"{file.package}.{s.name}" for file in files if file.package.startswith("mo.") for s in file.service]
+    return [f"{file.package}.{s.name}" for file in files.file if file.package.startswith("mo.") for s in file.service]
 
 
 def _is_ip(host: str) -> bool:

@@ -1,6 +1,7 @@
 """Structured logs on stderr: JSON for machines, coloured lines for people."""
 
 import logging
+import os
 import sys
 
 import structlog
@@ -31,6 +32,9 @@ def configure(settings: Settings) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+    if settings.mo_log_format == "json":
+        # gRPC's C core writes lines of its own, which are no JSON, and which any caller can provoke with a malformed header.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

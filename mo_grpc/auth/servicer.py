@@ -28,7 +28,6 @@ class ApiKeyServicer(api_keys_pb2_grpc.ApiKeyServiceServicer):
         self._vault = vault
 
     async def CreateApiKey(self, request: api_keys_pb2.CreateApiKeyRequest, context: Context) -> api_keys_pb2.ApiKey:
-        await context.send_initial_metadata(NO_STORE)
         wanted = request.api_key
         expires_at = moment(wanted.expires_at, "expires_at") if wanted.HasField("expires_at") else None
         violations = [
@@ -50,7 +49,9 @@ class ApiKeyServicer(api_keys_pb2_grpc.ApiKeyServiceServicer):
         limits = KeyLimits(tuple(networks), wanted.calls_per_second, wanted.calls_per_day)
         command = NewApiKey(Credential.generate(), wanted.name, frozenset(wanted.scopes), expires_at, limits)
         await self._administration(context).create(command)
-        return to_message(await self._find(command.credential.id), command.credential)
+        made = await self._find(command.credential.id)
+        await context.send_initial_metadata(NO_STORE)
+        return to_message(made, command.credential)
 
     async def GetApiKey(self, request: api_keys_pb2.GetApiKeyRequest, context: Context) -> api_keys_pb2.ApiKey:
         return to_message(await self._find(request.id))
@@ -64,12 +65,13 @@ class ApiKeyServicer(api_keys_pb2_grpc.ApiKeyServiceServicer):
         return api_keys_pb2.ListApiKeysResponse(api_keys=map(to_message, page), next_page_token=token)
 
     async def RotateApiKey(self, request: api_keys_pb2.RotateApiKeyRequest, context: Context) -> api_keys_pb2.ApiKey:
-        await context.send_initial_metadata(NO_STORE)
         # Whoever rotates a key holds it: that must not buy scopes.
         _require((await self._find(request.id)).scopes)
         overlap = request.overlap_seconds if request.HasField("overlap_seconds") else OVERLAP
         command = Rotation(Credential.generate()._replace(id=request.id), overlap)
-        return to_message(await self._administration(context).rotate(command), command.credential)
+        rotated = await self._administration(context).rotate(command)
+        await context.send_initial_metadata(NO_STORE)
+        return to_message(rotated, command.credential)
 
     async def RevokeApiKey(self, request: api_keys_pb2.RevokeApiKeyRequest, context: Context) -> api_keys_pb2.ApiKey:
         await self._administration(context).revoke(request.id)

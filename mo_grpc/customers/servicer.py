@@ -1,5 +1,6 @@
 """CustomerService over the store of customers."""
 
+import re
 from operator import attrgetter
 
 from google.protobuf.message import Message
@@ -13,6 +14,8 @@ from mo_grpc.idempotency.writer import Writer, request_key
 from mo_grpc.interceptors.base import Context
 from mo_grpc.interceptors.validation import validate
 from mo_grpc.wire import moment, money, page_size, page_token, parse_money, parse_page_token, timestamp
+
+_ETAG = re.compile(r'(W/)?"[!#-~]*"')
 
 CHANGEABLE = ("score", "status", "preapproved_at")
 
@@ -50,12 +53,29 @@ class CustomerServicer(customers_pb2_grpc.CustomerServiceServicer):
         )
 
     async def UpdateCustomer(self, request: customers_pb2.UpdateCustomerRequest, context: Context) -> customers_pb2.Customer:
+        heed_if_match(request, context)
         return await self._change(to_change(request), request_key(request, context), context)
 
     async def GetCustomerBalance(
         self, request: customers_pb2.GetCustomerBalanceRequest, context: Context
     ) -> customers_pb2.CustomerBalance:
         return balance_message(await self._get_balance(request.external_id))
+
+
+def heed_if_match(request: customers_pb2.UpdateCustomerRequest, context: Context) -> None:
+    """Take the HTTP header `If-Match` for the request's etag (RFC 9110, 13.1.1); `*` asks for any.
+
+    Raises:
+        InvalidFields: it is not one etag, or contradicts that of the body.
+    """
+    sent = ",".join(str(value) for name, value in context.invocation_metadata() or () if name == "if-match").strip()
+    if sent in ("", "*"):
+        return
+    if not _ETAG.fullmatch(sent):
+        raise InvalidFields([FieldViolation("if-match", "must be one etag, as a customer has it, or *")])
+    if request.customer.etag not in ("", sent):
+        raise InvalidFields([FieldViolation("etag", "is another than that of the header If-Match")])
+    request.customer.etag = sent
 
 
 def to_message(customer: Customer) -> customers_pb2.Customer:

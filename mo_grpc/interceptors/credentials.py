@@ -8,7 +8,10 @@ from functools import lru_cache
 from mo_grpc.interceptors.base import Context
 
 NO_STORE = (("cache-control", "no-store"),)
-"""Initial metadata, and so HTTP headers, of answers with a secret: they are for nobody's cache (RFC 6749, 5.1)."""
+"""Initial metadata, and so HTTP headers, of answers with a secret: they are for nobody's cache (RFC 6749, 5.1).
+
+To be sent last: a refusal that comes after initial metadata can bring no HTTP headers of its own, such as `retry-after`.
+"""
 
 
 def credentials(context: Context, header: str, scheme: str) -> str | None:

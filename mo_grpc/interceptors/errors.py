@@ -7,6 +7,7 @@ import grpc
 import structlog
 from google.rpc import code_pb2
 from google.rpc.error_details_pb2 import RetryInfo
+from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.errors import Internal, ServiceError
 from mo_grpc.interceptors.base import Context, Interceptor
@@ -15,6 +16,14 @@ log = structlog.get_logger()
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _DETAILS_KEY = "grpc-status-details-bin"
+
+# What would do instead, as HTTP asks of every 401 (RFC 9110, 11.6.1; RFC 6750, 3; RFC 7617).
+_BASIC = 'Basic realm="mo", charset="UTF-8"'
+_CHALLENGES = {
+    ErrorReason.CREDENTIALS_MISSING: _BASIC,
+    ErrorReason.CREDENTIALS_INVALID: _BASIC,
+    ErrorReason.TOKEN_INVALID: 'Bearer realm="mo", error="invalid_token"',
+}
 
 
 class ErrorInterceptor(Interceptor):
@@ -36,6 +45,8 @@ class ErrorInterceptor(Interceptor):
             for detail in error.details
             if isinstance(detail, RetryInfo)
         ]
+        if status.code == code_pb2.UNAUTHENTICATED:
+            trailing.append(("www-authenticate", _CHALLENGES.get(error.reason, 'Bearer realm="mo"')))
         await context.abort(_CODES[status.code], status.message, trailing_metadata=tuple(trailing))
 
 

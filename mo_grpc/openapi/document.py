@@ -34,6 +34,7 @@ _REFUSALS: Final = {
     "404": ("There is no such thing, or no such path.", 5, "CUSTOMER_NOT_FOUND"),
     "408": ("The request took too long to arrive.", 4, "REQUEST_TIMEOUT"),
     "409": ("The id is taken, or somebody else was quicker.", 6, "CUSTOMER_ALREADY_EXISTS"),
+    "415": ("The body's content type, or its encoding, is not understood.", 3, "UNSUPPORTED_MEDIA_TYPE"),
     "413": ("The body is over the limit.", 3, "REQUEST_TOO_LARGE"),
     "429": ("Too many calls; `google.rpc.RetryInfo` says when there may be more.", 8, "RATE_LIMITED"),
     "431": ("The headers are over the limit.", 3, "HEADERS_TOO_LARGE"),
@@ -118,6 +119,8 @@ def _operation(
     parameters = list(_parameters(protos, rpc, rule.body, in_path))
     if scope not in (PUBLIC, BASIC, ACCOUNT) and verb != "get" and "ApiKey" not in rpc.name:
         parameters.append(_IDEMPOTENCY_KEY)
+    if verb == "patch":
+        parameters.append(_IF_MATCH)
     operation: Schema = {
         "operationId": rpc.name,
         "summary": _title(rpc.name),
@@ -146,6 +149,13 @@ _IDEMPOTENCY_KEY: Final = {
     "in": "header",
     "description": "A key under which this call takes effect once, however often it is sent.",
     "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+}
+
+_IF_MATCH: Final = {
+    "name": "If-Match",
+    "in": "header",
+    "description": "The etag that was read, instead of in the body (RFC 9110); `*` for any.",
+    "schema": {"type": "string", "pattern": '^([*]|"[!#-~]*")$'},
 }
 
 
@@ -222,7 +232,7 @@ def _responses(
     if scope != PUBLIC:
         statuses |= {"401", "403"}
     if has_body:
-        statuses |= {"413"}
+        statuses |= {"413", "415"}
     if has_body or "ALREADY_EXISTS" in comment or "ABORTED" in comment:
         statuses |= {"409"}
     return responses | {status: {"$ref": f"#/components/responses/Refused{status}"} for status in sorted(statuses)}
@@ -272,9 +282,25 @@ def _errors(protos: Protos) -> dict[str, Schema]:
                 "reason": {"type": "string", "enum": [name for name, _ in reasons]},
                 "domain": {"type": "string", "examples": ["mo"]},
                 "metadata": {"type": "object", "additionalProperties": {"type": "string"}},
+                "field_violations": _details("Of a BadRequest: each wrong field, and why.", "field", "description"),
+                "violations": _details(
+                    "Of a PreconditionFailure: what forbids the call, of which resource.", "type", "subject", "description"
+                ),
+                "resource_type": _text("Of a ResourceInfo: the resource's message, such as `mo.loans.v1.Loan`."),
+                "resource_name": _text("Of a ResourceInfo: the resource's id."),
+                "retry_delay": _text("Of a RetryInfo: how long to wait, such as `0.500s`."),
             },
         },
     }
+
+
+def _details(description: str, *fields: str) -> Schema:
+    items = {"type": "object", "properties": {field: {"type": "string"} for field in fields}}
+    return {"type": "array", "description": description, "items": items}
+
+
+def _text(description: str) -> Schema:
+    return {"type": "string", "description": description}
 
 
 def _security_schemes() -> Schema:

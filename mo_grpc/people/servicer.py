@@ -16,13 +16,13 @@ class OtpServicer(otp_pb2_grpc.OtpServiceServicer):
         self._accounts = accounts
 
     async def EnrollOtp(self, request: otp_pb2.EnrollOtpRequest, context: Context) -> otp_pb2.EnrollOtpResponse:
-        await context.send_initial_metadata(NO_STORE)
         made = await self._accounts.enroll(person().user_id, request.password, self._addresses(context))
+        await context.send_initial_metadata(NO_STORE)
         return otp_pb2.EnrollOtpResponse(secret=made.secret, otpauth_uri=made.uri, qr_code_png=made.qr_code_png)
 
     async def ConfirmOtp(self, request: otp_pb2.ConfirmOtpRequest, context: Context) -> otp_pb2.ConfirmOtpResponse:
-        await context.send_initial_metadata(NO_STORE)
         codes = await self._accounts.confirm(person().user_id, request.code, self._addresses(context))
+        await context.send_initial_metadata(NO_STORE)
         return otp_pb2.ConfirmOtpResponse(recovery_codes=codes)
 
     async def DisableOtp(self, request: otp_pb2.DisableOtpRequest, context: Context) -> otp_pb2.DisableOtpResponse:

@@ -35,7 +35,6 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
         self._session_lifetime = timedelta(hours=settings.mo_session_hours)
 
     async def CreateToken(self, request: tokens_pb2.CreateTokenRequest, context: Context) -> tokens_pb2.CreateTokenResponse:
-        await context.send_initial_metadata(NO_STORE)
         refresh_token = new_refresh_token()
 
         async def begin(connection: AsyncConnection, user: User) -> Login:
@@ -55,11 +54,13 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
         except OtpRequired as required:
             challenge, expires_at = await self._ring.challenge(required.user)
             asked = tokens_pb2.OtpChallenge(challenge=challenge, expires_at=timestamp(expires_at))
-            return tokens_pb2.CreateTokenResponse(otp_challenge=asked)
-        return tokens_pb2.CreateTokenResponse(tokens=await self._tokens(login, refresh_token))
+            answer = tokens_pb2.CreateTokenResponse(otp_challenge=asked)
+        else:
+            answer = tokens_pb2.CreateTokenResponse(tokens=await self._tokens(login, refresh_token))
+        await context.send_initial_metadata(NO_STORE)
+        return answer
 
     async def RefreshToken(self, request: tokens_pb2.RefreshTokenRequest, context: Context) -> tokens_pb2.Tokens:
-        await context.send_initial_metadata(NO_STORE)
         refresh_token = new_refresh_token()
         spent, new = refresh_hash(request.refresh_token), refresh_hash(refresh_token)
         by = By("", self._addresses(context))
@@ -74,7 +75,9 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
         login = await self._database.write(spend)
         if not isinstance(login, Login):
             raise token_invalid()
-        return await self._tokens(login, refresh_token)
+        tokens = await self._tokens(login, refresh_token)
+        await context.send_initial_metadata(NO_STORE)
+        return tokens
 
     async def RevokeToken(self, request: tokens_pb2.RevokeTokenRequest, context: Context) -> tokens_pb2.RevokeTokenResponse:
         session = person()

@@ -77,7 +77,10 @@ def test_each_example_is_answered_as_described(document: Document, stack: Stack,
 def lend(document: Document, key: dict[str, str]) -> None:
     for operation in ("CreateCustomer", "GetCustomer", "ListCustomers"):
         document.try_out(operation, key)
-    assert document.try_out("UpdateCustomer", key, query={"update_mask": "score"})["score"] == "1500.00"
+    [change] = [body["example"] for body in document.operations["UpdateCustomer"].bodies.values()]
+    etag = document.content["components"]["schemas"]["CustomerPatch"]["properties"]["etag"]["examples"][0]
+    updated = document.try_out("UpdateCustomer", key, query={"update_mask": "score"}, body=change | {"etag": etag})
+    assert updated["score"] == "1500.00"
     for operation in ("GetCustomerBalance", "CreateLoan", "ActivateLoan", "GetLoan", "ListLoans"):
         document.try_out(operation, key)
     [loan] = [body["example"] for body in document.operations["CreateLoan"].bodies.values()]

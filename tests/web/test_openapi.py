@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, PreconditionFailure, ResourceInfo, RetryInfo
 from openapi_spec_validator import validate
 
 from mo_grpc.auth.access import ACCESS, ACCOUNT, GRANTABLE
@@ -138,3 +139,17 @@ def test_a_body_without_required_fields_may_be_left_out(document: Json, rest: ht
 def test_a_header_that_grpc_does_not_know_is_no_fault_of_the_service(stack: Stack, rest: httpx.Client) -> None:
     for name in ("x*odd", "odd'name", "a~b", "UPPER`", "x-odd-bin"):
         assert rest.get("/v1/customers", headers={name: "???"}, params={"page_size": 1}).status_code == 200, name
+
+
+def test_the_details_of_errors_are_described(document: Json, rest: httpx.Client) -> None:
+    """So that a generated client can read which field is wrong, what forbids a call, and when to retry."""
+    described = document["components"]["schemas"]["ErrorDetail"]["properties"]
+    for detail in (BadRequest, PreconditionFailure, ResourceInfo, RetryInfo, ErrorInfo):
+        fields = {field.name for field in detail.DESCRIPTOR.fields} - {"owner", "description"}
+        assert fields <= described.keys(), detail
+    for detail, field in ((BadRequest.FieldViolation, "field_violations"), (PreconditionFailure.Violation, "violations")):
+        assert described[field]["items"]["properties"].keys() <= {each.name for each in detail.DESCRIPTOR.fields}
+    refused = rest.post("/v1/customers", json={"external_id": "a b"}).json()
+    found = {name for detail in refused["details"] for name in detail}
+    assert "field_violations" in found
+    assert found <= described.keys()

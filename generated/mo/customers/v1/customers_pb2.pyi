@@ -65,7 +65,7 @@ class Customer(_message.Message):
     """Required. The credit line: a decimal string of up to ten digits, zero or more, such as "1000.00"."""
     etag: _builtins.str
     """Optional. Changes whenever the customer does. UpdateCustomer, sent the one that was read, answers ABORTED if
-    another call has changed the customer since; sent none, it does not check.
+    another call has changed the customer since; sent none, it does not check. Over REST, the header `If-Match` counts as it.
     """
     @_builtins.property
     def preapproved_at(self) -> _timestamp_pb2.Timestamp:

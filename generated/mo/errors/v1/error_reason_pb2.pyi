@@ -67,10 +67,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     INTERNAL_ERROR: _ErrorReason.ValueType  # 20
     """INTERNAL: a fault of the service. Metadata: `request_id`, which its log knows."""
     ROUTE_NOT_FOUND: _ErrorReason.ValueType  # 21
-    """NOT_FOUND (HTTP 404), from the edge: no such path or verb."""
+    """NOT_FOUND (HTTP 404), from the edge: no such path."""
     MALFORMED_REQUEST: _ErrorReason.ValueType  # 22
-    """INVALID_ARGUMENT (HTTP 400; PERMISSION_DENIED, 403, for a protocol upgrade), from the edge and the service: the request is
-    no valid HTTP, JSON or message, or names an unknown query parameter, or asks for a protocol that is not served.
+    """INVALID_ARGUMENT (HTTP 400; PERMISSION_DENIED, 403, for CONNECT and a protocol upgrade; UNIMPLEMENTED, 501, for a transfer
+    encoding other than chunked), from the edge and the service: the request is no valid HTTP, JSON or message, or names an
+    unknown query parameter, or asks for a protocol that is not served.
     """
     REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 23
     """INVALID_ARGUMENT (HTTP 413), from the edge: the body is over the limit."""
@@ -124,6 +125,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED: the API key calls more often than it may in a second; `google.rpc.RetryInfo` says when to try again."""
     KEY_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 47
     """RESOURCE_EXHAUSTED: the API key has made its calls of the day; `google.rpc.RetryInfo` says when the next day begins."""
+    METHOD_NOT_ALLOWED: _ErrorReason.ValueType  # 48
+    """UNIMPLEMENTED (HTTP 405), from the edge: the path is there, but does not take this verb; the header `allow` names those that
+    it takes.
+    """
+    UNSUPPORTED_MEDIA_TYPE: _ErrorReason.ValueType  # 49
+    """INVALID_ARGUMENT (HTTP 415), from the edge: the body is of a content type, or in an encoding, that is not understood."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused: the `reason` of the `google.rpc.ErrorInfo` (domain `mo`) that every error carries. The names are
@@ -175,10 +182,11 @@ DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 19
 INTERNAL_ERROR: ErrorReason.ValueType  # 20
 """INTERNAL: a fault of the service. Metadata: `request_id`, which its log knows."""
 ROUTE_NOT_FOUND: ErrorReason.ValueType  # 21
-"""NOT_FOUND (HTTP 404), from the edge: no such path or verb."""
+"""NOT_FOUND (HTTP 404), from the edge: no such path."""
 MALFORMED_REQUEST: ErrorReason.ValueType  # 22
-"""INVALID_ARGUMENT (HTTP 400; PERMISSION_DENIED, 403, for a protocol upgrade), from the edge and the service: the request is
-no valid HTTP, JSON or message, or names an unknown query parameter, or asks for a protocol that is not served.
+"""INVALID_ARGUMENT (HTTP 400; PERMISSION_DENIED, 403, for CONNECT and a protocol upgrade; UNIMPLEMENTED, 501, for a transfer
+encoding other than chunked), from the edge and the service: the request is no valid HTTP, JSON or message, or names an
+unknown query parameter, or asks for a protocol that is not served.
 """
 REQUEST_TOO_LARGE: ErrorReason.ValueType  # 23
 """INVALID_ARGUMENT (HTTP 413), from the edge: the body is over the limit."""
@@ -232,4 +240,10 @@ KEY_RATE_EXCEEDED: ErrorReason.ValueType  # 46
 """RESOURCE_EXHAUSTED: the API key calls more often than it may in a second; `google.rpc.RetryInfo` says when to try again."""
 KEY_QUOTA_EXCEEDED: ErrorReason.ValueType  # 47
 """RESOURCE_EXHAUSTED: the API key has made its calls of the day; `google.rpc.RetryInfo` says when the next day begins."""
+METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 48
+"""UNIMPLEMENTED (HTTP 405), from the edge: the path is there, but does not take this verb; the header `allow` names those that
+it takes.
+"""
+UNSUPPORTED_MEDIA_TYPE: ErrorReason.ValueType  # 49
+"""INVALID_ARGUMENT (HTTP 415), from the edge: the body is of a content type, or in an encoding, that is not understood."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
