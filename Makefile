@@ -26,7 +26,7 @@ test: .venv/.synced ## Run all tests; fails below 95 % coverage.
 	@$(BIN)/pytest --numprocesses=2 --dist=loadfile --cov --cov-report=term --cov-fail-under=95 $(ARGS)
 
 .PHONY: bench
-bench: .venv/.synced ## Measure the service against its limits; `make bench ROW=get` for one row.
+bench: .venv/.synced ## Measure the service against its limits; `make bench ROW=8` for one row.
 	@$(BIN)/python -m benchmarks $(ROW)
 
 .PHONY: lint

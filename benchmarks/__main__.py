@@ -1,53 +1,106 @@
-"""Run the benchmarks and print the table: `python -m benchmarks [ROW …]`; `curves` and `soak` run by name only."""
+"""Run the benchmarks and print their tables in Markdown: `python -m benchmarks [ROW …]`; `curves` and others by name only."""
 
 import json
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from benchmarks.admin import admin
+from benchmarks.batches import batch, many_loans
 from benchmarks.choices import choices
 from benchmarks.curves import curves
+from benchmarks.distance import distance
 from benchmarks.imports import import_file
-from benchmarks.keys import keys
-from benchmarks.rows import ROWS, Load, Row
+from benchmarks.keys import flood, keys
+from benchmarks.measure import Load, Row, Sample
+from benchmarks.rows import eight, hot_customer, one, rest, sixty_four
+from benchmarks.sizes import table_size
 from benchmarks.soak import soak
 from benchmarks.stack import running
 
-ALL: dict[str, Callable[[Load], Row | list[Row]]] = ROWS | {"import": import_file, "keys": keys, "admin": admin}
-LONG: dict[str, Callable[[Load], Row | list[Row]]] = {"curves": curves, "soak": soak, "choices": choices}
+Benchmark = Callable[[Load], Row | list[Row]]
+ALL: dict[str, Benchmark] = {
+    "1": one,
+    "8": eight,
+    "64": sixty_four,
+    "hot": hot_customer,
+    "batch": batch,
+    "distance": distance,
+    "flood": flood,
+    "rest": rest,
+    "loans": many_loans,
+    "keys": keys,
+    "import": import_file,
+    "admin": admin,
+    "size": table_size,
+}
+LONG: dict[str, Benchmark] = {"curves": curves, "soak": soak, "choices": choices}
+MINUTES = 20
+"""After so many, no further row begins; those left out are named."""
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
 
-def main(names: list[str]) -> int:
-    """Measure the rows named, or all; the exit status is 1 when a target is missed."""
-    console = Console(width=180)
+def main(names: Sequence[str]) -> int:
+    """Measure the rows named, or all; the exit status is 1 when a target is missed or a row was left out."""
+    known = ALL | LONG
+    if unknown := [name for name in names if name not in known]:
+        print(f"No such row: {', '.join(unknown)}. There are: {', '.join(known)}.", file=sys.stderr)
+        return 2
     rows: list[Row] = []
+    left_out: list[str] = []
+    started = time.monotonic()
     with running() as stack:
         load = Load(stack)
         for name in names or ALL:
-            measured = (ALL | LONG)[name](load)
-            for row in measured if isinstance(measured, list) else [measured]:
-                rows.append(row)
-                console.print(f"{row.name}: {row.figure:,.1f} {row.unit}, {row.ratio:.2f} of {row.against}", highlight=False)
-    table = Table("work", "figure", "against", "limit", "ratio", "target", "")
-    for row in rows:
-        sign = "≤" if row.at_most else "≥"
-        verdict = "pass" if row.passed else "[red]miss"
-        numbers = (f"{row.figure:,.1f} {row.unit}", row.against, f"{row.limit:,.1f}", f"{row.ratio:.2f}")
-        table.add_row(row.name, *numbers, f"{sign} {row.target}", verdict)
-    console.print(table)
-    for row in rows:
-        if row.detail:
-            console.print(f"{row.name}: {row.detail}", highlight=False)
-    if not names:
+            if not names and time.monotonic() - started > MINUTES * 60:
+                left_out.append(name)
+                continue
+            begun = time.monotonic()
+            measured = known[name](load)
+            rows += measured if isinstance(measured, list) else [measured]
+            print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    _print(rows, load.samples)
+    if left_out:
+        print(f"\nLeft out after {MINUTES} minutes: {', '.join(left_out)}.")
+    if not names and not left_out:
         RESULTS.parent.mkdir(exist_ok=True)
         kept = [{**row._asdict(), "ratio": row.ratio, "pass": row.passed} for row in rows]
-        RESULTS.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-    return 0 if all(row.passed for row in rows) else 1
+        costs = {name: sample._asdict() for name, sample in load.samples.items()}
+        RESULTS.write_text(json.dumps({"rows": kept, "samples": costs}, indent=2) + "\n", encoding="utf-8")
+    return 0 if all(row.passed for row in rows) and not left_out else 1
+
+
+def _print(rows: Sequence[Row], samples: dict[str, Sample]) -> None:
+    """The targets, then what the samples behind them cost."""
+    if rows:
+        _table("work", "figure", "against", "ratio", "target", "")
+    for row in rows:
+        against, target = f"{row.against}, {_number(row.limit)}", f"{'≤' if row.at_most else '≥'} {row.target}"
+        verdict = "met" if row.passed else "**missed**"
+        _line(row.name, f"{_number(row.figure)} {row.unit}", against, f"{row.ratio:.2f}", target, verdict)
+    for row in rows:
+        if row.detail:
+            print(f"\n{row.name}: {row.detail}.")
+    if samples:
+        print()
+        _table("", "calls/s", "p50, p95, p99 ms", "CPU µs a call: server", "PostgreSQL", "Envoy", "client")
+    for name, sample in samples.items():
+        latencies = ", ".join(f"{value:,.1f}" for value in sample[1:4])
+        _line(name, f"{sample.rate:,.0f}", latencies, *(f"{cost:,.0f}" for cost in sample[4:]))
+
+
+def _table(*heads: str) -> None:
+    _line(*heads)
+    print("|" + "---|" * len(heads))
+
+
+def _line(*cells: str) -> None:
+    print(f"| {' | '.join(cells)} |")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:,.2g}" if value < 1 else f"{value:,.1f}"
 
 
 if __name__ == "__main__":

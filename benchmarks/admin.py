@@ -10,7 +10,7 @@ from statistics import median
 
 import httpx
 
-from benchmarks.rows import Load, Row
+from benchmarks.measure import Load, Row
 from benchmarks.stack import Stack
 from mo_grpc.processes import spawn, stop
 

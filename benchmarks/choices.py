@@ -16,11 +16,12 @@ from mo.customers.v1.customers_pb2 import Customer, GetCustomerRequest
 from rich.console import Console
 
 from benchmarks.client import grpc_call, run
-from benchmarks.rows import CALLS, GRPC_OK, IN_FLIGHT, REPEATS, Load, Row
+from benchmarks.measure import CALLS, GRPC_OK, REPEATS, Load, Row
 from benchmarks.stack import EMPTY_RPC, serve_empty
 from mo_grpc.db.embedded import embedded_url
 from mo_grpc.processes import spawn, stop
 
+IN_FLIGHT = 64
 ROUNDS = 300
 ROWS_ASKED = 64
 _SELECT = "SELECT id, external_id, status, score, created_at FROM customers WHERE external_id = ANY(%s)"
@@ -44,7 +45,7 @@ def _empty_rate(load: Load, kind: str) -> float:
         with grpc.insecure_channel(address) as channel:
             grpc.channel_ready_future(channel).result(timeout=30)
         call = grpc_call(EMPTY_RPC, GetCustomerRequest(external_id="bench-1"), load.stack.key)
-        rates = [run([address], [call] * (CALLS // 2), IN_FLIGHT, GRPC_OK).rate for _ in range(REPEATS + 1)]
+        rates = [run([address], [call] * CALLS[IN_FLIGHT], IN_FLIGHT, GRPC_OK).rate for _ in range(REPEATS + 1)]
     finally:
         stop(server, signal.SIGTERM, 10)
     return statistics.median(rates[1:])

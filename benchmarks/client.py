@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
+_MAX_FRAME = 16_384
 # No table, so that answers come in literals too; windows so large that they never fill.
 _OUR_SETTINGS = struct.pack(">HIHI", 1, 0, 4, 2**31 - 1)
 
@@ -30,7 +31,12 @@ class Call(NamedTuple):
         """The call as a stream."""
         if not self.body:
             return _frame(_HEADERS, _END_HEADERS | _END_STREAM, stream, self.headers)
-        return _frame(_HEADERS, _END_HEADERS, stream, self.headers) + _frame(_DATA, _END_STREAM, stream, self.body)
+        starts = range(0, len(self.body), _MAX_FRAME)
+        data = (
+            _frame(_DATA, _END_STREAM if start == starts[-1] else 0, stream, self.body[start : start + _MAX_FRAME])
+            for start in starts
+        )
+        return _frame(_HEADERS, _END_HEADERS, stream, self.headers) + b"".join(data)
 
 
 class Result(NamedTuple):

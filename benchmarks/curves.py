@@ -12,7 +12,8 @@ from mo.payments.v1.payments_pb2 import BatchCreatePaymentsRequest
 from mo.payments.v1.payments_pb2_grpc import PaymentServiceStub
 
 from benchmarks.client import grpc_call, run
-from benchmarks.rows import CUSTOMERS, GET, GRPC_OK, SIZES, Load, Row, size_figures
+from benchmarks.measure import CUSTOMERS, GET, GRPC_OK, Load, Row
+from benchmarks.sizes import SIZES, size_figures
 
 mpl.use("svg")
 mpl.rcParams["svg.hashsalt"] = "mo-grpc"  # the same picture from the same figures
@@ -49,7 +50,7 @@ def load_curves(load: Load) -> None:
     rate: dict[str, list[float]] = {}
     for level in LEVELS:
         count = min(8000, 400 * level)
-        for name, some in (("GetCustomer", calls[:count]), ("CreatePayment", load.payments(count, CUSTOMERS))):
+        for name, some in (("GetCustomer", calls[:count]), ("CreatePayment", load.payments(count))):
             result = run([load.stack.service_address], some, level, GRPC_OK)
             for percent in (50, 99):
                 latency.setdefault(f"{name}, p{percent}", []).append(result.percentile(percent))

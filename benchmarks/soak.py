@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from mo.customers.v1.customers_pb2 import GetCustomerRequest
 
 from benchmarks.client import Call, grpc_call
-from benchmarks.rows import CREATE_PAYMENT, CUSTOMERS, GET, Load, Row
+from benchmarks.measure import CREATE_PAYMENT, CUSTOMERS, GET, Load, Row
 from benchmarks.stack import memory_mib
 
 SECONDS = 600
@@ -26,11 +26,11 @@ def soak(load: Load) -> Row:
         RuntimeError: a call failed, a retry took effect twice, or the audit found something.
     """
     calls = _calls(load)
-    peak = max(load.service(list(itertools.islice(calls, 20_000))).rate for _ in range(3))
+    peak = max(load.sample(list(itertools.islice(calls, 20_000)), 64).rate for _ in range(3))
     a_second = int(peak * SHARE)
     started, made, warm, late = time.monotonic(), 0, 0.0, 0
     for second in range(SECONDS):
-        load.service(list(itertools.islice(calls, a_second)))
+        load.sample(list(itertools.islice(calls, a_second)), 64)
         made += a_second
         if second == WARM_UP:
             warm = memory_mib(load.stack.server.pid)
