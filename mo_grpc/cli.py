@@ -49,7 +49,7 @@ def serve(
     worker: Annotated[int | None, typer.Option(hidden=True, help="Which worker this process is.")] = None,
 ) -> None:
     """Run the gRPC server alone, with MO_WORKERS processes."""
-    settings = _settings()
+    settings = _settings(serving=True)
     if worker is None and settings.mo_workers > 1:
         run_workers(settings)
     else:
@@ -64,10 +64,13 @@ def migrate(
     down: Annotated[bool, typer.Option("--down", help="Go back to the revision, losing data.")] = False,
 ) -> None:
     """Bring the database's schema up to date."""
-    from mo_grpc.db.migrate import downgrade, upgrade
+    from mo_grpc.db import migrate
 
-    url = migration_url(_settings())
-    (downgrade if down else upgrade)(url, revision)
+    settings = _settings()
+    if down:
+        migrate.downgrade(migration_url(settings), revision)
+    else:
+        migrate.migrate(settings, revision)
 
 
 @app.command()
@@ -75,7 +78,7 @@ def web() -> None:
     """Run the server of the pages alone: Swagger, ReDoc, and the trap at ADMIN_HONEYPOT_URL."""
     from mo_grpc.web.serve import serve
 
-    serve(_settings())
+    serve(_settings(serving=True))
 
 
 @app.command()
@@ -83,7 +86,7 @@ def edge(
     show: Annotated[bool, typer.Option("--print", help="Print Envoy's configuration instead of running it.")] = False,
 ) -> None:
     """Run Envoy alone, in front of a running gRPC server."""
-    settings = _settings()
+    settings = _settings(serving=True)
     if show:
         print(render(settings))
     else:
@@ -135,7 +138,7 @@ def worker() -> None:
     """Run a Celery worker that imports files, where USE_CELERY is set."""
     from mo_grpc.imports.celery import work
 
-    work(_settings())
+    work(_settings(serving=True))
 
 
 @app.command()

@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     database_name: str = "mo"
     database_user: str = "mo"
     database_passwd: SecretStr | None = None
+    # The login that owns the schema, and migrates, where it is another.
+    database_owner: str | None = None
+    database_owner_passwd: SecretStr | None = None
     # Connections that a worker keeps at most; fewer when PostgreSQL allows fewer.
     mo_database_pool_size: Annotated[int, Field(ge=2, le=1000)] = 10
     mo_idempotency_retention_hours: Annotated[int, Field(ge=1)] = 24
@@ -211,10 +214,24 @@ class Settings(BaseSettings):
 
     @cached_property
     def external_migration_database_url(self) -> URL | None:
-        """The URL that owns the schema: `MO_MIGRATION_DATABASE_URL`, or the one the service uses."""
+        """The URL that owns the schema: `MO_MIGRATION_DATABASE_URL`, or the service's with the owner's login, if it has one."""
         if self.mo_migration_database_url is not None:
             return _psycopg(self.mo_migration_database_url)
-        return self.external_database_url
+        url = self.external_database_url
+        if url is None or self.database_owner is None:
+            return url
+        password = self.database_owner_passwd.get_secret_value() if self.database_owner_passwd else None
+        return url.set(username=self.database_owner, password=password)
+
+
+OWNERS_SECRETS = ("mo_migration_database_url", "database_owner_passwd")
+"""What a process that serves must not have."""
+
+
+def forget_owner() -> None:
+    """Let no process that is started from now on find the owner's secrets in its environment."""
+    for name in [name for name in os.environ if name.lower() in OWNERS_SECRETS]:
+        del os.environ[name]
 
 
 def unknown_names() -> dict[str, str]:

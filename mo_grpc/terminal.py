@@ -10,14 +10,17 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from mo_grpc import logs
-from mo_grpc.config import Settings, unknown_names
+from mo_grpc.config import OWNERS_SECRETS, Settings, forget_owner, unknown_names
 from mo_grpc.events.rules import By
 
 log = structlog.get_logger()
 
 
-def settings() -> Settings:
-    """Read the settings and set up the logs; warn of names that are no settings, end with exit status 2 if a value is wrong."""
+def settings(*, serving: bool = False) -> Settings:
+    """Read the settings and set up the logs; warn of names that are no settings, end with exit status 2 if a value is wrong.
+
+    A process that is `serving` uses nothing of the schema's owner, and warns where it was given that.
+    """
     try:
         found = Settings()
     except ValidationError as error:
@@ -29,7 +32,13 @@ def settings() -> Settings:
     for name, nearest in unknown_names().items():
         hint = f", do you mean {nearest}?" if nearest else "; env.example lists all settings."
         log.warning(f"{name} is no setting{hint}", name=name)
-    return found
+    if not serving:
+        return found
+    forget_owner()
+    for name in OWNERS_SECRETS:
+        if getattr(found, name) and found.external_database_url:
+            log.warning(f"{name.upper()} is the schema's owner's: give it to `mo-grpc migrate` alone, not to what serves")
+    return found.model_copy(update=dict.fromkeys(OWNERS_SECRETS))
 
 
 def console() -> Console:

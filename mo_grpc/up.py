@@ -13,10 +13,10 @@ from typing import NamedTuple, NoReturn
 from mo_grpc import terminal
 from mo_grpc.auth.administration import KeyAdministration
 from mo_grpc.auth.rules import BUSINESS_SCOPES, Credential, NewApiKey
-from mo_grpc.config import Settings
+from mo_grpc.config import Settings, forget_owner
 from mo_grpc.db.embedded import EmbeddedPostgres
-from mo_grpc.db.engine import migration_url, once
-from mo_grpc.db.migrate import upgrade
+from mo_grpc.db.engine import once
+from mo_grpc.db.migrate import migrate
 from mo_grpc.edge_process import Admin
 from mo_grpc.processes import AlreadyLockedError, FileLock, spawn, stop, tail
 from mo_grpc.vault import Vault
@@ -96,7 +96,8 @@ def _run(settings: Settings, cleanup: ExitStack) -> NoReturn:
         cleanup.callback(postgres.stop)  # before the start, so that no signal comes between them
         postgres.start()
         parts.append(Part("PostgreSQL", postgres.process, logs / "postgres.log"))
-    upgrade(migration_url(settings))
+    migrate(settings)
+    forget_owner()
     for name, command in (("The gRPC server", "serve"), ("The web server", "web"), ("Envoy", "edge")):
         log = logs / f"{command}.log"
         process = spawn([*_MO_GRPC, command], log)

@@ -15,7 +15,7 @@ import grpc
 import httpx
 import pytest
 
-from mo_grpc.db.embedded import embedded_url
+from mo_grpc.db.embedded import SERVICE_ROLE, embedded_url
 from tests import secrets
 from tests.doors import Door, GrpcDoor, RestDoor
 
@@ -45,8 +45,8 @@ class Stack:
 
     @property
     def database_url(self) -> str:
-        """Its PostgreSQL, for a process with another data folder."""
-        return embedded_url(self.data_dir).set(drivername="postgresql").render_as_string(hide_password=False)
+        """Its PostgreSQL, as the service logs in, for a process with another data folder."""
+        return embedded_url(self.data_dir, SERVICE_ROLE).set(drivername="postgresql").render_as_string(hide_password=False)
 
     def cli(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
         """Run `mo-grpc` with this service's settings."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from mo_grpc.db.embedded import embedded_url
+from mo_grpc.db.embedded import SERVICE_ROLE, embedded_url
 from tests.conftest import free_port
 from tests.waiting import eventually
 
@@ -44,7 +44,7 @@ def a_server(environment: dict[str, str], **settings: str) -> Iterator[Server]:
     It is ended afterwards by SIGTERM, unless it has ended already.
     """
     port = str(free_port())
-    database = embedded_url(Path(environment["MO_DATA_DIR"])).set(drivername="postgresql")
+    database = embedded_url(Path(environment["MO_DATA_DIR"]), SERVICE_ROLE).set(drivername="postgresql")
     command = [sys.executable, "-m", "mo_grpc", "serve"]
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -83,6 +83,13 @@ def test_migrations_may_have_a_url_of_their_own() -> None:
     assert (database_url(settings).username, migration_url(settings).username) == ("mo", "owner")
 
 
+@pytest.mark.parametrize("where", [{"mo_database_url": "postgresql://app:mine@one/mo"}, {"database_host": "one"}])
+def test_the_owner_may_be_another_login_of_the_same_database(where: dict[str, str]) -> None:
+    owner = {"database_owner": "lender", "database_owner_passwd": "p@ss/word"}
+    url = migration_url(Settings.model_validate(where | owner))
+    assert (url.username, url.password, url.host, url.database) == ("lender", "p@ss/word", "one", "mo")
+
+
 def test_neither_means_the_embedded_one() -> None:
     assert Settings().external_database_url is None
     assert Settings().external_migration_database_url is None

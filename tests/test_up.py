@@ -12,7 +12,7 @@ import pytest
 
 from mo_grpc.auth.rules import Credential
 from mo_grpc.config import Settings
-from mo_grpc.db.embedded import EmbeddedPostgres, embedded_url
+from mo_grpc.db.embedded import ROLE, SERVICE_ROLE, EmbeddedPostgres, embedded_url
 from mo_grpc.up import greeting
 from tests.conftest import KEY, Stack, read_greeting, run_cli, settings_environment
 from tests.db.test_embedded import alive, eventually
@@ -184,20 +184,33 @@ def test_a_taken_port_is_told_before_anything_starts(tmp_path: Path, setting: st
     assert not (tmp_path / "postgres").exists()
 
 
-def test_an_external_database_is_used_instead(tmp_path: Path) -> None:
+def test_an_external_database_is_used_instead_and_what_serves_does_not_know_its_owner(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path / "external"):
-        url = embedded_url(tmp_path / "external").set(drivername="postgresql").render_as_string(hide_password=False)
-        environment = settings_environment(tmp_path / "ours", MO_DATABASE_URL=url)
+        owner, service = (
+            embedded_url(tmp_path / "external", role).set(drivername="postgresql").render_as_string(hide_password=False)
+            for role in (ROLE, SERVICE_ROLE)
+        )
+        environment = settings_environment(tmp_path / "ours", MO_DATABASE_URL=service, MO_MIGRATION_DATABASE_URL=owner)
         with an_up(environment) as process:
             key = KEY.search(read_greeting(process))
             assert key
             assert len(children(process.pid)) == 3
             assert not (tmp_path / "ours/postgres").exists()
+            password = (tmp_path / "external" / f"{ROLE}.password").read_bytes()
+            assert password in known_to(process.pid)
+            below = [child for part in children(process.pid) for child in (part, *children(part))]
+            assert len(below) > 3
+            assert not [cmdline(child) for child in below if password in known_to(child)]
             answer = httpx.get(f"http://127.0.0.1:{environment['MO_HTTP_PORT']}/v1/customers", headers={"x-api-key": key[0]})
             assert answer.json() == {"customers": [], "next_page_token": ""}
             process.terminate()
             process.communicate(timeout=60)
             assert process.returncode == 0
+
+
+def known_to(pid: int) -> bytes:
+    """What a process was told at its start."""
+    return cmdline(pid) + Path(f"/proc/{pid}/environ").read_bytes()
 
 
 def test_a_database_out_of_reach_is_told_in_a_line(tmp_path: Path) -> None:

@@ -30,6 +30,10 @@ from mo_grpc.config import DRIVER
 from mo_grpc.processes import AlreadyLockedError, FileLock, User, spawn, stop, tail
 
 ROLE = DATABASE = "mo"
+
+SERVICE_ROLE = "mo_service"
+"""The role that serves; the first migration makes it, and it cannot rewrite history."""
+
 PATIENCE = 30.0
 """Seconds that PostgreSQL may take to start, or to end."""
 
@@ -59,7 +63,7 @@ class AlreadyRunningError(EmbeddedPostgresError):
 
 
 def embedded_url(data_dir: Path, role: str = ROLE) -> URL:
-    """Where the PostgreSQL of a data folder listens, for the role that owns the schema.
+    """Where the PostgreSQL of a data folder listens, for the role that owns the schema, or another.
 
     Raises:
         EmbeddedPostgresError: none runs there, or it is another user's.
@@ -80,8 +84,13 @@ def embedded_url(data_dir: Path, role: str = ROLE) -> URL:
 def _url(home: Path, role: str) -> URL:
     """The URL as the last start left it, whether PostgreSQL answers or not."""
     socket_dir = (home / "postgres.socket").read_text()
-    password = (home / "postgres.password").read_text()
+    password = _password_file(home, role).read_text()
     return URL.create(DRIVER, username=role, password=password, port=_PORT, database=DATABASE, query={"host": socket_dir})
+
+
+def _password_file(home: Path, role: str) -> Path:
+    """Where a role's password is: each has its own, so that who serves knows neither the owner's nor the superuser's."""
+    return home / f"{role}.password"
 
 
 class EmbeddedPostgres:
@@ -161,7 +170,7 @@ class EmbeddedPostgres:
                 os.chown(made, nobody.pw_uid, nobody.pw_gid)
             password = secrets.token_urlsafe(24)
             _initdb(made, password)
-            _write_private(self._home / "postgres.password", password)
+            _write_private(_password_file(self._home, "postgres"), password)
             if in_place:
                 made.rename(link)
             else:
@@ -205,16 +214,21 @@ class EmbeddedPostgres:
                 time.sleep(0.02)
 
     def _make_role_and_database(self) -> None:
-        """Make the role that owns the schema, no superuser, and its database."""
+        """Make the role that owns the schema, no superuser, and its database; the role that serves is the owner's to let in."""
+        for role in (ROLE, SERVICE_ROLE):  # an older version had none for them
+            if not _password_file(self._home, role).exists():
+                _write_private(_password_file(self._home, role), secrets.token_urlsafe(24))
         url = _url(self._home, "postgres").set(drivername="postgresql", database="postgres")
         conninfo: dict[str, Any] = url.translate_connect_args(username="user", database="dbname") | dict(url.query)
         with psycopg.connect(**conninfo, autocommit=True, connect_timeout=5) as connection:
             name = sql.Identifier(ROLE)
-            if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [ROLE]).fetchone():
-                # A verifier instead of the password: a statement that fails is logged as it is.
-                secret = connection.pgconn.encrypt_password(str(url.password).encode(), ROLE.encode(), b"scram-sha-256")
-                make = sql.SQL("CREATE ROLE {} LOGIN CREATEROLE CREATEDB PASSWORD {}")
-                connection.execute(make.format(name, sql.Literal(secret.decode())))
+            exists = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [ROLE]).fetchone()
+            # A verifier instead of the password: a statement that fails is logged as it is.
+            password = _password_file(self._home, ROLE).read_bytes()
+            secret = connection.pgconn.encrypt_password(password, ROLE.encode(), b"scram-sha-256")
+            make = sql.SQL("{} ROLE {} LOGIN CREATEROLE CREATEDB PASSWORD {}")
+            verb = sql.SQL("ALTER" if exists else "CREATE")
+            connection.execute(make.format(verb, name, sql.Literal(secret.decode())))
             if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
                 connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(DATABASE), name))
 

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from mo_grpc.config import Settings
 from mo_grpc.db.coalescing import MAX_SET, Coalescer, Locked, LockedError, Locks
-from mo_grpc.db.embedded import embedded_url
+from mo_grpc.db.embedded import SERVICE_ROLE, embedded_url
 from mo_grpc.errors import Conflict, ServiceError, Unavailable
 
 T = TypeVar("T")
@@ -24,9 +24,6 @@ R = TypeVar("R")
 SetRead = Callable[[AsyncConnection, Sequence[C]], Awaitable[Sequence[R | ServiceError]]]
 SetWrite = Callable[[AsyncConnection, Sequence[C], Locks], Awaitable[Sequence[R | ServiceError | Locked]]]
 """A store's calls: N commands in, N results out, refusals among them."""
-
-# The role that serves; the first migration makes it, and it cannot rewrite history.
-SERVICE_ROLE = "mo_service"
 
 ATTEMPTS = 6
 """How often a transaction is tried: a lost race costs one, and six in a row are a storm that the caller should see."""
@@ -46,7 +43,7 @@ _SET_CLOCK = text("SELECT set_config('mo.clock', :now, true)")
 
 def database_url(settings: Settings) -> URL:
     """The URL at which to serve: the external database's, or that of the embedded one in the data folder."""
-    return settings.external_database_url or embedded_url(settings.mo_data_dir)
+    return settings.external_database_url or embedded_url(settings.mo_data_dir, SERVICE_ROLE)
 
 
 def migration_url(settings: Settings) -> URL:

@@ -9,7 +9,8 @@ import structlog
 from psycopg import sql
 from sqlalchemy import URL
 
-from mo_grpc.db.engine import SERVICE_ROLE, Database, connect_args
+from mo_grpc.db.embedded import SERVICE_ROLE
+from mo_grpc.db.engine import Database, connect_args
 
 log = structlog.get_logger()
 

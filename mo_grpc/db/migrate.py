@@ -8,7 +8,9 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import URL
 
-from mo_grpc.config import ROOT
+from mo_grpc.config import ROOT, Settings
+from mo_grpc.db.engine import database_url, migration_url
+from mo_grpc.db.logins import let_in
 from mo_grpc.db.sentences import MigrationError
 
 
@@ -19,6 +21,18 @@ def alembic_config(url: URL) -> Config:
     config.set_main_option("path_separator", "os")
     config.attributes["url"] = url
     return config
+
+
+def migrate(settings: Settings, revision: str = "head") -> None:
+    """Bring the schema to `revision` as its owner, and let the service log in.
+
+    Raises:
+        EmbeddedPostgresError: the embedded PostgreSQL is meant, and none runs.
+        MigrationError: as `upgrade` does.
+    """
+    owner = migration_url(settings)
+    upgrade(owner, revision)
+    let_in(owner, database_url(settings))
 
 
 def upgrade(url: URL, revision: str = "head") -> None:

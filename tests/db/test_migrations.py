@@ -18,7 +18,7 @@ import mo_grpc.people.models
 import mo_grpc.tokens.models
 import mo_grpc.web.honeypot.models  # noqa: F401 - each import registers its tables
 from mo_grpc.db.base import Base
-from mo_grpc.db.engine import SERVICE_ROLE
+from mo_grpc.db.embedded import SERVICE_ROLE
 from mo_grpc.db.migrate import alembic_config, downgrade, upgrade
 from mo_grpc.imports.models import Import
 from tests.conftest import Stack, run_cli

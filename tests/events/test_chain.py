@@ -8,7 +8,7 @@ import pytest
 from psycopg import sql
 from sqlalchemy import URL
 
-from mo_grpc.db.engine import SERVICE_ROLE
+from mo_grpc.db.embedded import SERVICE_ROLE
 from tests.conftest import Stack, run_cli, settings_environment
 from tests.databases import connect, fresh_database
 

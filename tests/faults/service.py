@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from mo_grpc.db.embedded import embedded_url
+from mo_grpc.db.embedded import SERVICE_ROLE, embedded_url
 from tests.conftest import TLS, Stack, settings_environment
 from tests.databases import owner
 from tests.doors import Door, GrpcDoor, Json, Refused, RestDoor
@@ -68,7 +68,7 @@ def is_ready(client: httpx.Client) -> bool:
 
 def through(proxy: Proxy, upstream: Path) -> str:
     """The URL of the service's database, through the proxy."""
-    url = embedded_url(upstream).set(drivername="postgresql").update_query_dict({"host": str(proxy.folder)})
+    url = embedded_url(upstream, SERVICE_ROLE).set(drivername="postgresql").update_query_dict({"host": str(proxy.folder)})
     return url.render_as_string(hide_password=False)
 
 

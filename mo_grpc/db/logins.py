@@ -1,0 +1,50 @@
+"""The login that serves: another than the owner's, which it cannot become."""
+
+import psycopg
+import structlog
+from psycopg import sql
+from sqlalchemy import URL
+
+from mo_grpc.db.embedded import SERVICE_ROLE
+from mo_grpc.db.engine import connect_args
+
+log = structlog.get_logger()
+
+Connection = psycopg.Connection[tuple[object, ...]]
+
+
+def let_in(owner: URL, service: URL) -> None:
+    """Let the service log in as its URL says, with that password, where it cannot yet; the schema is up to date.
+
+    Where an administrator keeps the logins, the owner may not; then a warning says what is missing.
+    """
+    login, password = service.username, service.password
+    if not login or not password or login == owner.username or _can_log_in(service):
+        return
+    name = sql.Identifier(login)
+    try:
+        with _connect(owner, None) as connection:
+            exists = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [login]).fetchone()
+            # A verifier instead of the password: a statement that fails is logged as it is.
+            secret = connection.pgconn.encrypt_password(str(password).encode(), login.encode(), b"scram-sha-256")
+            make = sql.SQL("{} ROLE {} LOGIN PASSWORD {}")
+            verb = sql.SQL("ALTER" if exists else "CREATE")
+            connection.execute(make.format(verb, name, sql.Literal(secret.decode())))
+            if login != SERVICE_ROLE:
+                connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(SERVICE_ROLE), name))
+    except psycopg.errors.InsufficientPrivilege as error:
+        log.warning("the service cannot log in, and the owner may not change that", login=login, cause=str(error).strip())
+
+
+def _can_log_in(service: URL) -> bool:
+    try:
+        _connect(service, SERVICE_ROLE).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def _connect(url: URL, role: str | None) -> Connection:
+    # As SQLAlchemy does it, so that whatever a URL may hold is read alike.
+    _, parameters = url.get_dialect()().create_connect_args(url)
+    return psycopg.connect(**{**parameters, **connect_args(role)})
