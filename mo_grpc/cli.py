@@ -23,6 +23,7 @@ from mo_grpc.edge_process import run
 from mo_grpc.errors import ServiceError
 from mo_grpc.events.commands import events_command
 from mo_grpc.people.commands import users
+from mo_grpc.sealed import require_key
 from mo_grpc.terminal import settings as _settings
 from mo_grpc.tokens.commands import tokens
 from mo_grpc.vault import VaultError
@@ -50,6 +51,8 @@ def serve(
 ) -> None:
     """Run the gRPC server alone, with MO_WORKERS processes."""
     settings = _settings(serving=True)
+    if worker is None:
+        require_key(settings)
     if worker is None and settings.mo_workers > 1:
         run_workers(settings)
     else:
@@ -78,7 +81,9 @@ def web() -> None:
     """Run the server of the pages alone: Swagger, ReDoc, and the trap at ADMIN_HONEYPOT_URL."""
     from mo_grpc.web.serve import serve
 
-    serve(_settings(serving=True))
+    settings = _settings(serving=True)
+    require_key(settings)
+    serve(settings)
 
 
 @app.command()
@@ -138,7 +143,9 @@ def worker() -> None:
     """Run a Celery worker that imports files, where USE_CELERY is set."""
     from mo_grpc.imports.celery import work
 
-    work(_settings(serving=True))
+    settings = _settings(serving=True)
+    require_key(settings)
+    work(settings)
 
 
 @app.command()

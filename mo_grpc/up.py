@@ -6,20 +6,28 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, NoReturn
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from mo_grpc import terminal
 from mo_grpc.auth.administration import KeyAdministration
 from mo_grpc.auth.rules import BUSINESS_SCOPES, Credential, NewApiKey
 from mo_grpc.config import Settings, forget_owner
-from mo_grpc.db.embedded import EmbeddedPostgres
+from mo_grpc.db.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from mo_grpc.db.engine import once
 from mo_grpc.db.migrate import migrate
 from mo_grpc.edge_process import Admin
+from mo_grpc.errors import ServiceError
 from mo_grpc.processes import AlreadyLockedError, FileLock, spawn, stop, tail
+from mo_grpc.sealed import require_key
 from mo_grpc.vault import Vault
+
+KEY_LIFETIME = timedelta(days=1)
+"""The key of a run that was killed, and that no other run follows, ends by itself."""
 
 PATIENCE = 60.0
 """Seconds that the parts may take until they answer."""
@@ -98,13 +106,17 @@ def _run(settings: Settings, cleanup: ExitStack) -> NoReturn:
         parts.append(Part("PostgreSQL", postgres.process, logs / "postgres.log"))
     migrate(settings)
     forget_owner()
+    require_key(settings)
+    note = data_dir / "up.key"
+    _revoke(settings, note)  # that of a run that was killed
     for name, command in (("The gRPC server", "serve"), ("The web server", "web"), ("Envoy", "edge")):
         log = logs / f"{command}.log"
         process = spawn([*_MO_GRPC, command], log)
         cleanup.callback(stop, process, signal.SIGTERM, settings.mo_shutdown_grace_seconds + 10)
         parts.append(Part(name, process, log))
     _wait_until_ready(settings, parts)
-    print(greeting(settings, _new_key(settings)), flush=True)
+    cleanup.callback(_revoke, settings, note)
+    print(greeting(settings, _new_key(settings, note)), flush=True)
     while True:
         _check(parts)
         time.sleep(0.2)
@@ -128,11 +140,25 @@ def _check_port(setting: str, host: str, port: int) -> None:
             raise StartError(f"Port {port} of {host} cannot be used ({error.strerror}); set {setting} to another.") from None
 
 
-def _new_key(settings: Settings) -> Credential:
-    """Make a key with every business scope."""
-    command = NewApiKey(Credential.generate(), "demo", frozenset(BUSINESS_SCOPES), None)
+def _new_key(settings: Settings, note: Path) -> Credential:
+    """Make a key with every business scope for this run; its id is noted, so that it is revoked whatever becomes of the run."""
+    credential = Credential.generate()
+    note.write_text(credential.id, encoding="ascii")
+    command = NewApiKey(credential, "mo-grpc up", frozenset(BUSINESS_SCOPES), datetime.now(UTC) + KEY_LIFETIME)
     once(settings, lambda database: KeyAdministration(database, Vault(settings), terminal.by()).create(command))
-    return command.credential
+    return credential
+
+
+def _revoke(settings: Settings, note: Path) -> None:
+    """Revoke the key that was noted, if one was; where the database is away, the next start does."""
+    if not note.exists():
+        return
+    key_id = note.read_text(encoding="ascii")
+    try:
+        once(settings, lambda database: KeyAdministration(database, Vault(settings), terminal.by()).revoke(key_id))
+    except (EmbeddedPostgresError, ServiceError, SQLAlchemyError):
+        return
+    note.unlink()
 
 
 def _check(parts: list[Part]) -> None:
@@ -187,7 +213,7 @@ MO over gRPC is up. Ctrl-C stops it.
   Swagger   {url}/swagger/   ReDoc {url}/redoc/
   Admin     {url}{settings.admin_url}   an account for it: mo-grpc users create EMAIL --role administrator
   data      {settings.mo_data_dir}
-  API key   {key}
+  API key   {key}   until this run ends, or for a day
 
 Create a customer over gRPC, then read it over REST:
 

@@ -27,11 +27,16 @@ class VaultError(Exception):
 
 
 class Vault:
-    """Encrypts and decrypts with AES-256-GCM; `purpose` binds a ciphertext to its row, so that none stands in for another."""
+    """Encrypts and decrypts with AES-256-GCM; `purpose` binds a ciphertext to its row, so that none stands in for another.
+
+    What was encrypted or hashed under one of SECRET_KEY_FALLBACKS is still read; what is new is under the key of now.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._setting = settings.secret_key
         self._path = settings.mo_data_dir / "secret.key"
+        older = [{"secret_key": key, "secret_key_fallbacks": ()} for key in settings.secret_key_fallbacks]
+        self.all: tuple[Vault, ...] = (self, *(Vault(settings.model_copy(update=each)) for each in older))
 
     def encrypt(self, plain: bytes, purpose: str) -> bytes:
         """Encrypt, with a fresh nonce in front."""
@@ -44,16 +49,18 @@ class Vault:
         Raises:
             VaultError: it was encrypted with another key, or for another purpose.
         """
-        try:
-            return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], purpose.encode())
-        except InvalidTag:
-            raise VaultError(
-                "A secret in the database was encrypted with another key: every server needs the same SECRET_KEY."
-            ) from None
+        for vault in self.all:
+            with suppress(InvalidTag):
+                return vault._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], purpose.encode())
+        raise VaultError("A secret in the database was encrypted with another key: every server needs the same SECRET_KEY.")
 
     def digest(self, plain: bytes, purpose: str) -> bytes:
         """A keyed hash (HMAC-SHA-256), for secrets too short for a plain one."""
         return hmac.digest(self._digest_key, purpose.encode() + b"\0" + plain, hashlib.sha256)
+
+    def digests(self, plain: bytes, purpose: str) -> list[bytes]:
+        """What `digest` answers now, and what it answered under the keys before."""
+        return [vault.digest(plain, purpose) for vault in self.all]
 
     @cached_property
     def name(self) -> str:
@@ -84,8 +91,7 @@ class Vault:
 
 def vaults(settings: Settings) -> dict[str, Vault]:
     """The vault of now, and those of the keys that were in use before, by name."""
-    older = [settings.model_copy(update={"secret_key": key}) for key in settings.secret_key_fallbacks]
-    return {vault.name: vault for vault in map(Vault, (settings, *older))}
+    return {vault.name: vault for vault in Vault(settings).all}
 
 
 def _publish(path: Path, content: bytes) -> None:

@@ -44,13 +44,17 @@ def a_server(environment: dict[str, str], **settings: str) -> Iterator[Server]:
     It is ended afterwards by SIGTERM, unless it has ended already.
     """
     port = str(free_port())
+    # What it encrypts and seals is with the database's key, wherever its folder is.
+    key = Path(environment["MO_DATA_DIR"]) / "secret.key"
+    same_key = {"SECRET_KEY": key.read_text()} if key.exists() else {}
     database = embedded_url(Path(environment["MO_DATA_DIR"]), SERVICE_ROLE).set(drivername="postgresql")
     command = [sys.executable, "-m", "mo_grpc", "serve"]
     with (
         tempfile.TemporaryDirectory() as folder,
         subprocess.Popen(
             command,
-            env=environment
+            env=same_key
+            | environment
             | {
                 "MO_GRPC_PORT": port,
                 "MO_DATA_DIR": folder,

@@ -107,4 +107,4 @@ def test_its_steps_lead_to_two_logins_of_which_neither_is_the_superuser(tmp_path
         run_cli(told("migrate", GIVEN) | here, "migrate")
         assert "first" in run_cli(told("grpc", GIVEN) | here, "keys", "list").stdout
         with pytest.raises(psycopg.OperationalError):
-            connect(url.set(username="mo_service", password=GIVEN["DATABASE_OWNER_PASSWD"], database="mo"))
+            psycopg.connect(host=folder, user="mo_service", password=GIVEN["DATABASE_OWNER_PASSWD"], dbname="mo")

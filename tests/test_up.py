@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,6 +16,7 @@ from mo_grpc.config import Settings
 from mo_grpc.db.embedded import ROLE, SERVICE_ROLE, EmbeddedPostgres, embedded_url
 from mo_grpc.up import greeting
 from tests.conftest import KEY, Stack, read_greeting, run_cli, settings_environment
+from tests.databases import owner
 from tests.db.test_embedded import alive, eventually
 
 
@@ -117,7 +119,7 @@ def test_a_signal_stops_everything_cleanly(tmp_path: Path, number: signal.Signal
     assert key[0] not in logs
 
 
-def test_data_and_keys_survive_a_restart(tmp_path: Path) -> None:
+def test_data_and_keys_survive_a_restart_and_the_key_of_a_run_ends_with_it(tmp_path: Path) -> None:
     # A path that needs care wherever it is handed on.
     data_dir = tmp_path / "my data, 2"
     environment = settings_environment(data_dir)
@@ -126,8 +128,13 @@ def test_data_and_keys_survive_a_restart(tmp_path: Path) -> None:
         key = KEY.search(read_greeting(process))
         assert key
         assert data_dir.stat().st_mode & 0o077 == 0
-        headers = {"x-api-key": key[0]}
-        assert httpx.post(url, headers=headers, json={"external_id": "kept", "score": "1"}).status_code == 200
+        of_the_run = {"x-api-key": key[0]}
+        assert httpx.post(url, headers=of_the_run, json={"external_id": "kept", "score": "1"}).status_code == 200
+        headers = {"x-api-key": run_cli(environment, "keys", "create", "stays").stdout.strip()}
+        [ends] = ask(
+            data_dir, "SELECT extract(epoch FROM expires_at - created_at) / 3600 FROM api_keys WHERE name = 'mo-grpc up'"
+        )
+        assert 23.9 < ends < 24.1
         # Not even a chance to tidy up.
         started = children(process.pid)
         process.kill()
@@ -136,6 +143,17 @@ def test_data_and_keys_survive_a_restart(tmp_path: Path) -> None:
     with an_up(environment) as process:
         read_greeting(process)
         assert httpx.get(f"{url}/kept", headers=headers).json()["score"] == "1.00"
+        assert httpx.get(f"{url}/kept", headers=of_the_run).status_code == 401
+        assert ask(data_dir, "SELECT name FROM api_keys WHERE revoked_at IS NULL ORDER BY 1") == ["mo-grpc up", "stays"]
+        process.terminate()
+        process.communicate(timeout=60)
+    with EmbeddedPostgres(data_dir):
+        assert ask(data_dir, "SELECT name FROM api_keys WHERE revoked_at IS NULL") == ["stays"]
+
+
+def ask(data_dir: Path, query: str) -> list[Any]:
+    with owner(data_dir) as connection:
+        return [row[0] for row in connection.execute(query.encode())]
 
 
 @pytest.mark.parametrize(

@@ -241,7 +241,7 @@ class Accounts:
     def _code(self, user: User, code: str) -> store.Code:
         """A presented code, ready to be compared."""
         if otp.is_recovery_code(code) and user.otp_enabled_at:
-            return store.Code("", "", otp.recovery_hash(self._vault, user.id, code))
+            return store.Code("", "", otp.recovery_hashes(self._vault, user.id, code))
         secret = self._vault.decrypt(user.otp_secret or b"", otp.sealed_for(user.id)).decode()
         return store.Code(secret, code, None)
 

@@ -68,7 +68,16 @@ def recovery_codes() -> list[str]:
 
 def recovery_hash(vault: Vault, user_id: int, code: str) -> bytes:
     """What is stored of a recovery code; keyed, so that a stolen database does not suffice to guess."""
-    return vault.digest(_plain(code).encode(), f"recovery code of user {user_id}")
+    return vault.digest(*_hashed(user_id, code))
+
+
+def recovery_hashes(vault: Vault, user_id: int, code: str) -> list[bytes]:
+    """What may be stored of a recovery code: under the key of now, or one before."""
+    return vault.digests(*_hashed(user_id, code))
+
+
+def _hashed(user_id: int, code: str) -> tuple[bytes, str]:
+    return _plain(code).encode(), f"recovery code of user {user_id}"
 
 
 def sealed_for(user_id: int) -> str:

@@ -98,16 +98,16 @@ _ADD_CODES = text("""
     SELECT :id, code_hash FROM unnest(CAST(:hashes AS bytea[])) AS new (code_hash)
 """)
 _USE_CODE = text("""
-    UPDATE recovery_codes SET used_at = :now WHERE user_id = :id AND code_hash = :hash AND used_at IS NULL
+    UPDATE recovery_codes SET used_at = :now WHERE user_id = :id AND code_hash = ANY(:hashes) AND used_at IS NULL
 """)
 
 
 class Code(NamedTuple):
-    """A presented one-time code beside the person's secret, or the hash of a presented recovery code."""
+    """A presented one-time code beside the person's secret, or the hashes of a presented recovery code."""
 
     secret: str
     code: str
-    recovery_hash: bytes | None
+    recovery_hashes: list[bytes] | None
 
     def __repr__(self) -> str:
         return "Code(...)"
@@ -274,9 +274,9 @@ async def _lock(connection: AsyncConnection, user_id: int) -> tuple[User | None,
 
 async def _accept(connection: AsyncConnection, user: User, code: Code, now: datetime) -> int | None:
     """Accept a code once; answers the step that is the last accepted from now on, or None."""
-    if code.recovery_hash is None:
+    if code.recovery_hashes is None:
         return accepted_step(code.secret, code.code, user.otp_last_step, now)
-    used = await connection.execute(_USE_CODE, {"id": user.id, "hash": code.recovery_hash, "now": now})
+    used = await connection.execute(_USE_CODE, {"id": user.id, "hashes": code.recovery_hashes, "now": now})
     return user.otp_last_step if used.rowcount else None
 
 
