@@ -73,6 +73,7 @@ def _business(site: Site) -> list[Route]:
         _route(site, "/payments", pages.payments.show, "payments:read"),
         _route(site, "/payments.csv", pages.payments.download, "payments:read"),
         _route(site, "/payments/{external_id}", pages.payment, "payments:read"),
+        _route(site, "/payments/{external_id}/reject", pages.confirm_rejection, "payments:write"),
         _route(site, "/payments/{external_id}/reject", pages.reject_payment, "payments:write", post=True),
     ]
 
@@ -84,6 +85,7 @@ def _imports(site: Site) -> list[Route]:
         _route(site, "/imports", pages.upload, "imports:write", post=True, streams=True),
         _route(site, "/imports/{id}", pages.show, "imports:read"),
         _route(site, "/imports/{id}/errors.csv", pages.errors, "imports:read"),
+        _route(site, "/imports/{id}/cancel", pages.confirm_cancel, "imports:write"),
         _route(site, "/imports/{id}/cancel", pages.cancel, "imports:write", post=True),
     ]
 
@@ -95,7 +97,9 @@ def _keys(site: Site) -> list[Route]:
         _route(site, "/keys", pages.create, "keys:write", post=True),
         _route(site, "/keys/new", pages.show_form, "keys:write"),
         _route(site, "/keys/{id}", pages.show, "keys:read"),
+        _route(site, "/keys/{id}/rotate", pages.confirm_rotation, "keys:write"),
         _route(site, "/keys/{id}/rotate", pages.rotate, "keys:write", post=True),
+        _route(site, "/keys/{id}/revoke", pages.confirm_revocation, "keys:write"),
         _route(site, "/keys/{id}/revoke", pages.revoke, "keys:write", post=True),
     ]
 
@@ -108,6 +112,7 @@ def _users(site: Site) -> list[Route]:
         _route(site, "/users/new", pages.show_form, USERS),
         _route(site, "/users/{id}", pages.show, USERS),
         _route(site, "/users/{id}", pages.change, USERS, post=True),
+        _route(site, "/users/{id}/{action}", pages.confirm, USERS),
         _route(site, "/events", record.events, USERS),
         _route(site, "/honeypot", record.honeypot, USERS),
     ]

@@ -31,20 +31,22 @@ def time_line(width: int, loans: Sequence[Mapping[str, Any]], payments: Sequence
     """Each loan as a bar from its beginning to its end, and the payments as marks below, on one axis."""
     now = datetime.now(UTC)
     moments = [*(loan["created_at"] for loan in loans), *(payment["created_at"] for payment in payments), now]
-    first = min(moments)
+    begin = min(moments)
+    # At least an hour, so that its ends are two moments.
+    first = min(begin, now - timedelta(hours=1))
     left = 104 if width > 400 else 76
-    place = Place(first, max(now, first + timedelta(days=1)), left, width - left - 14)
+    place = Place(first, now, left, width - left - 14)
     ordered = sorted(loans, key=lambda loan: (loan["created_at"], loan["id"]))
     bottom = 12 + _ROW * len(ordered)
     drawn = [_axis(place, bottom + 34, width)]
     for row, loan in enumerate(ordered):
         y = 12 + _ROW * row
-        begin = loan["taken_at"] or loan["created_at"]
+        since = loan["taken_at"] or loan["created_at"]
         end = loan["updated_at"] if loan["status"] in (PAID, REJECTED) else place.last
-        x = place.x(begin)
+        x = place.x(since)
         names = {PENDING: "bar-pending", ACTIVE: "bar-active", REJECTED: "bar-rejected", PAID: "bar-paid"}
         words = {PENDING: "pending", ACTIVE: "active", REJECTED: "rejected", PAID: "paid"}[loan["status"]]
-        title = f"{loan['external_id']}: {loan['amount']:,.2f}, {words}, from {day_and_time(begin)}"
+        title = f"{loan['external_id']}: {loan['amount']:,.2f}, {words}, from {day_and_time(since)}"
         if end is not place.last:
             title += f" to {day_and_time(end)}"
         bar = rect(names[loan["status"]], x, y, max(4.0, place.x(end) - x), 14)
@@ -63,7 +65,7 @@ def time_line(width: int, loans: Sequence[Mapping[str, Any]], payments: Sequence
         )
         drawn.append(Markup("<g><title>{}</title>{}</g>").format(title, mark))
     description = (
-        f"{len(ordered)} loans from their beginning to their end, and {len(payments)} payments, from {first:%d %B %Y} on."
+        f"{len(ordered)} loans from their beginning to their end, and {len(payments)} payments, from {begin:%d %B %Y} on."
     )
     return svg(width, bottom + 44, "Time line of loans and payments", description, Markup("").join(drawn))
 
@@ -127,12 +129,19 @@ def _words(loan: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> str:
 def _axis(place: Place, y: float, width: int) -> Markup:
     drawn = [Markup('<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(place.left, width - 14, y - 14, y - 14)]
     steps = 5 if width > 400 else 2
+    # With less than a day between them, they would say the same day twice.
+    with_time = place.last - place.first < timedelta(days=steps)
+    before = None
     for step in range(steps + 1):
         moment = place.first + (place.last - place.first) * step / steps
         anchor = "end" if step == steps else "middle" if step else "start"
         x = round(place.x(moment), 1)
         drawn.append(Markup('<line class="grid" x1="{}" x2="{}" y1="4" y2="{}"/>').format(x, x, y - 14))
-        drawn.append(Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(x, y + 2, anchor, f"{moment:%d %b %Y}"))
+        label = f"{moment:%d %b %Y}" if not with_time else f"{moment:%H:%M}"
+        if with_time and moment.date() != before:
+            label = f"{moment:%d %b}, {label}"
+        before = moment.date()
+        drawn.append(Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(x, y + 2, anchor, label))
     return Markup("").join(drawn)
 
 

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterable
+from decimal import Decimal
+from math import ceil, floor
 from typing import Final, NamedTuple
 
 from mo_grpc.people.rules import ROLE_SCOPES, Role
@@ -23,6 +25,16 @@ def whole_number(text: str) -> int | None:
 def chosen(text: str, choices: Iterable[int]) -> int | None:
     """Which of the choices a text names; None if none."""
     return {str(choice): choice for choice in choices}.get(text)
+
+
+def used(total: Decimal, line: Decimal) -> str:
+    """How much of a credit line is used, in words; what is not quite the whole line, or a little more, is not called 100 %."""
+    if not line:
+        return "no credit line"
+    percent = total * 100 / line
+    if 0 < percent < 1:
+        return "less than 1 % used"
+    return f"{floor(percent) if percent < 100 else ceil(percent):,} % used"
 
 
 def page_of_ours(text: str) -> str:

@@ -181,6 +181,13 @@ class Site:
         """A page that says one thing."""
         return self.render(visit, "message.html", status, title=title, text=text)
 
+    def ask(
+        self, visit: Visit, template: str = "confirm.html", *, title: str, text: str, button: str, back: str, **values: Any
+    ) -> Response:
+        """Ask before something is done that cannot be undone; the form goes to the page's own path, or to another one."""
+        values = {"to": visit.path.removeprefix(self.base), "danger": True, **values}
+        return self.render(visit, template, title=title, text=text, button=button, back=back, **values)
+
     def go(self, path: str) -> Response:
         """Send the browser to another page, by GET."""
         return RedirectResponse(f"{self.base}{path}", HTTPStatus.SEE_OTHER)

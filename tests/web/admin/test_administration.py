@@ -76,6 +76,8 @@ def test_an_import_that_is_over_is_not_cancelled(logged_in: LoggedIn) -> None:
     token = page.locator("main input[name=csrf]").get_attribute("value") or ""
     file: FilePayload = {"name": "a.csv", "mimeType": "text/csv", "buffer": f"{new_id('c')},1".encode()}
     made = visitor.context.request.post(f"{visitor.url}imports", multipart={"csrf": token, "file": file})
+    page = visitor.open(f"imports/{made.url.rpartition('/')[2]}/cancel")
+    assert "1 customers already created stay" in page.locator("main").inner_text()
     over = visitor.context.request.post(f"{made.url}/cancel", form={"csrf": token})
     assert "only one that is PENDING or RUNNING can be cancelled" in over.text()
 
@@ -100,6 +102,7 @@ def test_a_key_is_made_used_rotated_and_revoked(logged_in: LoggedIn, stack: Stac
     page.get_by_role("link", name="Done").click()
     assert key not in page.content()  # it is shown once
     assert "31 Dec 2099" in page.content()
+    page.get_by_role("link", name="Rotate").click()
     page.get_by_label("The old secret ends").select_option("0")
     page.get_by_role("button", name="Make another secret").click()
     rotated = page.locator("#key").inner_text()
@@ -107,7 +110,9 @@ def test_a_key_is_made_used_rotated_and_revoked(logged_in: LoggedIn, stack: Stac
     assert status(rotated) == 200
     eventually(lambda: status(key) == 401, 5)
     page.get_by_role("link", name="Done").click()
-    page.get_by_text("Revoke the key for good").click()
+    page.get_by_role("link", name="Revoke").click()
+    assert "cannot be undone" in page.locator("main").inner_text()
+    assert status(rotated) == 200
     page.get_by_role("button", name="Revoke").click()
     assert "revoked" in page.locator(".head").inner_text()
     eventually(lambda: status(rotated) == 401, 5)
@@ -149,7 +154,9 @@ def test_an_account_is_made_and_changed_and_each_change_is_recorded(
     page.get_by_role("button", name="Lock", exact=True).click()
     assert "locked viewer" in page.locator(".head").inner_text()
     page.get_by_role("button", name="Unlock").click()
-    page.get_by_role("button", name="New password").click()
+    page.get_by_role("link", name="New password").click()
+    assert "stops working at once" in page.locator("main").inner_text()
+    page.get_by_role("button", name="Make a new password").click()
     used(page.locator("#password").inner_text())
     record = visitor.open("events?stream=changes").locator("tbody").inner_text()
     changes = [line for line in record.split("\n") if email in line]

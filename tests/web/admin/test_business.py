@@ -67,9 +67,10 @@ def test_a_payment_and_how_it_was_spread(logged_in: LoggedIn, door: Door) -> Non
     rows = [row.split("\t") for row in page.locator("section", has_text="Details").locator("tbody").inner_text().split("\n")]
     assert [(row[0], row[2], row[3]) for row in rows] == [(first, "100.00", "0.00"), (second, "50.00", "250.00")]
     # It bounces.
-    page.get_by_text("Take the payment back").click()
+    page.get_by_role("link", name="It bounced").click()
+    assert "150.00 will be owed again" in page.locator("main").inner_text()
     page.get_by_label("Reason").fill("Returned by the bank.")
-    page.get_by_role("button", name="Reject the payment").click()
+    page.get_by_role("button", name="Reject").click()
     assert "bounced" in page.locator(".head").inner_text()
     assert [outstanding(door, loan) for loan in (first, second)] == [("100.00", "ACTIVE"), ("300.00", "ACTIVE")]
     titles = visitor.open(f"customers/{customer}").locator("svg.chart g > title").all_text_contents()
@@ -85,6 +86,7 @@ def test_a_credit_line_is_changed_unless_somebody_else_was_quicker(logged_in: Lo
     page.get_by_role("textbox", name="Credit line").fill("500")
     page.get_by_role("button", name="Save").click()
     assert "100.00 above the line" in page.content()
+    assert "120 % used" in page.locator(".tiles").inner_text()
     door("customers.UpdateCustomer", customer={"external_id": customer, "score": "700"}, update_mask="score")
     page.get_by_role("textbox", name="Credit line").fill("900")
     page.get_by_role("button", name="Save").click()

@@ -32,7 +32,7 @@ def paths(over_grpc: GrpcDoor) -> list[str]:
     lists = ["", "customers", "loans", "payments", "imports", "keys", "users", "events", "honeypot"]
     return [
         *lists, "keys/new", "users/new", "users/1", "nowhere", f"customers/{customer}", f"loans/{loan}", f"loans/{pending}",
-        f"loans/{pending}/activate", f"payments/{payment}",
+        f"loans/{pending}/activate", f"payments/{payment}", f"payments/{payment}/reject", "users/1/reset",
     ]  # fmt: skip
 
 
@@ -63,6 +63,41 @@ def test_nothing_is_wider_than_a_phone(logged_in: LoggedIn, paths: list[str]) ->
     page.get_by_role("button", name="Menu").click()
     page.get_by_role("link", name="Loans", exact=True).click()
     assert visitor.heading() == "Loans"
+
+
+@pytest.mark.parametrize(("width", "least"), [(375, 44), (1280, 24)])
+def test_what_is_touched_is_large_enough(logged_in: LoggedIn, paths: list[str], width: int, least: int) -> None:
+    """As high as WCAG asks for fingers (2.5.5), and for pointers (2.5.8); links within a sentence are as high as its line."""
+    visitor = logged_in(Role.ADMINISTRATOR, viewport={"width": width, "height": 700})
+    script = """least => [...document.querySelectorAll("a, button, summary, select, input")]
+        .filter(each => each.checkVisibility() && !each.closest("p:not(.hint)") && !each.matches("[type=checkbox], .skip"))
+        .filter(each => each.getBoundingClientRect().height < least - 0.5)
+        .map(each => `${each.outerHTML.slice(0, 90)}: ${each.getBoundingClientRect().height}`)"""
+    found = {path: visitor.open(path).evaluate(script, least) for path in paths}
+    assert {path: small for path, small in found.items() if small} == {}
+
+
+def test_numbers_stay_on_one_line(logged_in: LoggedIn, over_grpc: GrpcDoor) -> None:
+    customer = a_customer(over_grpc, "9999999999.99")
+    a_loan(over_grpc, customer, "9999999999.99")
+    payment = pay(over_grpc, customer, "99999999999999999.99")["external_id"]
+    visitor = logged_in(Role.VIEWER, viewport={"width": 375, "height": 700})
+    for path in ("", f"customers/{customer}", f"payments/{payment}"):
+        page = visitor.open(path)
+        lines = "[...document.querySelectorAll('.tile .value')].map(each => each.getClientRects().length * each.offsetHeight)"
+        heights = page.evaluate(lines)
+        assert len(set(heights)) == 1, path
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375, path
+        for tile in page.locator(".tile").all():
+            assert tile.evaluate("each => each.scrollWidth <= each.clientWidth"), path
+
+
+def test_a_time_line_of_one_day_says_each_moment_once(logged_in: LoggedIn, over_grpc: GrpcDoor) -> None:
+    customer = a_customer(over_grpc)
+    a_loan(over_grpc, customer, "10.00")
+    chart = logged_in(Role.VIEWER).open(f"customers/{customer}").get_by_role("img", name="Time line").first
+    ticks = [text for text in chart.locator("text").all_text_contents() if ":" in text]
+    assert len(ticks) == len(set(ticks)) == 6
 
 
 def test_the_keyboard_is_enough(logged_in: LoggedIn) -> None:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from mo_grpc.web.admin import charts, pictures, store
 from mo_grpc.web.admin.lists import CUSTOMERS, LOANS, PAYMENTS
 from mo_grpc.web.admin.pages.listing import Export, ListPage
-from mo_grpc.web.admin.rules import EXTERNAL_ID
+from mo_grpc.web.admin.rules import EXTERNAL_ID, used
 from mo_grpc.web.admin.site import NotHereError, Site, Visit
 
 CUSTOMER_STATUS = {1: "active", 2: "inactive"}
@@ -95,7 +95,6 @@ class BusinessPages:
         spread_over = sorted((loan for loan in loans if loan["taken_at"]), key=lambda loan: (loan["taken_at"], loan["id"]))
         parts = await self._database.read(lambda c: store.parts_of_loans(c, [loan["id"] for loan in spread_over]))
         over = max(Decimal(0), -found["available"])
-        line = max(found["score"], found["total"])
         description = (
             f"Of a line of {found['score']:,.2f}, {found['active']:,.2f} is owed, {found['pending']:,.2f} is pending, "
             f"and {found['available']:,.2f} is available."
@@ -108,7 +107,7 @@ class BusinessPages:
             loans=loans,
             payments=payments,
             over=over,
-            used=float(found["total"] / line * 100) if line else 0.0,
+            used=used(found["total"], found["score"]),
             line_chart=charts.share("Credit line", description, shown),
             time_line=charts.twice(partial(pictures.time_line, loans=loans, payments=payments)) if loans or payments else "",
             spread=charts.twice(partial(pictures.spread, loans=spread_over, parts=parts)) if spread_over else "",
@@ -145,7 +144,18 @@ class BusinessPages:
         """Ask once more before a loan is activated or rejected."""
         verb = self._verb(visit)
         found = await self._one(visit, store.find_loan, "loan")
-        return self._site.render(visit, "confirm_loan.html", loan=found, verb=verb)
+        amount, customer = f"{found['amount']:,.2f}", found["customer"]
+        text = f"The {amount} of {customer} will be free again. A rejected loan stays rejected."
+        if verb == "activate":
+            text = f"{amount} will be owed by {customer} from now on."
+        return self._site.ask(
+            visit,
+            title=f"{verb.capitalize()} loan {found['external_id']}",
+            text=text,
+            button=verb.capitalize(),
+            back=f"loans/{found['external_id']}",
+            danger=verb != "activate",
+        )
 
     async def change_loan(self, visit: Visit) -> Response:
         """Activate or reject a loan."""
@@ -176,6 +186,18 @@ class BusinessPages:
             words=PAYMENT_STATUS[found["status"]],
             rejection=REJECTION.get(found["rejection_kind"], ""),
             loan_status=LOAN_STATUS,
+        )
+
+    async def confirm_rejection(self, visit: Visit) -> Response:
+        """Ask once more, and for the reason, before a bounced payment is taken back."""
+        found = await self._one(visit, store.find_payment, "payment")
+        return self._site.ask(
+            visit,
+            "confirm_payment.html",
+            title=f"Reject payment {found['external_id']}",
+            text=f"Its {found['total_amount']:,.2f} will be owed again by {found['customer']}. This cannot be undone.",
+            button="Reject",
+            back=f"payments/{found['external_id']}",
         )
 
     async def reject_payment(self, visit: Visit) -> Response:

@@ -74,6 +74,17 @@ class ImportPages:
             reasons=REASONS,
         )
 
+    async def confirm_cancel(self, visit: Visit) -> Response:
+        """Ask once more before an import is cancelled."""
+        found = await self._find(visit)
+        return self._site.ask(
+            visit,
+            title=f"Cancel import {found['id']}",
+            text=f"The {found['created_count']:,} customers already created stay, the rest is not read. This cannot be undone.",
+            button="Cancel the import",
+            back=f"imports/{found['id']}",
+        )
+
     async def cancel(self, visit: Visit) -> Response:
         """Cancel an import that is not over."""
         import_id = str(self._id(visit))

@@ -1,5 +1,6 @@
 """API keys: made, rotated and revoked. A key is shown once, in the answer to the form that made it."""
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -54,11 +55,32 @@ class KeyPages:
 
     async def show(self, visit: Visit) -> Response:
         """One key."""
-        key_id = self._id(visit)
-        found = await self._site.database.read(lambda c: store.find_key(c, key_id))
-        if found is None:
-            raise NotHereError(f"There is no API key {key_id}.")
-        return self._site.render(visit, "key.html", key=found, overlaps=_OVERLAPS, now=datetime.now(UTC))
+        found = await self._find(visit)
+        return self._site.render(visit, "key.html", key=found, now=datetime.now(UTC))
+
+    async def confirm_rotation(self, visit: Visit) -> Response:
+        """Ask when the old secret ends, before a key has another one."""
+        found = await self._find(visit)
+        return self._site.ask(
+            visit,
+            "confirm_rotation.html",
+            title=f"Rotate the key of {found['name']}",
+            text="The new secret is shown once. Whoever still calls with the old one when it ends is refused.",
+            button="Make another secret",
+            back=f"keys/{found['id']}",
+            overlaps=_OVERLAPS,
+        )
+
+    async def confirm_revocation(self, visit: Visit) -> Response:
+        """Ask once more before a key is revoked."""
+        found = await self._find(visit)
+        return self._site.ask(
+            visit,
+            title=f"Revoke the key of {found['name']}",
+            text="Every server refuses it within a second. This cannot be undone.",
+            button="Revoke",
+            back=f"keys/{found['id']}",
+        )
 
     async def rotate(self, visit: Visit) -> Response:
         """Give a key another secret, and show it this once."""
@@ -76,6 +98,13 @@ class KeyPages:
         rpc = self._site.api.keys.RevokeApiKey
         done = "The key is revoked; every server refuses it within a second."
         return await self._site.act(visit, rpc, request, done=done, to=f"keys/{key_id}", once=False)
+
+    async def _find(self, visit: Visit) -> Mapping[str, Any]:
+        key_id = self._id(visit)
+        found = await self._site.database.read(lambda c: store.find_key(c, key_id))
+        if found is None:
+            raise NotHereError(f"There is no API key {key_id}.")
+        return found
 
     def _id(self, visit: Visit) -> str:
         key_id = str(visit.request.path_params["id"])

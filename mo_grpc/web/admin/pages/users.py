@@ -20,6 +20,19 @@ from mo_grpc.web.admin.rules import chosen, whole_number
 from mo_grpc.web.admin.site import NotHereError, Site, Visit
 
 _ROLES = {int(role): role.name.lower() for role in Role}
+_IRREVERSIBLE = {
+    "reset": (
+        "Make a new password for",
+        "The old one stops working at once. The new one is shown once, and has to be changed at the next login.",
+        "Make a new password",
+    ),
+    "otp": (
+        "Turn one-time codes off for",
+        "A password alone is enough then, and the codes of the person's device never work again.",
+        "Turn codes off",
+    ),
+}
+"""What cannot be taken back: its question, what it does, and its button."""
 _MAX_NAME = 100
 
 
@@ -59,6 +72,25 @@ class UserPages:
         """One account."""
         user = await self._find(visit)
         return self._site.render(visit, "user.html", user=user, roles=_ROLES, own=user.id == visit.person.id)
+
+    async def confirm(self, visit: Visit) -> Response:
+        """Ask once more before a password, or what makes one-time codes, is gone."""
+        user = await self._find(visit)
+        action = str(visit.request.path_params["action"])
+        if action not in _IRREVERSIBLE:
+            raise NotHereError("There is no such page.")
+        title, text, button = _IRREVERSIBLE[action]
+        to = f"users/{user.id}"
+        return self._site.ask(
+            visit,
+            "confirm_account.html",
+            title=f"{title} {user.email}",
+            text=text,
+            button=button,
+            back=to,
+            to=to,
+            action=action,
+        )
 
     async def change(self, visit: Visit) -> Response:
         """Lock or unlock an account, or give it another role, another password, or no codes."""
