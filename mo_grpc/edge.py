@@ -2,6 +2,7 @@
 
 import base64
 import ipaddress
+import json
 import re
 import socket
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.config import ROOT, Settings
-from mo_grpc.edge_routes import by_verb, rest_paths
+from mo_grpc.edge_routes import body_members, by_verb, rest_paths
 from mo_grpc.errors import DOMAIN
 from mo_grpc.workers import endpoint, web_endpoint
 
@@ -197,7 +198,7 @@ def render(settings: Settings, secrets: Path | None = None, admin_socket: Path |
         cors_headers=(settings.api_key_custom_header, *CORS_HEADERS),
         descriptor=base64.b64encode(descriptor).decode(),
         services=_services(files),
-        lua={path.stem: path.read_text(encoding="utf-8") for path in sorted(TEMPLATES.glob("*.lua"))},
+        lua=_lua(files),
         rest_paths=paths,
         rest_by_verb=by_verb(paths),
         refusals=REFUSALS,
@@ -235,6 +236,17 @@ def _template(name: str) -> Template:
         autoescape=False,  # noqa: S701 - this is YAML; `tojson` quotes what comes from outside
     )
     return environment.get_template(name)
+
+
+def _lua(files: FileDescriptorSet) -> dict[str, str]:
+    """The scripts, by name; the one that looks at the members of bodies knows those that there are."""
+    scripts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(TEMPLATES.glob("*.lua"))}
+    tables = (
+        f"[{json.dumps(key)}] = {{ {', '.join(f'{name} = true' for name in sorted(names))} }}"
+        for key, names in body_members(files).items()
+    )
+    scripts["unknown_members"] = f"local MEMBERS = {{ {', '.join(tables)} }}\n{scripts['unknown_members']}"
+    return scripts
 
 
 def _services(files: FileDescriptorSet) -> list[str]:

@@ -10,8 +10,9 @@ import pytest
 from mo_grpc.config import ROOT
 from mo_grpc.people.rules import Role
 from tests.conftest import ORIGIN, TLS, Stack
+from tests.doors import Json
 from tests.e2e.test_edge import GET_CUSTOMER, exchange, refusal
-from tests.factories import new_id
+from tests.factories import SOME_DAY, new_id
 from tests.people.conftest import NewPerson, basic, new_person, patience  # noqa: F401 - fixtures
 
 EDGE_TABLE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8").partition("## What Envoy decides")[2].partition("\n## ")[0]
@@ -121,6 +122,48 @@ def test_json_is_understood_under_its_names(rest: httpx.Client, customer: str, k
     headers = {"content-type": kind, "content-encoding": "identity"} if kind else {}
     answer = rest.patch(f"/v1/customers/{customer}", content=b'{"score": "77"}', headers=headers)
     assert answer.json()["score"] == "77.00"
+
+
+BODIES = [
+    ("PATCH", "/v1/customers/{customer}", {"score": "77", "preaproved_at": None}),
+    ("POST", "/v1/customers", {"external_id": "unknown", "score": "1", "statuss": "INACTIVE"}),
+    ("POST", "/v1/customers?x=/v1/loans", {"external_id": "unknown", "score": "1", "amount": "1"}),
+    ("POST", "/v1/payments:batchCreate", {"requests": [{"payment": {}}, {"payment": {"total_amout": "1"}}]}),
+    ("POST", "/v1/loans/unknown:activate", {"reason": "x"}),
+    ("POST", "/v1/auth/tokens:refresh", {"refresh_tokn": "x"}),
+]
+
+
+@pytest.mark.parametrize(("verb", "path", "body"), BODIES)
+def test_an_unknown_member_is_refused_by_name(rest: httpx.Client, customer: str, verb: str, path: str, body: Json) -> None:
+    message = refusal(rest.request(verb, path.format(customer=customer), json=body), 400, 3, "MALFORMED_REQUEST")
+    assert re.search('no member "(preaproved_at|statuss|amount|total_amout|reason|refresh_tokn)"', message)
+    refusal(rest.get("/v1/customers/unknown"), 404, 5, "CUSTOMER_NOT_FOUND")
+    assert rest.get(f"/v1/customers/{customer}").json()["score"] == "10.00"
+
+
+def test_a_name_that_is_none_is_not_repeated(rest: httpx.Client) -> None:
+    for name in ("<script>", "x" * 61, "é", ""):
+        message = refusal(rest.post("/v1/customers", json={name: "1"}), 400, 3, "MALFORMED_REQUEST")
+        assert message.endswith("There is no member.")
+
+
+def test_what_only_looks_like_a_member_is_a_value(rest: httpx.Client, customer: str) -> None:
+    loan = {
+        "customer_external_id": customer,
+        "amount": "1",
+        "maximumPaymentDate": SOME_DAY,
+        "contract_version": 'a" : \\", "b":\\\\',
+    }
+    created = rest.post("/v1/loans", json=loan | {"external_id": new_id("http")}).json()
+    assert created["contract_version"] == loan["contract_version"]
+    # What was read may be sent back.
+    rest.patch(f"/v1/customers/{customer}", json={"score": "9", "etag": '"1"', "status": "ACTIVE"}).raise_for_status()
+    paid = {"external_id": new_id("http"), "customer_external_id": customer, "total_amount": "1"}
+    again = rest.post("/v1/payments", json=paid).json() | {"external_id": new_id("http")}
+    assert rest.post("/v1/payments", json=again).status_code == 200
+    escaped = b'{"external\\u005fid": "%s", "score": "1"}' % new_id("http").encode()
+    assert rest.post("/v1/customers", content=escaped).status_code == 200
 
 
 def test_the_pages_of_an_allowed_origin_can_read_these_refusals(rest: httpx.Client) -> None:

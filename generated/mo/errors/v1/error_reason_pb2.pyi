@@ -71,7 +71,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     MALFORMED_REQUEST: _ErrorReason.ValueType  # 22
     """INVALID_ARGUMENT (HTTP 400; PERMISSION_DENIED, 403, for CONNECT and a protocol upgrade; UNIMPLEMENTED, 501, for a transfer
     encoding other than chunked), from the edge and the service: the request is no valid HTTP, JSON or message, or names an
-    unknown query parameter, or asks for a protocol that is not served.
+    unknown query parameter or member of a body, or asks for a protocol that is not served.
     """
     REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 23
     """INVALID_ARGUMENT (HTTP 413), from the edge: the body is over the limit."""
@@ -186,7 +186,7 @@ ROUTE_NOT_FOUND: ErrorReason.ValueType  # 21
 MALFORMED_REQUEST: ErrorReason.ValueType  # 22
 """INVALID_ARGUMENT (HTTP 400; PERMISSION_DENIED, 403, for CONNECT and a protocol upgrade; UNIMPLEMENTED, 501, for a transfer
 encoding other than chunked), from the edge and the service: the request is no valid HTTP, JSON or message, or names an
-unknown query parameter, or asks for a protocol that is not served.
+unknown query parameter or member of a body, or asks for a protocol that is not served.
 """
 REQUEST_TOO_LARGE: ErrorReason.ValueType  # 23
 """INVALID_ARGUMENT (HTTP 413), from the edge: the body is over the limit."""
