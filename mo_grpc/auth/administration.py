@@ -6,7 +6,7 @@ from mo_grpc.auth import store
 from mo_grpc.auth.rules import ApiKey, KeyLimits, NewApiKey, Rotation
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import ServiceError
-from mo_grpc.events.rules import By, Kind, NewEvent
+from mo_grpc.events.rules import By, Kind, NewEvent, printable
 from mo_grpc.events.store import append
 from mo_grpc.vault import Vault
 
@@ -20,10 +20,11 @@ class KeyAdministration:
         self._by = by
 
     async def create(self, command: NewApiKey) -> None:
-        """Store a new key."""
+        """Store a new key, and who made it."""
+        made = command._replace(created_by=printable(self._by.actor))
 
         async def work(connection: AsyncConnection) -> None:
-            await store.create_api_keys(connection, [command])
+            await store.create_api_keys(connection, [made])
             data = {"name": command.name, "scopes": " ".join(sorted(command.scopes)), **_told(command.limits)}
             await self._record(connection, Kind.API_KEY_CREATED, command.credential.id, **data)
 

@@ -75,11 +75,11 @@ def create_key(
 @keys.command("list")
 def list_keys() -> None:
     """List the API keys, without their secrets."""
-    table = Table("id", "name", "scopes", "created", "expires", "revoked", "last used", "limits")
+    table = Table("id", "name", "scopes", "created", "by", "expires", "revoked", "last used", "limits")
     for key in once(terminal.settings(), lambda database: database.read(store.list_api_keys)):
         times = (key.created_at, key.expires_at, key.revoked_at, key.last_used_at)
-        shown = [f"{time:%Y-%m-%d %H:%M:%S}" if time else "" for time in times]
-        table.add_row(key.id, key.name, " ".join(sorted(key.scopes)), *shown, _shown(key))
+        created, *others = [f"{time:%Y-%m-%d %H:%M:%S}" if time else "" for time in times]
+        table.add_row(key.id, key.name, " ".join(sorted(key.scopes)), created, key.created_by, *others, _shown(key))
     terminal.console().print(table)
 
 

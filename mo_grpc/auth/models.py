@@ -8,6 +8,7 @@ from sqlalchemy import (
     Date,
     ForeignKey,
     Identity,
+    Index,
     Integer,
     LargeBinary,
     Text,
@@ -38,6 +39,8 @@ class ApiKey(Base):
         CheckConstraint("cardinality(allowed_networks) <= 32", "allowed_networks"),
         CheckConstraint("calls_per_second >= 0", "calls_per_second"),
         CheckConstraint("calls_per_day >= 0", "calls_per_day"),
+        # For whoever asks what an account leaves behind.
+        Index("api_keys_created_by_idx", "created_by"),
     )
 
     id: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
@@ -57,6 +60,8 @@ class ApiKey(Base):
     allowed_networks: Mapped[list[str]] = mapped_column(ARRAY(CIDR), server_default=text("'{}'"))
     calls_per_second: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     calls_per_day: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    # Who made it, as events name their actors; empty where nobody knows any more.
+    created_by: Mapped[str] = mapped_column(Text, server_default=text("''"))
 
 
 class ApiKeyCalls(Base):

@@ -96,6 +96,7 @@ class ApiKey(NamedTuple):
     allowed_networks: tuple[Network, ...]
     calls_per_second: int
     calls_per_day: int
+    created_by: str
 
     @property
     def counted(self) -> bool:
@@ -138,6 +139,8 @@ class NewApiKey(NamedTuple):
     scopes: frozenset[str]
     expires_at: datetime | None
     limits: KeyLimits = KeyLimits()
+    created_by: str = ""
+    """The actor that made it, as events name it."""
 
 
 class Rotation(NamedTuple):

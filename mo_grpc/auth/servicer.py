@@ -109,4 +109,5 @@ def to_message(key: ApiKey, credential: Credential | None = None) -> api_keys_pb
         allowed_networks=map(str, key.allowed_networks),
         calls_per_second=key.calls_per_second,
         calls_per_day=key.calls_per_day,
+        created_by=key.created_by,
     )

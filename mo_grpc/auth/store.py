@@ -12,7 +12,7 @@ from mo_grpc.errors import ServiceError
 CLEANED_AT_ONCE = 1000
 
 _COLUMNS = "id, name, secret_hash, scopes, created_at, expires_at, revoked_at, last_used_at, "
-_COLUMNS += "previous_secret_hash, previous_expires_at, number, allowed_networks, calls_per_second, calls_per_day"
+_COLUMNS += "previous_secret_hash, previous_expires_at, number, allowed_networks, calls_per_second, calls_per_day, created_by"
 
 _GET = text(f"SELECT {_COLUMNS} FROM api_keys WHERE id = ANY(:ids)")  # noqa: S608 - a constant
 
@@ -26,19 +26,30 @@ _PAGE = text(f"""
 # Scopes are joined with spaces because unnest would flatten an array of arrays.
 _CREATE = text("""
     INSERT INTO api_keys (id, name, secret_hash, scopes, created_at, expires_at, allowed_networks, calls_per_second,
-        calls_per_day)
+        calls_per_day, created_by)
     SELECT id, name, secret_hash, string_to_array(scopes, ' '), clock_timestamp(), expires_at,
-        CAST(string_to_array(allowed_networks, ' ') AS cidr[]), calls_per_second, calls_per_day
+        CAST(string_to_array(allowed_networks, ' ') AS cidr[]), calls_per_second, calls_per_day,
+        created_by
     FROM unnest(CAST(:ids AS text[]), CAST(:names AS text[]), CAST(:secret_hashes AS bytea[]), CAST(:scopes AS text[]),
         CAST(:expires_ats AS timestamptz[]), CAST(:allowed_networks AS text[]), CAST(:calls_per_second AS integer[]),
-        CAST(:calls_per_day AS integer[]))
-        AS new (id, name, secret_hash, scopes, expires_at, allowed_networks, calls_per_second, calls_per_day)
+        CAST(:calls_per_day AS integer[]), CAST(:created_bys AS text[]))
+        AS new (id, name, secret_hash, scopes, expires_at, allowed_networks, calls_per_second, calls_per_day, created_by)
     ORDER BY id
 """)
 
 _REVOKE = text("""
     UPDATE api_keys SET revoked_at = coalesce(revoked_at, clock_timestamp()) WHERE id = ANY(:ids) RETURNING id
 """)
+
+# A key may make keys, too.
+_MADE_BY = text(f"""
+    WITH RECURSIVE made (id) AS (
+        SELECT id FROM api_keys WHERE created_by = :actor
+        UNION SELECT api_keys.id FROM api_keys JOIN made ON created_by = made.id
+    )
+    SELECT {_COLUMNS} FROM api_keys WHERE id IN (SELECT id FROM made) AND revoked_at IS NULL
+        AND (expires_at IS NULL OR expires_at > clock_timestamp()) ORDER BY number
+""")  # noqa: S608 - a constant
 
 _LOCK = text(f"SELECT {_COLUMNS} FROM api_keys WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE")  # noqa: S608 - a constant
 
@@ -106,6 +117,7 @@ async def create_api_keys(connection: AsyncConnection, commands: Sequence[NewApi
             "allowed_networks": [_joined(command.limits) for command in commands],
             "calls_per_second": [command.limits.calls_per_second for command in commands],
             "calls_per_day": [command.limits.calls_per_day for command in commands],
+            "created_bys": [command.created_by for command in commands],
         },
     )
 
@@ -134,6 +146,11 @@ async def revoke_api_keys(connection: AsyncConnection, ids: Sequence[str]) -> li
     """Revoke keys for good; False where there is no such key."""
     revoked = set((await connection.execute(_REVOKE, {"ids": sorted(set(ids))})).scalars())
     return [key_id in revoked for key_id in ids]
+
+
+async def keys_made_by(connection: AsyncConnection, actor: str) -> list[ApiKey]:
+    """List the keys that still count and were made by an actor, or by keys that it made, oldest first."""
+    return [_api_key(row) for row in await connection.execute(_MADE_BY, {"actor": actor})]
 
 
 async def touch_api_keys(connection: AsyncConnection, used: Mapping[str, datetime]) -> None:

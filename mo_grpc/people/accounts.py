@@ -22,6 +22,7 @@ from mo_grpc.people.rules import (
     address_subject,
     credentials_invalid,
     fingerprint,
+    malformed_code,
     normal_email,
     otp_already_enabled,
     otp_not_enabled,
@@ -66,10 +67,12 @@ class Accounts:
         """Log in, and run `within` in the very transaction that accepts the login: there a session begins.
 
         Raises:
-            InvalidFields: the new password is too weak.
+            InvalidFields: the new password is too weak, or the code is malformed.
             ServiceError: as `authenticate` says.
             OtpRequired: as `authenticate` says.
         """
+        if attempt.code:
+            attempt = attempt._replace(code=_normal(attempt.code))
         email = normal_email(attempt.email)
         subjects = await self._begin(email or attempt.email, attempt.address)
         async with self._recording(email, attempt.address):
@@ -84,10 +87,11 @@ class Accounts:
         Raises:
             ServiceError: as `log_in` says.
         """
+        attempt = attempt._replace(code=_normal(attempt.code))
         user = await self.find(user_id)
         subjects = await self._begin(user.email, attempt.address)
         async with self._recording(user.email, attempt.address):
-            if not attempt.code or user.locked_at or fingerprint(user) != seen:
+            if user.locked_at or fingerprint(user) != seen:
                 raise credentials_invalid()
             return await self._finish(user, attempt._replace(email=user.email), subjects, within)
 
@@ -137,6 +141,9 @@ class Accounts:
         Raises:
             ServiceError: the code is wrong, or there is nothing to confirm, or too many attempts failed.
         """
+        code = otp.normal_code(code)
+        if not otp.is_app_code(code):
+            raise malformed_code("the six digits that the app shows")
         user = await self.find(user_id)
         if user.otp_enabled_at or not user.otp_secret:
             raise otp_not_enabled(user.email)
@@ -155,6 +162,7 @@ class Accounts:
         Raises:
             ServiceError: as `authenticate` says, or they are off.
         """
+        code = _normal(code)
         user, subjects = await self._again(user_id, password, address)
         if not user.otp_enabled_at:
             raise otp_not_enabled(user.email)
@@ -239,7 +247,7 @@ class Accounts:
         _check(await self._database.write(work))
 
     def _code(self, user: User, code: str) -> store.Code:
-        """A presented code, ready to be compared."""
+        """A presented code, in its normal form, ready to be compared."""
         if otp.is_recovery_code(code) and user.otp_enabled_at:
             return store.Code("", "", otp.recovery_hashes(self._vault, user.id, code))
         secret = self._vault.decrypt(user.otp_secret or b"", otp.sealed_for(user.id)).decode()
@@ -248,6 +256,13 @@ class Accounts:
 
 def _by(user: User, address: str) -> By:
     return By(f"user-{user.id}", address)
+
+
+def _normal(code: str) -> str:
+    normal = otp.normal_code(code)
+    if not normal:
+        raise malformed_code("six digits, or a recovery code")
+    return normal
 
 
 def _check(result: T | ServiceError) -> T:

@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mo_grpc.auth.rules import ApiKey
+from mo_grpc.auth.store import keys_made_by, revoke_api_keys
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import ServiceError
 from mo_grpc.events.rules import By, Kind, NewEvent
@@ -32,10 +34,24 @@ class Administration:
 
         return await self._database.write(work)
 
-    async def lock(self, user: User) -> None:
-        """Lock an account out, which ends its sessions."""
-        account = account_subject(user.email)
-        await self._change(lambda c: store.set_locked(c, user.id, account, locked=True), Kind.USER_LOCKED, user)
+    async def lock(self, user: User, *, revoke_keys: bool = False) -> list[ApiKey]:
+        """Lock an account out, which ends its sessions.
+
+        Answers the API keys that still count and that the account made, itself or by other keys; with `revoke_keys`, those
+        that were revoked along with it.
+        """
+
+        async def work(connection: AsyncConnection) -> list[ApiKey]:
+            await store.set_locked(connection, user.id, account_subject(user.email), locked=True)
+            keys = await keys_made_by(connection, f"user-{user.id}")
+            events = [NewEvent(Kind.USER_LOCKED, self._by, user.email)]
+            if revoke_keys:
+                await revoke_api_keys(connection, [key.id for key in keys])
+                events += [NewEvent(Kind.API_KEY_REVOKED, self._by, key.id, {"locked": user.email}) for key in keys]
+            await append(connection, self._vault, events)
+            return keys
+
+        return await self._database.write(work)
 
     async def unlock(self, user: User) -> None:
         """Let an account in again, and forget its failed logins."""

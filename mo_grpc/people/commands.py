@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from mo_grpc import terminal
+from mo_grpc.auth.rules import ApiKey
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database, once
 from mo_grpc.errors import InvalidFields
@@ -77,10 +78,24 @@ def list_users() -> None:
 
 
 @users.command("lock")
-def lock_user(email: Email) -> None:
-    """Lock an account: no login, and every server refuses its tokens within a second."""
-    user = _with_user(email, lambda by, user: by.lock(user))
+def lock_user(
+    email: Email,
+    revoke_keys: Annotated[bool, typer.Option("--revoke-keys", help="Revoke the API keys that the account made, too.")] = False,
+) -> None:
+    """Lock an account: no login, and every server refuses its tokens within a second; shows the API keys that it made."""
+    keys: list[ApiKey] = []
+
+    async def lock(by: Administration, user: User) -> None:
+        keys.extend(await by.lock(user, revoke_keys=revoke_keys))
+
+    user = _with_user(email, lock)
     print(f"Locked {user.email}.")
+    if keys and revoke_keys:
+        print("Revoked the API keys that the account made:")
+    elif keys:
+        print("These API keys, which the account made, still count; with --revoke-keys, the same command revokes them:")
+    for key in keys:
+        print(f"  {key.id}  {key.name}")
 
 
 @users.command("unlock")

@@ -3,6 +3,7 @@
 import hmac
 import io
 import secrets
+import unicodedata
 from datetime import datetime
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from mo_grpc.vault import Vault
 ISSUER = "MO over gRPC"
 STEP = 30
 """Seconds that a code is shown."""
+
+DIGITS = 6
 
 DRIFT = 1
 """Steps that a phone's clock may be off, either way."""
@@ -55,9 +58,24 @@ def accepted_step(secret: str, code: str, last_step: int, now: datetime) -> int 
     return found
 
 
-def is_recovery_code(code: str) -> bool:
-    """Whether a code has the length of a recovery code."""
-    return len(_plain(code)) == _GROUPS * _GROUP
+def normal_code(code: str) -> str:
+    """A code as it is compared, however it was typed or pasted: apps show `123 456`, and keyboards have digits of their own.
+
+    Empty if it is neither six digits nor as long as a recovery code.
+    """
+    letters = (character for character in unicodedata.normalize("NFKC", code) if character.isalnum())
+    plain = "".join(str(unicodedata.decimal(letter, letter)) for letter in letters).upper()
+    return plain if plain.isascii() and (is_app_code(plain) or is_recovery_code(plain)) else ""
+
+
+def is_app_code(normal: str) -> bool:
+    """Whether it is one that the app shows."""
+    return len(normal) == DIGITS and normal.isdecimal()
+
+
+def is_recovery_code(normal: str) -> bool:
+    """Whether it has the length of a recovery code."""
+    return len(normal) == _GROUPS * _GROUP
 
 
 def recovery_codes() -> list[str]:
@@ -77,13 +95,9 @@ def recovery_hashes(vault: Vault, user_id: int, code: str) -> list[bytes]:
 
 
 def _hashed(user_id: int, code: str) -> tuple[bytes, str]:
-    return _plain(code).encode(), f"recovery code of user {user_id}"
+    return normal_code(code).encode(), f"recovery code of user {user_id}"
 
 
 def sealed_for(user_id: int) -> str:
     """The vault's purpose of a person's secret."""
     return f"one-time codes of user {user_id}"
-
-
-def _plain(code: str) -> str:
-    return code.replace("-", "").replace(" ", "").upper()

@@ -13,7 +13,7 @@ from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.auth.access import ACCESS, ACCOUNT, BASIC, PUBLIC
 from mo_grpc.auth.rules import BUSINESS_SCOPES
-from mo_grpc.errors import FieldViolation, PreconditionFailed, TooManyRequests, Unauthenticated
+from mo_grpc.errors import FieldViolation, InvalidFields, PreconditionFailed, TooManyRequests, Unauthenticated
 from mo_grpc.people.common_passwords import COMMON
 
 MIN_PASSWORD = 12
@@ -136,6 +136,11 @@ def password_faults(password: str, email: str) -> list[FieldViolation]:
 def reused_password() -> list[FieldViolation]:
     """What is wrong with a new password that is the old one."""
     return [FieldViolation("new_password", "must be another than the old one")]
+
+
+def malformed_code(expected: str) -> InvalidFields:
+    """Refuse what cannot be a code, before it counts as an attempt: it says nothing about anybody."""
+    return InvalidFields([FieldViolation("code", f"must be {expected}")])
 
 
 def fingerprint(user: User) -> str:

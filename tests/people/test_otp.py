@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from urllib.parse import parse_qs, urlsplit
@@ -29,6 +30,11 @@ def enroll(doors: Doors, person: Person) -> Enrolled:
     return enrolled
 
 
+def wrong(secret: str) -> str:
+    """A code that is none of the secret's, now or nearby."""
+    return next(code for code in ("000000", "111111", "222222", "333333") if code not in {totp(secret, n) for n in (0, 1)})
+
+
 def test_from_enrolment_to_the_login_with_a_code(doors: Doors, new_person: NewPerson) -> None:
     person = new_person()
     door = doors.person(person.email)
@@ -39,9 +45,7 @@ def test_from_enrolment_to_the_login_with_a_code(doors: Doors, new_person: NewPe
     assert isinstance(pyotp.parse_uri(made["otpauth_uri"]), pyotp.TOTP)
     assert made["qr_code_png"].startswith("iVBORw0KGgo")  # a PNG, in base64
     assert doors.tokens(person.email)  # nothing has changed yet
-    assert reason(lambda: door("auth.ConfirmOtp", code="000000" if totp(made["secret"]) != "000000" else "1")) == (
-        "CREDENTIALS_INVALID"
-    )
+    assert reason(lambda: door("auth.ConfirmOtp", code=wrong(made["secret"]))) == ("CREDENTIALS_INVALID")
     assert len(set(door("auth.ConfirmOtp", code=totp(made["secret"], -1))["recovery_codes"])) == 10
     assert doors.tokens(person.email, code=totp(made["secret"]))
     assert reason(lambda: door("auth.EnrollOtp", password=PASSWORD)) == "OTP_ALREADY_ENABLED"
@@ -54,8 +58,8 @@ def test_the_challenge_waits_for_the_code(doors: Doors, new_person: NewPerson) -
     assert list(answer) == ["otp_challenge"]
     challenge = answer["otp_challenge"]["challenge"]
     door = doors.open({})
-    assert reason(lambda: door("auth.CreateToken", challenge=challenge)) == "CREDENTIALS_INVALID"
-    assert reason(lambda: door("auth.CreateToken", challenge=challenge, code="nonsense")) == "CREDENTIALS_INVALID"
+    assert refused(lambda: door("auth.CreateToken", challenge=challenge)).fields.keys() == {"code"}
+    assert reason(lambda: door("auth.CreateToken", challenge=challenge, code=wrong(person.secret))) == "CREDENTIALS_INVALID"
     assert reason(lambda: doors.bearer(challenge)("customers.ListCustomers")) == "TOKEN_INVALID"
     tokens = door("auth.CreateToken", challenge=challenge, code=totp(person.secret))["tokens"]
     token = tokens["access_token"]
@@ -120,7 +124,7 @@ def test_codes_that_are_guessed_make_the_account_wait(over_doors: Doors, new_per
     person = enroll(over_doors, new_person())
     challenge = over_doors.login(person.email)["otp_challenge"]["challenge"]
     door = over_doors.open({})
-    reasons = [reason(lambda: door("auth.CreateToken", challenge=challenge, code="nonsense")) for _ in range(5)]
+    reasons = [reason(lambda: door("auth.CreateToken", challenge=challenge, code=wrong(person.secret))) for _ in range(5)]
     assert reasons == ["CREDENTIALS_INVALID"] * 4 + ["TOO_MANY_ATTEMPTS"]
 
 
@@ -143,7 +147,7 @@ def test_disabling_takes_the_password_and_a_code(doors: Doors, new_person: NewPe
     door = doors.bearer(doors.tokens(person.email, code=totp(person.secret))["access_token"])
     next_code = totp(person.secret, 1)
     assert reason(lambda: door("auth.DisableOtp", password="wrong password", code=next_code)) == "CREDENTIALS_INVALID"
-    assert reason(lambda: door("auth.DisableOtp", password=PASSWORD, code="nonsense")) == "CREDENTIALS_INVALID"
+    assert reason(lambda: door("auth.DisableOtp", password=PASSWORD, code=wrong(person.secret))) == "CREDENTIALS_INVALID"
     assert list(doors.login(person.email)) == ["otp_challenge"]
     door("auth.DisableOtp", password=PASSWORD, code=next_code)
     assert doors.tokens(person.email)
@@ -179,3 +183,60 @@ def test_a_server_with_another_secret_says_so_in_its_log_alone(over_doors: Doors
     with a_server(stack.environment, SECRET_KEY="another " * 5) as server:
         door = GrpcDoor(server.channel, (("authorization", basic(person.email)),))
         assert reason(lambda: door("auth.CreateToken", code=totp(person.secret))) == "INTERNAL_ERROR"
+
+
+TYPED: dict[str, Callable[[str], str]] = {
+    "as the app shows it": lambda code: f"{code[:3]} {code[3:]}",
+    "pasted with space around": lambda code: f"\t {code}\r\n",
+    "with a hyphen": lambda code: f"{code[:3]}-{code[3:]}",
+    "with a dash": lambda code: f"{code[:3]}\u2013{code[3:]}",
+    "with a dot": lambda code: f"{code[:2]}.{code[2:4]}.{code[4:]}",
+    "with spaces that are none of ASCII's": lambda code: f"\u200b{code[:3]}\u00a0{code[3:]}\u3000",
+    "in full-width digits": lambda code: "".join(chr(ord(digit) + 0xFEE0) for digit in code),
+    "in Arabic digits": lambda code: "".join(chr(ord(digit) - 48 + 0x660) for digit in code),
+}
+
+
+def test_a_code_counts_however_it_is_typed(doors: Doors, new_person: NewPerson, stack: Stack) -> None:
+    person = new_person()
+    door = doors.person(person.email)
+
+    def unused() -> None:
+        """Let the code of now count again, which saves waiting for the next."""
+        rows(stack, "UPDATE users SET otp_last_step = 0 WHERE id = %s", person.id)
+
+    secret = door("auth.EnrollOtp", password=PASSWORD)["secret"]
+    for typed in list(TYPED.values())[:-1]:
+        door("auth.ConfirmOtp", code=typed(totp(secret)))
+        unused()
+        door("auth.DisableOtp", password=PASSWORD, code=typed(totp(secret)))
+        secret = door("auth.EnrollOtp", password=PASSWORD)["secret"]
+    recovery = door("auth.ConfirmOtp", code=TYPED["in Arabic digits"](totp(secret)))["recovery_codes"]
+    for typed in TYPED.values():
+        unused()
+        assert doors.tokens(person.email, code=typed(totp(secret)))
+        unused()
+        challenge = doors.login(person.email)["otp_challenge"]["challenge"]
+        assert doors.open({})("auth.CreateToken", challenge=challenge, code=typed(totp(secret)))["tokens"]
+    assert doors.tokens(person.email, code=f" {recovery[0].replace('-', chr(0x2014)).lower()}\n")
+
+
+def test_what_cannot_be_a_code_is_no_attempt(doors: Doors, new_person: NewPerson) -> None:
+    person = new_person()
+    door = doors.person(person.email)
+    secret = door("auth.EnrollOtp", password=PASSWORD)["secret"]
+    malformed = ("12345", "1234567", "12345x", "nonsense", "---", "one two three", "\u0661\u0662x")
+    for code in malformed:
+        assert refused(lambda code=code: door("auth.ConfirmOtp", code=code)).fields.keys() == {"code"}  # type: ignore[misc]
+    recovery = door("auth.ConfirmOtp", code=totp(secret, -1))["recovery_codes"]
+    challenge = doors.login(person.email)["otp_challenge"]["challenge"]
+    for code in malformed:
+        calls = (
+            lambda code=code: doors.login(person.email, code=code),
+            lambda code=code: doors.login(person.email, "a wrong password", code=code),
+            lambda code=code: doors.open({})("auth.CreateToken", challenge=challenge, code=code),
+            lambda code=code: door("auth.DisableOtp", password="a wrong password", code=code),
+        )
+        assert [list(refused(call).fields) for call in calls] == [["code"]] * len(calls)
+    # None of them made the account wait.
+    assert doors.tokens(person.email, code=recovery[0])

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from mo_grpc.people.rules import Role
 from tests.conftest import Stack, run_cli, settings_environment
-from tests.people.conftest import Doors, NewPerson, opens, reason, refused
+from tests.doors import Door, Json
+from tests.people.conftest import Doors, NewPerson, opens, reason, refused, rows
 from tests.secrets import PASSWORD
 from tests.waiting import eventually
 
@@ -105,6 +107,37 @@ def test_lock_and_unlock(stack: Stack, over_doors: Doors, new_person: NewPerson)
     stack.cli("users", "unlock", person.email)
     eventually(lambda: opens(over_doors.person(person.email)), 1)
     assert not opens(door)  # what was ended stays ended
+
+
+def test_locking_shows_the_keys_that_the_account_made_and_revokes_them(
+    stack: Stack, over_doors: Doors, new_person: NewPerson
+) -> None:
+    person, other = new_person(Role.ADMINISTRATOR), new_person(Role.ADMINISTRATOR)
+    door, others = over_doors.person(person.email), over_doors.person(other.email)
+
+    def make(maker: Door, name: str) -> Json:
+        return maker("auth.CreateApiKey", api_key={"name": name, "scopes": ["keys:read", "keys:write"]})
+
+    first, gone, stranger = make(door, "first"), make(door, "gone"), make(others, "stranger")
+    second = make(over_doors.open({"x-api-key": first["key"]}), "second")
+    others("auth.RevokeApiKey", id=gone["id"])
+    assert (first["created_by"], second["created_by"]) == (f"user-{person.id}", first["id"])
+    assert others("auth.GetApiKey", id=stranger["id"])["created_by"] == f"user-{other.id}"
+    listed = stack.cli("keys", "list").stdout
+    assert f"user-{person.id}" in listed
+    assert "cli:" in listed
+    told = stack.cli("users", "lock", person.email).stdout
+    assert [key["id"] for key in (first, second, gone, stranger) if key["id"] in told] == [first["id"], second["id"]]
+    assert not [key for key in (first, second) if "revoked_at" in others("auth.GetApiKey", id=key["id"])]
+    told = stack.cli("users", "lock", person.email, "--revoke-keys").stdout
+    assert "Revoked" in told
+    revoked = [key for key in (first, second, stranger) if "revoked_at" in others("auth.GetApiKey", id=key["id"])]
+    assert revoked == [first, second]
+    assert "API keys" not in stack.cli("users", "lock", person.email).stdout
+    events = rows(
+        stack, "SELECT subject, data FROM events WHERE kind = 'api_key_revoked' AND data ->> 'locked' = %s", person.email
+    )
+    assert events == [(first["id"], {"locked": person.email}), (second["id"], {"locked": person.email})]
 
 
 def test_another_role_is_felt_within_a_second(stack: Stack, over_doors: Doors, new_person: NewPerson) -> None:

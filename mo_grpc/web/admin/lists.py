@@ -64,7 +64,7 @@ IMPORTS = Listing(
 )
 KEYS = Listing(
     "api_keys",
-    "number AS id, api_keys.id AS key_id, name, scopes, created_at, expires_at, revoked_at, last_used_at",
+    "number AS id, api_keys.id AS key_id, name, scopes, created_at, created_by, expires_at, revoked_at, last_used_at",
     "api_keys",
     "api_keys.number",
 )

@@ -74,7 +74,7 @@ _IMPORT_ERRORS = text(
 
 _KEY = text("""
     SELECT id, name, scopes, created_at, expires_at, revoked_at, last_used_at, previous_expires_at, allowed_networks,
-        calls_per_second, calls_per_day
+        calls_per_second, calls_per_day, created_by
     FROM api_keys WHERE id = :id
 """)
 

@@ -79,7 +79,11 @@ def test_one_time_codes_are_asked_for(visitor: Visitor, new_person: NewPerson, d
     page.get_by_label("Code").fill("000000" if totp(secret) != "000000" else "111111")
     page.get_by_role("button", name="Log in").click()
     assert "not right" in page.get_by_role("alert").inner_text()
-    page.get_by_label("Code").fill(pyotp.TOTP(secret).at(time.time()))
+    page.get_by_label("Code").fill("12 34")
+    page.get_by_role("button", name="Log in").click()
+    assert "The code must be six digits" in page.get_by_role("alert").inner_text()
+    code = pyotp.TOTP(secret).at(time.time())
+    page.get_by_label("Code").fill(f"{code[:3]} {code[3:]}")
     page.get_by_role("button", name="Log in").click()
     assert visitor.heading() == "Dashboard"
 
@@ -122,15 +126,22 @@ def test_a_login_leads_to_the_page_that_was_wanted_and_never_elsewhere(new_visit
 
 
 def test_locking_an_account_is_felt_at_the_next_click(
-    logged_in: LoggedIn, new_visitor: NewVisitor, new_person: NewPerson
+    logged_in: LoggedIn, new_visitor: NewVisitor, new_person: NewPerson, doors: Doors
 ) -> None:
-    administrator, person = logged_in(), new_person()
+    administrator, person = logged_in(), new_person(Role.ADMINISTRATOR)
+    key = doors.person(person.email)("auth.CreateApiKey", api_key={"name": "of theirs", "scopes": ["loans:read"]})
     visitor = new_visitor()
     visitor.log_in(person.email)
     assert visitor.heading() == "Dashboard"
     page = administrator.open(f"users/{person.id}")
+    assert "of theirs" in page.get_by_role("listitem").filter(has_text=key["id"]).inner_text()
+    page.get_by_label("Revoke the API keys below, too").check()
     page.get_by_role("button", name="Lock", exact=True).click()
     assert "locked" in page.locator(".head").inner_text()
+    assert "of theirs" not in page.content()
+    page = administrator.open(f"keys/{key['id']}")
+    assert "revoked" in page.locator(".head").inner_text()
+    assert f"user-{person.id}" in page.locator(".facts").inner_text()
     visitor.open("customers")
     assert visitor.heading() == "Log in"
 

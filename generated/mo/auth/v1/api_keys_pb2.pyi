@@ -37,6 +37,7 @@ class ApiKey(_message.Message):
     ALLOWED_NETWORKS_FIELD_NUMBER: _builtins.int
     CALLS_PER_SECOND_FIELD_NUMBER: _builtins.int
     CALLS_PER_DAY_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Output only. The id: the part of the key between its first two underscores."""
     name: _builtins.str
@@ -50,6 +51,10 @@ class ApiKey(_message.Message):
     calls_per_day: _builtins.int
     """Optional. How many calls it may make a day (UTC). No limit if 0. A call too many is RESOURCE_EXHAUSTED, with
     `google.rpc.RetryInfo`.
+    """
+    created_by: _builtins.str
+    """Output only. Who made it: the id of an API key, `user-5` for a person, `cli:ana` for the command line under that account of
+    the operating system. Empty if that is not known any more.
     """
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -96,10 +101,11 @@ class ApiKey(_message.Message):
         allowed_networks: _abc.Iterable[_builtins.str] | None = ...,
         calls_per_second: _builtins.int = ...,
         calls_per_day: _builtins.int = ...,
+        created_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "last_used_at", b"last_used_at", "previous_expires_at", b"previous_expires_at", "revoked_at", b"revoked_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_networks", b"allowed_networks", "calls_per_day", b"calls_per_day", "calls_per_second", b"calls_per_second", "created_at", b"created_at", "expires_at", b"expires_at", "id", b"id", "key", b"key", "last_used_at", b"last_used_at", "name", b"name", "previous_expires_at", b"previous_expires_at", "revoked_at", b"revoked_at", "scopes", b"scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_networks", b"allowed_networks", "calls_per_day", b"calls_per_day", "calls_per_second", b"calls_per_second", "created_at", b"created_at", "created_by", b"created_by", "expires_at", b"expires_at", "id", b"id", "key", b"key", "last_used_at", b"last_used_at", "name", b"name", "previous_expires_at", b"previous_expires_at", "revoked_at", b"revoked_at", "scopes", b"scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -108,7 +108,9 @@ class ApiKeyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeApiKey(self, request, context):
-        """Revokes an API key for good. Every server refuses it within a second. Revoking it again changes nothing.
+        """Revokes an API key for good. Every server refuses it within a second, and ends the streaming calls that were made with it:
+        an upload that had not arrived whole creates nothing. Imports that were accepted go on; CancelImport stops them. Revoking
+        it again changes nothing.
 
         Returns NOT_FOUND if there is none with this `id`.
         """

@@ -59,7 +59,9 @@ class ApiKeyServiceStub:
     lacks one of its scopes.
     """
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_api_keys_pb2.RevokeApiKeyRequest, _api_keys_pb2.ApiKey]
-    """Revokes an API key for good. Every server refuses it within a second. Revoking it again changes nothing.
+    """Revokes an API key for good. Every server refuses it within a second, and ends the streaming calls that were made with it:
+    an upload that had not arrived whole creates nothing. Imports that were accepted go on; CancelImport stops them. Revoking
+    it again changes nothing.
 
     Returns NOT_FOUND if there is none with this `id`.
     """
@@ -95,7 +97,9 @@ class ApiKeyServiceAsyncStub(ApiKeyServiceStub):
     lacks one of its scopes.
     """
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_api_keys_pb2.RevokeApiKeyRequest, _api_keys_pb2.ApiKey]  # type: ignore[assignment]
-    """Revokes an API key for good. Every server refuses it within a second. Revoking it again changes nothing.
+    """Revokes an API key for good. Every server refuses it within a second, and ends the streaming calls that were made with it:
+    an upload that had not arrived whole creates nothing. Imports that were accepted go on; CancelImport stops them. Revoking
+    it again changes nothing.
 
     Returns NOT_FOUND if there is none with this `id`.
     """
@@ -158,7 +162,9 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _api_keys_pb2.RevokeApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_api_keys_pb2.ApiKey, _abc.Awaitable[_api_keys_pb2.ApiKey]]:
-        """Revokes an API key for good. Every server refuses it within a second. Revoking it again changes nothing.
+        """Revokes an API key for good. Every server refuses it within a second, and ends the streaming calls that were made with it:
+        an upload that had not arrived whole creates nothing. Imports that were accepted go on; CancelImport stops them. Revoking
+        it again changes nothing.
 
         Returns NOT_FOUND if there is none with this `id`.
         """

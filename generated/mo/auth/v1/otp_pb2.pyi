@@ -78,7 +78,7 @@ class ConfirmOtpRequest(_message.Message):
 
     CODE_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """Required. The six digits that the app shows."""
+    """Required. The six digits that the app shows. Spaces and other separators do not matter."""
     def __init__(
         self,
         *,
@@ -127,7 +127,7 @@ class DisableOtpRequest(_message.Message):
     password: _builtins.str
     """Required. The password, once more."""
     code: _builtins.str
-    """Required. A code of six digits, or a recovery code."""
+    """Required. A code of six digits, or a recovery code. Spaces, hyphens and other separators do not matter."""
     def __init__(
         self,
         *,

@@ -163,7 +163,9 @@ class CreateTokenRequest(_message.Message):
     CHALLENGE_FIELD_NUMBER: _builtins.int
     NEW_PASSWORD_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """Optional. A one-time code of six digits, or a recovery code."""
+    """Optional. A one-time code of six digits, or a recovery code. Spaces, hyphens and other separators do not matter. What cannot
+    be a code is INVALID_ARGUMENT, and counts as no failure.
+    """
     challenge: _builtins.str
     """Optional. The challenge that an earlier call was answered; it stands for the Basic credentials, and needs `code`."""
     new_password: _builtins.str

@@ -97,7 +97,8 @@ class LoginPages:
             return self._page(visit, page, _WAIT if refusal.reason == "TOO_MANY_ATTEMPTS" else refusal.message, 429)
         if refusal.code == grpc.StatusCode.UNAUTHENTICATED:
             return self._page(visit, page, wrong, 401)
-        return self._page(visit, page, refusal.message.replace("new_password:", "The new password"), 400)
+        message = refusal.message.replace("new_password:", "The new password").replace("code:", "The code")
+        return self._page(visit, page, message, 400)
 
     def _page(self, visit: Visit, name: str, fault: str = "", status: int = 200) -> Response:
         status = 400 if fault and status == 200 else status

@@ -7,6 +7,7 @@ import secrets
 
 from starlette.responses import Response
 
+from mo_grpc.auth.store import keys_made_by
 from mo_grpc.errors import InvalidFields, PreconditionFailed
 from mo_grpc.events.rules import By, Stream
 from mo_grpc.people.accounts import Accounts
@@ -71,7 +72,8 @@ class UserPages:
     async def show(self, visit: Visit) -> Response:
         """One account."""
         user = await self._find(visit)
-        return self._site.render(visit, "user.html", user=user, roles=_ROLES, own=user.id == visit.person.id)
+        keys = await self._site.database.read(lambda c: keys_made_by(c, f"user-{user.id}"))
+        return self._site.render(visit, "user.html", user=user, roles=_ROLES, own=user.id == visit.person.id, keys=keys)
 
     async def confirm(self, visit: Visit) -> Response:
         """Ask once more before a password, or what makes one-time codes, is gone."""
@@ -107,7 +109,7 @@ class UserPages:
                 await administration.set_password(user, hashed, must_change=True)
                 return self._site.render(visit, "password_made.html", email=user.email, password=password, id=user.id)
             if action == "lock":
-                await administration.lock(user)
+                await administration.lock(user, revoke_keys="revoke_keys" in visit.form)
             elif action == "unlock":
                 await administration.unlock(user)
             elif action == "role":
