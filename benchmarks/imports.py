@@ -16,6 +16,7 @@ from mo.imports.v1.imports_pb2_grpc import ImportServiceStub
 
 from benchmarks.client import grpc_call, run
 from benchmarks.measure import CUSTOMERS, GET, GRPC_OK, Load, Row
+from benchmarks.stack import cpu_seconds
 
 LINES = 1_000_000
 WRONG = 20  # each so many lines, one
@@ -26,7 +27,7 @@ _BLOCK = 1024 * 1024
 
 def import_file(load: Load) -> Row:
     """The import of a file, against the same by psycopg alone; and how reads fare meanwhile."""
-    seconds: dict[str, list[float]] = {"service": [], "psycopg": []}
+    spent: dict[str, list[tuple[float, float]]] = {"service": [], "psycopg": []}
     reads: list[float] = []
     stop = threading.Event()
     for turn in range(RUNS + 1):
@@ -37,27 +38,37 @@ def import_file(load: Load) -> Row:
         reader = threading.Thread(target=_read_meanwhile, args=(load, reads, stop))
         if last:
             reader.start()
-        started = time.perf_counter()
+        before = _clocks(load)
         found = _import(load, ours)
-        took = time.perf_counter() - started
+        after = _clocks(load)
         assert (found.state, found.failed_count) == (Import.SUCCEEDED, LINES // WRONG), found
         if last:
             stop.set()
             reader.join()
             break
-        seconds["service"].append(took)
+        spent["service"].append((after[0] - before[0], after[1] - before[1]))
         with load.stack.connect() as connection:
-            started = time.perf_counter()
+            before = _clocks(load)
             _raw(connection, theirs)
-            seconds["psycopg"].append(time.perf_counter() - started)
-    rates = {name: LINES / statistics.median(times) for name, times in seconds.items()}
+            after = _clocks(load)
+            spent["psycopg"].append((after[0] - before[0], after[1] - before[1]))
+    rates = {name: LINES / statistics.median(seconds for seconds, _ in each) for name, each in spent.items()}
+    cpu = {name: statistics.median(seconds for _, seconds in each) / LINES * 1e6 for name, each in spent.items()}
     peak = Path(f"/proc/{load.stack.server.pid}/status").read_text().partition("VmHWM:")[2].split()[0]
     p99 = sorted(reads)[int(len(reads) * 0.99)] * 1000
     detail = (
+        f"CPU of all a line {cpu['service']:.1f} µs, of psycopg and PostgreSQL {cpu['psycopg']:.1f} µs, "
+        f"{cpu['psycopg'] / cpu['service']:.2f} of it; "
         f"peak memory of the worker {int(peak) / 1024:.0f} MiB; GetCustomer meanwhile, {MEANWHILE} in flight: p99 {p99:.1f} ms"
     )
     name = f"Import of {LINES:,} lines, 5 % wrong"
     return Row(name, "lines/s", rates["service"], "COPY and INSERT … SELECT", rates["psycopg"], 0.75, detail=detail)
+
+
+def _clocks(load: Load) -> tuple[float, float]:
+    """The time, and what the service, PostgreSQL and this process have had of the processor."""
+    servers = cpu_seconds(load.stack.server.pid) + cpu_seconds(load.stack.postgres.pid)
+    return time.perf_counter(), servers + time.process_time()
 
 
 def _write(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A file's bytes, made ready for COPY a chunk at a time: one line in, one line out, whatever is in it.
+"""A file's bytes, made ready for PostgreSQL a chunk at a time: one line in, one line out, whatever is in it.
 
 Nearly every line goes through as it is, at the speed of a few calls in C for all of a chunk; PostgreSQL takes it apart. Only
 lines with quotes or with bytes that no text has are looked at one by one. A line that cannot be read becomes a mark, which
@@ -47,15 +47,15 @@ MARK = "\x1e"
 SEPARATOR = "\x1f"
 """Begins a line that was taken apart here, and stands between its values."""
 
-# Quotes, control characters but for tab and the ends of lines, and the backslash, since a lone `\.` would end the COPY.
-_ODD = bytes({*range(9), *range(11, 32), 127} | set(b'"\\'))
+# Quotes, and control characters but for tab and the ends of lines.
+_ODD = bytes({*range(9), *range(11, 32), 127} | set(b'"'))
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class Chunk(NamedTuple):
-    """Whole lines: ready for COPY, how many there are, how many bytes of the file they were, and how they are written."""
+    """Whole lines: as PostgreSQL takes them, how many there are, how many bytes of the file they were, how they are written."""
 
-    content: bytes
+    content: str
     lines: int
     size: int
     layout: Layout
@@ -133,9 +133,10 @@ def _chunk(lines: bytes, layout: Layout | None) -> Chunk:
     if layout is None:
         lines, layout = _without_header(lines.removeprefix(BOM))
     count = lines.count(b"\n")
-    if len(lines.translate(None, _ODD)) < len(lines) or not _is_text(lines):
-        lines = b"".join(_line(line, layout) for line in lines.split(b"\n")[:-1])
-    return Chunk(lines, count, size, layout)
+    text = _decoded(lines)
+    if text is None or len(lines.translate(None, _ODD)) < len(lines):
+        text = "".join(_line(line, layout) for line in lines.split(b"\n")[:-1])
+    return Chunk(text, count, size, layout)
 
 
 def _without_header(lines: bytes) -> tuple[bytes, Layout]:
@@ -149,12 +150,11 @@ def _without_header(lines: bytes) -> tuple[bytes, Layout]:
     return (lines[:start] + newline + rest if is_header else lines), layout
 
 
-def _is_text(line: bytes) -> bool:
+def _decoded(line: bytes) -> str | None:
     try:
-        line.decode()
+        return line.decode()
     except UnicodeDecodeError:
-        return False
-    return True
+        return None
 
 
 @cache
@@ -163,31 +163,26 @@ def _value(separator: str) -> re.Pattern[str]:
     return re.compile(rf'[ \t]*(?:"((?:[^"]|"")*)"[ \t]*|([^"{separator}]*))({separator}|$)')
 
 
-def _line(line: bytes, layout: Layout) -> bytes:
+def _line(line: bytes, layout: Layout) -> str:
     """One line, looked at by itself."""
     if len(line) > MAX_LINE:
         return _unreadable("long", line, layout)
-    try:
-        text = line.decode()
-    except UnicodeDecodeError:
+    text = _decoded(line)
+    if text is None or _CONTROL.search(text):
         return _unreadable("text", line, layout)
-    if _CONTROL.search(text):
-        return _unreadable("text", line, layout)
-    if text == r"\.":
-        return _unreadable("line", line, layout)
     if '"' not in text:
-        return line + b"\n"
+        return text + "\n"
     values, at = [], 0
     while match := _value(layout.separator).match(text, at):
         values.append(match[2] if match[1] is None else match[1].replace('""', '"'))
         if not match[3]:
-            return (SEPARATOR + SEPARATOR.join(values) + "\n").encode()
+            return SEPARATOR + SEPARATOR.join(values) + "\n"
         at = match.end()
     return _unreadable("line", line, layout)
 
 
-def _unreadable(fault: str, line: bytes, layout: Layout) -> bytes:
+def _unreadable(fault: str, line: bytes, layout: Layout) -> str:
     """The mark of a line, with what can be read of its id."""
     values = line[:MAX_LINE].split(layout.separator.encode())
     found = b"".join(values[layout.columns.index("external_id") :][:1]).decode(errors="replace")
-    return f"{MARK}{fault}{SEPARATOR}{_CONTROL.sub('', found).strip()[:60]}\n".encode()
+    return f"{MARK}{fault}{SEPARATOR}{_CONTROL.sub('', found).strip()[:60]}\n"

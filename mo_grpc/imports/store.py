@@ -64,12 +64,10 @@ _FINISH = text("""
     WHERE id = :id AND state = 2 AND lease_owner = :owner
 """)
 
-# Read whole, and joined by hashing: nobody knows how many lines there are until they are there.
+# Joined by hashing, and sorted in memory: nobody knows how many lines there are until they are there.
 _PLAN = text("""
-    SELECT set_config('enable_seqscan', 'on', true), set_config('enable_nestloop', 'off', true), set_config('jit', 'off', true)
+    SELECT set_config('enable_nestloop', 'off', true), set_config('work_mem', '32MB', true), set_config('jit', 'off', true)
 """)
-
-_COPY = "COPY import_lines (line) FROM STDIN (FORMAT csv, DELIMITER E'\\x02', QUOTE E'\\x03')"
 
 # What a day that PostgreSQL can read looks like in RFC 3339; it would take many other forms.
 _DAY = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
@@ -86,7 +84,9 @@ _MOST_DIGITS = "at most 10 digits, and at most two after the"
 def _take(layout: Layout) -> TextClause:
     """The statement that takes the lines of a chunk apart, and creates or reports each.
 
-    A bounded repetition in a pattern is many times slower than an unbounded one beside length().
+    Its first CTE alone is kept; `OFFSET 0` has what is within it computed once, line by line. Which good lines are those of a
+    taken id is looked for only where some created nothing. A bounded repetition in a pattern is many times slower than an
+    unbounded one beside length().
     """
     external_id, score, preapproved_at = (_trimmed(layout.place(name)) for name in NAMES)
     malformed = f"cardinality(fields) NOT BETWEEN {layout.least} AND {layout.most}"
@@ -97,48 +97,53 @@ def _take(layout: Layout) -> TextClause:
         score = f"CASE WHEN {score} ~ '{_DECIMAL_COMMA}' THEN translate({score}, ',.', '.') ELSE '' END"
         hint = f'"2.500,00": {_MOST_DIGITS} comma, which comes before the cents where ; stands between the columns'
     return text(rf"""
-    WITH split AS MATERIALIZED (
-        SELECT line_number, line,
-            CASE
-                WHEN starts_with(line, E'\x1e')
-                    THEN array_fill(split_part(line, E'\x1f', 2), ARRAY[{layout.place("external_id")}])
-                WHEN starts_with(line, E'\x1f') THEN string_to_array(substr(line, 2), E'\x1f')
-                ELSE string_to_array(line, '{layout.separator}')
-            END AS fields
-        FROM import_lines WHERE btrim(line, E' \t') <> ''
-    ), parsed AS MATERIALIZED (
-        SELECT line_number, line, {external_id} COLLATE "C" AS external_id, {score} COLLATE "C" AS score,
-            regexp_replace(nullif({preapproved_at}, ''), '{_FINER}', '\1') COLLATE "C" AS preapproved_at,
-            {malformed} AS malformed
-        FROM split
-    ), checked AS MATERIALIZED (
-        SELECT line_number, external_id, score, preapproved_at, fault,
-            CASE WHEN fault IS NULL THEN row_number() OVER (PARTITION BY fault, external_id ORDER BY line_number) END AS nth
+    WITH checked AS MATERIALIZED (
+        SELECT line_number, external_id, score, preapproved_at, CASE
+            WHEN ascii(line) = 30 THEN substr(split_part(line, E'\x1f', 1), 2)
+            WHEN octet_length(line) > {MAX_LINE} THEN 'long'
+            WHEN malformed THEN 'line'
+            WHEN external_id !~ '^[A-Za-z0-9][A-Za-z0-9._~-]*$' OR length(external_id) > 60 THEN 'external_id'
+            WHEN score !~ '^(0|[1-9][0-9]*)([.][0-9][0-9]?)?$'
+                OR (length(score) > 10 AND length(split_part(score, '.', 1)) > 10) THEN 'score'
+            WHEN preapproved_at IS NOT NULL AND CASE
+                WHEN preapproved_at !~ '{_MOMENT}' OR NOT pg_input_is_valid(preapproved_at, 'timestamptz') THEN true
+                ELSE preapproved_at::timestamptz NOT BETWEEN '0001-01-01Z' AND '9999-12-31 23:59:59.999999Z'
+            END THEN 'preapproved_at'
+        END AS fault
         FROM (
-            SELECT *, CASE
-                WHEN starts_with(line, E'\x1e') THEN substr(split_part(line, E'\x1f', 1), 2)
-                WHEN octet_length(line) > {MAX_LINE} THEN 'long'
-                WHEN malformed THEN 'line'
-                WHEN external_id !~ '^[A-Za-z0-9][A-Za-z0-9._~-]*$' OR length(external_id) > 60 THEN 'external_id'
-                WHEN score !~ '^(0|[1-9][0-9]*)([.][0-9][0-9]?)?$' OR length(split_part(score, '.', 1)) > 10 THEN 'score'
-                WHEN preapproved_at IS NOT NULL AND CASE
-                    WHEN preapproved_at !~ '{_MOMENT}' OR NOT pg_input_is_valid(preapproved_at, 'timestamptz') THEN true
-                    ELSE preapproved_at::timestamptz NOT BETWEEN '0001-01-01Z' AND '9999-12-31 23:59:59.999999Z'
-                END THEN 'preapproved_at'
-            END AS fault
-            FROM parsed
-        ) AS faults
+            SELECT line_number, line, {external_id} COLLATE "C" AS external_id, {score} COLLATE "C" AS score,
+                regexp_replace(nullif({preapproved_at}, ''), '{_FINER}', '\1') COLLATE "C" AS preapproved_at,
+                {malformed} AS malformed
+            FROM (
+                SELECT CAST(:before AS bigint) + number AS line_number, line, CASE ascii(line)
+                    WHEN 30 THEN array_fill(split_part(line, E'\x1f', 2), ARRAY[{layout.place("external_id")}])
+                    WHEN 31 THEN string_to_array(substr(line, 2), E'\x1f')
+                    ELSE string_to_array(line, '{layout.separator}')
+                END AS fields
+                FROM string_to_table(CAST(:content AS text), E'\n') WITH ORDINALITY AS lines (line, number)
+                WHERE btrim(line, E' \t') <> '' OFFSET 0
+            ) AS split OFFSET 0
+        ) AS parsed
     ), created AS (
         INSERT INTO customers (external_id, score, preapproved_at, created_at, updated_at)
         SELECT external_id, score::numeric, preapproved_at::timestamptz, now, now
-        FROM checked, mo_clock() AS now WHERE nth = 1 ORDER BY external_id
+        FROM checked, mo_clock() AS now WHERE fault IS NULL ORDER BY external_id, line_number
         ON CONFLICT (external_id) DO NOTHING
         RETURNING external_id
+    ), wrong AS (
+        SELECT line_number, external_id, fault FROM checked WHERE fault IS NOT NULL
+        UNION ALL
+        SELECT line_number, good.external_id, 'taken'
+        FROM (
+            SELECT line_number, external_id, row_number() OVER (PARTITION BY external_id ORDER BY line_number) AS nth
+            FROM checked WHERE fault IS NULL
+        ) AS good LEFT JOIN created ON created.external_id = good.external_id AND nth = 1
+        WHERE created.external_id IS NULL
+            AND (SELECT count(*) FROM created) < (SELECT count(*) FROM checked WHERE fault IS NULL)
     ), bad AS (
         INSERT INTO import_errors (import_id, line_number, external_id, field, reason, message)
-        SELECT :id, line_number, left(coalesce(checked.external_id, ''), 60), field, reason, message
-        FROM checked
-        LEFT JOIN created ON created.external_id = checked.external_id AND nth = 1
+        SELECT :id, line_number, left(coalesce(external_id, ''), 60), field, reason, message
+        FROM wrong
         JOIN (VALUES
             ('line', '', 1, 'must have {layout.description}'),
             ('text', '', 2, 'must be UTF-8 text without control characters'),
@@ -149,8 +154,7 @@ def _take(layout: Layout) -> TextClause:
                 'must be a decimal amount such as {hint}'),
             ('preapproved_at', 'preapproved_at', 4, 'must be a moment such as "2026-01-31T12:00:00Z"'),
             ('taken', 'external_id', 5, 'is the id of a customer that exists already, or of an earlier line')
-        ) AS faults (name, field, reason, message) ON name = coalesce(fault, 'taken')
-        WHERE fault IS NOT NULL OR created.external_id IS NULL
+        ) AS faults (name, field, reason, message) ON name = fault
         RETURNING line_number
     )
     UPDATE imports SET
@@ -246,17 +250,15 @@ async def take_chunk(connection: AsyncConnection, owner: str, lease: str, found:
     if (await connection.execute(_HOLD, {"id": found.id, "owner": owner})).one_or_none() is None:
         return None
     await connection.execute(_PLAN)
-    await connection.execute(
-        text(f"""
-            CREATE TEMPORARY TABLE import_lines (
-                line_number bigint GENERATED ALWAYS AS IDENTITY (START {found.line_number + 1}), line text
-            ) ON COMMIT DROP
-        """)
-    )
-    driver: Any = (await connection.get_raw_connection()).driver_connection
-    async with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
-        await copy.write(chunk.content)
-    values = {"id": found.id, "lease": lease, "size": chunk.size, "lines": chunk.lines, "layout": str(chunk.layout)}
+    values = {
+        "id": found.id,
+        "lease": lease,
+        "size": chunk.size,
+        "lines": chunk.lines,
+        "layout": str(chunk.layout),
+        "before": found.line_number,
+        "content": chunk.content,
+    }
     return int((await connection.execute(_take(chunk.layout), values)).scalar_one())
 
 
