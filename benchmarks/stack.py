@@ -73,7 +73,7 @@ def running() -> Iterator[Stack]:
             subprocess.run([*mo_grpc, "migrate"], check=True)
             key = subprocess.run([*mo_grpc, "keys", "create", "bench"], check=True, capture_output=True, text=True)
             parts = [
-                spawn([*mo_grpc, "serve"]),
+                spawn([*mo_grpc, "serve", "--worker", "0"]),
                 spawn([*mo_grpc, "edge"]),
                 spawn([sys.executable, "-m", "benchmarks.stack", f"unix:{name}/empty.sock"]),
             ]

@@ -24,10 +24,11 @@ from mo_grpc.errors import ServiceError
 from mo_grpc.events.commands import events_command
 from mo_grpc.people.commands import users
 from mo_grpc.sealed import require_key
+from mo_grpc.supervisor import run_workers
 from mo_grpc.terminal import settings as _settings
 from mo_grpc.tokens.commands import tokens
 from mo_grpc.vault import VaultError
-from mo_grpc.workers import WorkersError, run_workers
+from mo_grpc.workers import WorkersError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(keys, name="keys")
@@ -47,18 +48,18 @@ def up() -> None:
 
 @app.command()
 def serve(
-    worker: Annotated[int | None, typer.Option(hidden=True, help="Which worker this process is.")] = None,
+    worker: Annotated[int | None, typer.Option(hidden=True, help="A worker, at this place.")] = None,
+    supervisor: Annotated[int | None, typer.Option(hidden=True, help="The descriptor by which to tell it things.")] = None,
 ) -> None:
-    """Run the gRPC server alone, with MO_WORKERS processes."""
+    """Run the gRPC server alone, with MO_WORKERS processes and one that watches over them."""
     settings = _settings(serving=True)
     if worker is None:
         require_key(settings)
-    if worker is None and settings.mo_workers > 1:
         run_workers(settings)
     else:
         from mo_grpc.server import serve
 
-        serve(settings, worker or 0)
+        serve(settings, worker, supervisor)
 
 
 @app.command()

@@ -72,6 +72,10 @@ class Settings(BaseSettings):
     mo_grpc_port: Port = 50051
     # Server processes; by default, as many as there are processor cores.
     mo_workers: Annotated[int, Field(ge=1, le=64)] = os.cpu_count() or 1
+    # After how long a connection is asked to go, calls that run on it excepted; about, so that not all go at once.
+    mo_connection_age_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300.0
+    # How often a client may send a keepalive ping (gRPC proposal A8).
+    mo_client_ping_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
     mo_http_host: str = "127.0.0.1"
     mo_http_port: Port = 8080
 

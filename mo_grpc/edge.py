@@ -21,7 +21,7 @@ from mo.errors.v1.error_reason_pb2 import ErrorReason
 from mo_grpc.config import ROOT, Settings
 from mo_grpc.edge_routes import body_members, by_verb, rest_paths
 from mo_grpc.errors import DOMAIN
-from mo_grpc.workers import endpoint, web_endpoint
+from mo_grpc.workers import endpoints, web_endpoint
 
 TEMPLATES = ROOT / "envoy"
 DESCRIPTOR_SET = ROOT / "generated" / "descriptor.binpb"
@@ -178,7 +178,7 @@ def render(settings: Settings, secrets: Path | None = None, admin_socket: Path |
         access_log=settings.mo_access_log,
         json_logs=settings.mo_log_format == "json",
         # On the same machine, each worker at its private socket; elsewhere, whoever answers at the shared port.
-        pipes=[] if upstream else [str(endpoint(settings, worker)) for worker in range(settings.mo_workers)],
+        pipes=[] if upstream else [str(path) for path in endpoints(settings)],
         upstream=upstream,
         upstream_port=settings.mo_grpc_port,
         web_paths=["/openapi.json", "/swagger/", "/redoc/", settings.admin_url],

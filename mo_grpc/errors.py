@@ -15,6 +15,7 @@
     ├── NetworkNotAllowed   PERMISSION_DENIED
     ├── Conflict            ABORTED + RetryInfo
     ├── Unavailable         UNAVAILABLE + RetryInfo
+    ├── Stopping            UNAVAILABLE + RetryInfo
     ├── Overloaded          RESOURCE_EXHAUSTED + RetryInfo
     ├── TooManyRequests     RESOURCE_EXHAUSTED + RetryInfo
     └── Internal            INTERNAL
@@ -218,6 +219,16 @@ class Unavailable(ServiceError):
     def __init__(self) -> None:
         message = "The service cannot reach its database; please retry."
         super().__init__(ErrorReason.DATABASE_UNAVAILABLE, message, [retry_after(500)])
+
+
+class Stopping(ServiceError):
+    """The server stops, and ends what does not end by itself."""
+
+    code = code_pb2.UNAVAILABLE
+
+    def __init__(self) -> None:
+        message = "This server stops; call again, and another answers. What the call has changed so far may stay."
+        super().__init__(ErrorReason.SERVER_STOPPING, message, [retry_after(500)])
 
 
 class Overloaded(ServiceError):

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -63,10 +63,11 @@ def spawn(
     dies_with: signal.Signals = signal.SIGTERM,
     cwd: Path | None = None,
     user: User | None = None,
+    keep: Collection[int] = (),
 ) -> "subprocess.Popen[bytes]":
     """Start a child in a session of its own, out of reach of the terminal's Ctrl-C, that ends when this process does.
 
-    What it prints goes to the end of `log`, or where this process's own output goes.
+    What it prints goes to the end of `log`, or where this process's own output goes. It inherits the descriptors `keep`.
     """
     identity = user or User(os.geteuid(), os.getegid())
     wrapper = [sys.executable, "-m", __name__, dies_with.name, str(os.getpid()), *map(str, identity)]
@@ -78,6 +79,7 @@ def spawn(
             stderr=output,
             start_new_session=True,
             cwd=cwd,
+            pass_fds=keep,
         )
 
 

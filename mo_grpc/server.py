@@ -7,14 +7,14 @@ import signal
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from typing import cast
+from typing import NamedTuple, cast
 
 import grpc
 import structlog
 import uvloop
 from google.protobuf import descriptor_pool, json_format
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 from mo.auth.v1 import api_keys_pb2_grpc, otp_pb2_grpc, tokens_pb2_grpc
 from mo.customers.v1 import customers_pb2_grpc
@@ -29,10 +29,12 @@ from mo_grpc.config import Settings
 from mo_grpc.customers.servicer import CustomerServicer
 from mo_grpc.db.engine import Database, affordable_pool_size, database_url
 from mo_grpc.errors import ServiceError
+from mo_grpc.health.servicer import NOT_SERVING, SERVING, HealthServicer
 from mo_grpc.idempotency.store import CLEANED_AT_ONCE, clean_records
 from mo_grpc.imports.orphans import remove_for_ever
 from mo_grpc.imports.servicer import ImportServicer
 from mo_grpc.interceptors.authentication import AuthenticationInterceptor
+from mo_grpc.interceptors.draining import DrainInterceptor
 from mo_grpc.interceptors.errors import ErrorInterceptor
 from mo_grpc.interceptors.streams import StreamInterceptor
 from mo_grpc.interceptors.validation import ValidationInterceptor
@@ -44,7 +46,7 @@ from mo_grpc.people.servicer import OtpServicer
 from mo_grpc.people.store import clean_failures
 from mo_grpc.tokens.servicer import TokenServicer
 from mo_grpc.tokens.store import clean_sessions
-from mo_grpc.workers import WorkersError, claim_endpoint, endpoint
+from mo_grpc.workers import READY, REPLACE, WorkersError, claim, endpoint, tell
 
 log = structlog.get_logger()
 
@@ -62,32 +64,48 @@ _REFLECTION = ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """gRPC's own default; said on purpose, because pages are bounded by it (see `payments.store.MAX_LISTED_DETAILS`)."""
 
+PING_TOLERANCE = 0.8
+"""How much sooner than agreed a ping may come: clocks and networks are not exact."""
+
 CLEANING_INTERVAL = 600.0
 """Seconds between two looks for idempotency keys to forget, about."""
 
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+class Built(NamedTuple):
+    """A server, and by what it ends well."""
+
+    server: grpc.aio.Server
+    health: HealthServicer
+    calls: DrainInterceptor
 
 
-def make_server(settings: Settings, database: Database, parts: Parts) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
-    """Build the server, not yet started and without a port, and the health that it reports."""
+def make_server(settings: Settings, database: Database, parts: Parts) -> Built:
+    """Build the server, not yet started and without a port."""
+    calls = DrainInterceptor()
     authentication = AuthenticationInterceptor(settings, parts)
     server = grpc.aio.server(
         interceptors=(
             ErrorInterceptor(),
+            calls,
             authentication,
             StreamInterceptor(authentication.admit),
             ValidationInterceptor(),
         ),
         options=(
-            # Off for one worker, or a forgotten server on the same port silently takes half the calls.
-            ("grpc.so_reuseport", int(settings.mo_workers > 1)),
+            # Workers and their successors share the port; the supervisor sees to it that nobody else does.
+            ("grpc.so_reuseport", 1),
             # Past 1,000 calls that wait to be looked at, gRPC would drop some without a word; we tell them (`Overloaded`).
             ("grpc.server.max_pending_requests", 10_000),
             ("grpc.server.max_pending_requests_hard_limit", 20_000),
-            # Long-lived clients connect anew now and then, and so find workers that are new or idle.
-            ("grpc.max_connection_age_ms", 300_000),
-            ("grpc.max_connection_age_grace_ms", 60_000),
+            # Long-lived clients connect anew now and then, and so find workers that are new or idle. There is no
+            # `max_connection_age_grace_ms`: what runs on the old connection ends by itself, be it an upload of an hour.
+            ("grpc.max_connection_age_ms", int(settings.mo_connection_age_seconds * 1000)),
+            # A peer that is gone without a word.
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            # Clients may ping, too, without calls as well; gRPC sends those away that ping sooner than this three times.
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", int(settings.mo_client_ping_seconds * 1000 * PING_TOLERANCE)),
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             # Twice what the edge lets through; near its default of 8 KiB, gRPC refuses at random.
@@ -105,12 +123,12 @@ def make_server(settings: Settings, database: Database, parts: Parts) -> tuple[g
     api_keys_pb2_grpc.add_ApiKeyServiceServicer_to_server(api_keys, services)
     tokens_pb2_grpc.add_TokenServiceServicer_to_server(TokenServicer(settings, database, parts, accounts), services)
     otp_pb2_grpc.add_OtpServiceServicer_to_server(OtpServicer(accounts, parts.addresses), services)
-    status = health.aio.HealthServicer()
+    status = HealthServicer(SERVICES)
     if settings.mo_health:
         health_pb2_grpc.add_HealthServicer_to_server(status, services)
     if settings.mo_reflection:
         _add_reflection(services)
-    return server, status
+    return Built(server, status, calls)
 
 
 class _Services:
@@ -144,12 +162,13 @@ def _add_reflection(server: grpc.aio.Server) -> None:
     server.add_generic_rpc_handlers((v1,))
 
 
-async def report_health(status: health.aio.HealthServicer, keys: KeyRing) -> None:
-    """Say SERVING, for the server and for each service, while the database is in reach, and NOT_SERVING while it is not."""
+async def report_health(status: HealthServicer, keys: KeyRing, supervisor: int | None) -> None:
+    """Say SERVING while the database is in reach, and NOT_SERVING while it is not; the first time, tell the supervisor."""
+    told = False
     while True:
-        now = SERVING if keys.current else NOT_SERVING
-        for service in ("", *SERVICES):
-            await status.set(service, now)
+        status.report(SERVING if keys.current else NOT_SERVING)
+        if keys.current and not told:
+            told = tell(supervisor, READY) or True
         await asyncio.sleep(0.1)
 
 
@@ -166,62 +185,86 @@ async def clean_up(database: Database, retention: timedelta) -> None:
                     pass
 
 
-def _listen(server: grpc.aio.Server, settings: Settings, worker: int) -> None:
+def _listen(server: grpc.aio.Server, settings: Settings, place: int) -> None:
     """Take the port for direct clients and the private socket for Envoy.
 
     Raises:
         WorkersError: one of them cannot be used.
     """
-    claim_endpoint(settings, worker)
-    places = {
+    private = endpoint(settings, place)
+    claim(settings, private)
+    addresses = {
         f"Port {settings.mo_grpc_port} of {settings.mo_grpc_host}": settings.grpc_address,
-        f"The socket {endpoint(settings, worker)}": f"unix:{endpoint(settings, worker)}",
+        f"The socket {private}": f"unix:{private}",
     }
-    for name, place in places.items():
+    for name, address in addresses.items():
         try:
-            server.add_insecure_port(place)
+            server.add_insecure_port(address)
         except RuntimeError:
             raise WorkersError(f"{name} cannot be used.") from None
 
 
-async def serve_async(settings: Settings, worker: int) -> None:
-    """Serve until SIGTERM or SIGINT; then say NOT_SERVING, finish the running calls, and close the database."""
+async def serve_async(settings: Settings, place: int, supervisor: int | None) -> None:
+    """Serve until the supervisor says so (SIGHUP); then say NOT_SERVING, finish the running calls, and close the database.
+
+    SIGTERM and SIGINT ask the supervisor for a successor first; without one, they end the server as well.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def give_way() -> None:
+        if not tell(supervisor, REPLACE):
+            stop.set()
+
+    loop.add_signal_handler(signal.SIGHUP, stop.set)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, give_way)
     url = database_url(settings)
     database = Database(url, await affordable_pool_size(url, settings))
     async with running(settings, database) as parts:
-        server, status = make_server(settings, database, parts)
-        _listen(server, settings, worker)
-        await server.start()
+        built = make_server(settings, database, parts)
+        _listen(built.server, settings, place)
+        await built.server.start()
         retention = timedelta(hours=settings.mo_idempotency_retention_hours)
         jobs = [
             asyncio.create_task(job)
             for job in (
-                report_health(status, parts.keys),
+                report_health(built.health, parts.keys, supervisor),
                 clean_up(database, retention),
                 parts.background.follow(),
                 remove_for_ever(database, parts.background.runner.objects),
             )
         ]
-        log.info("serving", address=settings.grpc_address, worker=worker)
+        log.info("serving", address=settings.grpc_address, worker=place)
         await stop.wait()
-        log.info("draining", grace_seconds=settings.mo_shutdown_grace_seconds, worker=worker)
+        log.info("draining", grace_seconds=settings.mo_shutdown_grace_seconds, worker=place)
         for job in jobs:
             job.cancel()
-        await status.enter_graceful_shutdown()
-        await server.stop(settings.mo_shutdown_grace_seconds)
+        await drain(built, settings.mo_shutdown_grace_seconds)
     await database.close()
-    log.info("stopped", worker=worker)
+    log.info("stopped", worker=place)
 
 
-def serve(settings: Settings, worker: int = 0) -> None:
-    """Serve in this process, on uvloop."""
+async def drain(built: Built, grace: float) -> None:
+    """Take no new calls, and wait for those that run, for `grace` seconds at most; none is ended without a word."""
+    await built.health.end()
+    built.calls.end_streams()
+    await built.calls.settle()
+    stopping = asyncio.create_task(built.server.stop(grace + 2))
+    await asyncio.sleep(0)
+    built.calls.go_on()
+    _, left = await asyncio.wait({stopping}, timeout=grace)
+    if left:
+        built.calls.end_calls()
+        built.calls.end_streams()
+        await stopping
+
+
+def serve(settings: Settings, place: int, supervisor: int | None) -> None:
+    """Serve in this process, on uvloop, at one of the places; `supervisor` is the pipe to whoever watches over it."""
     # The garbage collector stops all calls while it looks at every object there is. What has been imported stays, so it need
     # not be looked at, and the calls' own objects go by their reference counts: p99 was 60 ms before, and is 20 ms.
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)
-    uvloop.run(serve_async(settings, worker))
+    uvloop.run(serve_async(settings, place, supervisor))

@@ -1,15 +1,17 @@
-"""The main job, `mo-grpc up`: PostgreSQL, migrations, both servers and Envoy, watched over until one ends or all shall."""
+"""The main job, `mo-grpc up`: PostgreSQL, migrations, both servers and Envoy, watched over until all shall end, or must."""
 
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -23,6 +25,7 @@ from mo_grpc.db.migrate import migrate
 from mo_grpc.edge_process import Admin
 from mo_grpc.errors import ServiceError
 from mo_grpc.processes import AlreadyLockedError, FileLock, spawn, stop, tail
+from mo_grpc.restarts import Restarts
 from mo_grpc.sealed import require_key
 from mo_grpc.vault import Vault
 
@@ -45,16 +48,43 @@ class StartError(Exception):
     """A part did not start, or ended; the message says which and why."""
 
 
-class Part(NamedTuple):
-    """A running part."""
+class Part:
+    """A running part, which `start` starts."""
 
-    name: str
-    process: "subprocess.Popen[bytes]"
-    log: Path
+    def __init__(self, name: str, log: Path, start: Callable[[], "subprocess.Popen[bytes]"]) -> None:
+        self.name = name
+        self.log = log
+        self._start = start
+        self._restarts = Restarts()
+        self._dead = False
+        self.start()
+
+    def start(self) -> None:
+        """Start it."""
+        self._started_at = time.monotonic()
+        self.process = self._start()
+        self._dead = False
+
+    def end(self) -> str | None:
+        """How it ended; None while it runs."""
+        status = self.process.poll()
+        if status is None:
+            return None
+        return f"{self.name} ended " + (f"by signal {-status}" if status < 0 else f"with exit status {status}")
+
+    def revive(self) -> None:
+        """Start it again if it has ended, the more often the later."""
+        end = self.end()
+        if end and not self._dead:
+            self._dead = True
+            self._restarts.died(time.monotonic() - self._started_at)
+            print(f"{end}; it starts again in {self._restarts.pause():.0f} s. See {self.log}.", file=sys.stderr, flush=True)
+        if end and self._restarts.due():
+            self.start()
 
 
 def up(settings: Settings) -> int:
-    """Run everything until SIGINT, SIGTERM or SIGHUP, or until a part ends; answer the exit status."""
+    """Run everything until SIGINT, SIGTERM or SIGHUP, or until it cannot go on; answer the exit status."""
     for number in _SIGNALS:
         signal.signal(number, _on_signal)
     try:
@@ -103,7 +133,7 @@ def _run(settings: Settings, cleanup: ExitStack) -> NoReturn:
         postgres = EmbeddedPostgres(data_dir)
         cleanup.callback(postgres.stop)  # before the start, so that no signal comes between them
         postgres.start()
-        parts.append(Part("PostgreSQL", postgres.process, logs / "postgres.log"))
+        parts.append(Part("PostgreSQL", logs / "postgres.log", lambda: postgres.process))
     migrate(settings)
     forget_owner()
     require_key(settings)
@@ -111,15 +141,23 @@ def _run(settings: Settings, cleanup: ExitStack) -> NoReturn:
     _revoke(settings, note)  # that of a run that was killed
     for name, command in (("The gRPC server", "serve"), ("The web server", "web"), ("Envoy", "edge")):
         log = logs / f"{command}.log"
-        process = spawn([*_MO_GRPC, command], log)
-        cleanup.callback(stop, process, signal.SIGTERM, settings.mo_shutdown_grace_seconds + 10)
-        parts.append(Part(name, process, log))
+        part = Part(name, log, partial(spawn, [*_MO_GRPC, command], log))
+        cleanup.callback(_stop, part, settings)
+        parts.append(part)
     _wait_until_ready(settings, parts)
     cleanup.callback(_revoke, settings, note)
     print(greeting(settings, _new_key(settings, note)), flush=True)
+    *needed, web, edge = parts
     while True:
-        _check(parts)
+        # The gRPC server starts its workers again by itself, and ends only when that helps nobody.
+        _check(needed)
+        for part in (web, edge):
+            part.revive()
         time.sleep(0.2)
+
+
+def _stop(part: Part, settings: Settings) -> None:
+    stop(part.process, signal.SIGTERM, settings.mo_shutdown_grace_seconds + 10)
 
 
 def _hold(path: Path, settings: Settings, cleanup: ExitStack) -> None:
@@ -163,10 +201,8 @@ def _revoke(settings: Settings, note: Path) -> None:
 
 def _check(parts: list[Part]) -> None:
     for part in parts:
-        status = part.process.poll()
-        if status is not None:
-            end = f"by signal {-status}" if status < 0 else f"with exit status {status}"
-            raise StartError(f"{part.name} ended {end}, so all stops. The end of {part.log}:\n{tail(part.log)}")
+        if end := part.end():
+            raise StartError(f"{end}, so all stops. The end of {part.log}:\n{tail(part.log)}")
 
 
 def _wait_until_ready(settings: Settings, parts: list[Part]) -> None:

@@ -1,31 +1,23 @@
-"""All cores in use: a server process for each, watched over by one that replaces those that die (DESIGN §7).
+"""Where the processes of one data folder meet: private sockets, locks, and what a worker tells its supervisor.
 
 Direct clients share one port among the workers. Envoy finds each at a private socket, because the kernel spreads connections
-over a shared port, and Envoy's few long ones would leave a worker idle.
+over a shared port, and Envoy's few long ones would leave a worker idle. There is one socket more than there are workers, for
+the successor of one that still finishes its calls.
 """
 
 import hashlib
 import os
-import signal
-import socket
-import sys
 import tempfile
-import time
 from pathlib import Path
-from types import FrameType
-
-import structlog
 
 from mo_grpc.config import Settings
-from mo_grpc.processes import AlreadyLockedError, FileLock, spawn, stop
+from mo_grpc.processes import AlreadyLockedError, FileLock
 
-log = structlog.get_logger()
+READY = b"+"
+"""A worker's word for: I serve."""
 
-QUICK_DEATH = 30.0
-"""Seconds: a worker that dies sooner was never well."""
-
-MAX_QUICK_DEATHS = 3
-"""So many in a row, and it is not bad luck: all stops, and whoever watches this process is told."""
+REPLACE = b"-"
+"""A worker's word for: somebody wants me to go; I serve until there is a successor."""
 
 _MAX_SOCKET_PATH = 100  # the kernel's limit is 108 bytes, or 104
 
@@ -34,9 +26,19 @@ class WorkersError(Exception):
     """The workers cannot run; the message says why."""
 
 
-def endpoint(settings: Settings, worker: int) -> Path:
-    """The private socket of a worker, in a folder that only its user can enter."""
-    return _run_dir(settings) / f"grpc-{worker}.sock"
+def endpoint(settings: Settings, place: int) -> Path:
+    """The private socket at a place, in a folder that only its user can enter."""
+    return _run_dir(settings) / f"grpc-{place}.sock"
+
+
+def endpoints(settings: Settings) -> list[Path]:
+    """The private sockets at which workers may be, of which one is free, or its worker is on its way out."""
+    return [endpoint(settings, place) for place in range(settings.mo_workers + 1)]
+
+
+def some_endpoint(settings: Settings) -> Path:
+    """A link to the private socket of one that serves; the supervisor keeps it so."""
+    return _run_dir(settings) / "grpc.sock"
 
 
 def edge_endpoint(settings: Settings) -> Path:
@@ -70,92 +72,22 @@ def make_run_dir(settings: Settings) -> None:
         raise WorkersError(f"{run_dir} is not a folder of this user alone.")
 
 
-def claim_endpoint(settings: Settings, worker: int) -> None:
-    """Make a worker's private socket its own for as long as its process lives: gRPC would take it from another in silence.
+def claim(settings: Settings, socket: Path) -> None:
+    """Make a socket this process's own for as long as it lives: gRPC would take it from another in silence.
 
     Raises:
         WorkersError: another process has it.
     """
     make_run_dir(settings)
     try:
-        FileLock(endpoint(settings, worker).with_suffix(".lock")).acquire()
+        FileLock(socket.with_suffix(".lock")).acquire()
     except AlreadyLockedError:
         raise WorkersError(f"A server runs with the data folder {settings.mo_data_dir} already.") from None
 
 
-class _Worker:
-    """One worker, and how it has fared."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.quick_deaths = 0
-        self.start()
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mo_grpc", "serve", "--worker", str(self.number)]
-        self.process = spawn(command)
-        self.started_at = time.monotonic()
-
-    def look_after(self) -> None:
-        """Start it again if it has died.
-
-        Raises:
-            WorkersError: it dies again and again.
-        """
-        status = self.process.poll()
-        if status is None:
-            return
-        quick = time.monotonic() - self.started_at < QUICK_DEATH
-        self.quick_deaths = self.quick_deaths + 1 if quick else 0
-        if self.quick_deaths >= MAX_QUICK_DEATHS:
-            raise WorkersError(f"Worker {self.number} ended with status {status}, as it did {MAX_QUICK_DEATHS} times in a row.")
-        log.warning("worker died", worker=self.number, status=status)
-        self.start()
-
-
-def run_workers(settings: Settings) -> None:
-    """Run the workers until SIGTERM or SIGINT, and let them drain.
-
-    Raises:
-        WorkersError: the port is taken, or a worker cannot be kept alive.
-    """
-    stopping = False
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal stopping
-        stopping = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-    make_run_dir(settings)
-    with _reserve(settings.mo_grpc_host, settings.mo_grpc_port):
-        workers = [_Worker(number) for number in range(settings.mo_workers)]
-        try:
-            while not stopping:
-                for worker in workers:
-                    worker.look_after()
-                time.sleep(0.1)
-        finally:
-            for worker in workers:
-                worker.process.send_signal(signal.SIGTERM)
-            for worker in workers:
-                stop(worker.process, signal.SIGTERM, settings.mo_shutdown_grace_seconds + 5)
-
-
-def _reserve(host: str, port: int) -> socket.socket:
-    """Hold the port for the workers: a bound socket that does not listen gets no connections.
-
-    Workers share the port, so the kernel would let a forgotten server of the same user share it too, and take its part of
-    the calls. The first, unshared attempt finds it.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def tell(pipe: int | None, word: bytes) -> bool:
+    """Tell the supervisor something; False if there is none."""
     try:
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-        held = socket.socket(family)
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        held.bind((host, port))
-    except OSError as error:
-        raise WorkersError(f"Port {port} of {host} cannot be used: {error.strerror}.") from None
-    return held
+        return pipe is not None and os.write(pipe, word) > 0
+    except BrokenPipeError:
+        return False

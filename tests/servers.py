@@ -39,7 +39,7 @@ class Server:
 
 @contextmanager
 def a_server(environment: dict[str, str], **settings: str) -> Iterator[Server]:
-    """`mo-grpc serve` on a port and in a folder of its own, over the same database, healthy.
+    """A worker of `mo-grpc serve`, without a supervisor, on a port and in a folder of its own, over the same database, healthy.
 
     It is ended afterwards by SIGTERM, unless it has ended already.
     """
@@ -48,7 +48,7 @@ def a_server(environment: dict[str, str], **settings: str) -> Iterator[Server]:
     key = Path(environment["MO_DATA_DIR"]) / "secret.key"
     same_key = {"SECRET_KEY": key.read_text()} if key.exists() else {}
     database = embedded_url(Path(environment["MO_DATA_DIR"]), SERVICE_ROLE).set(drivername="postgresql")
-    command = [sys.executable, "-m", "mo_grpc", "serve"]
+    command = [sys.executable, "-m", "mo_grpc", "serve", "--worker", "0"]
     with (
         tempfile.TemporaryDirectory() as folder,
         subprocess.Popen(

@@ -72,9 +72,14 @@ def test_where_an_upstream_elsewhere_is(values: dict[str, object], upstream: str
     assert f"type: {kind}\n" in config
 
 
-def test_an_upstream_here_is_reached_at_each_workers_private_socket(tmp_path: Path) -> None:
+def test_an_upstream_here_is_reached_at_the_private_sockets(tmp_path: Path) -> None:
     config = edge.render(settings(mo_data_dir=tmp_path, mo_workers=3))
-    assert [n for n in range(5) if f'pipe: {{ path: "{tmp_path}/run/grpc-{n}.sock" }}' in config] == [0, 1, 2]
+    assert [n for n in range(5) if f'pipe: {{ path: "{tmp_path}/run/grpc-{n}.sock" }}' in config] == [
+        0,
+        1,
+        2,
+        3,
+    ]  # one for a successor
     assert "type: STATIC\n" in config
 
 

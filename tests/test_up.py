@@ -156,16 +156,8 @@ def ask(data_dir: Path, query: str) -> list[Any]:
         return [row[0] for row in connection.execute(query.encode())]
 
 
-@pytest.mark.parametrize(
-    ("part", "name"),
-    [
-        (b"mo_grpc\0serve", "The gRPC server"),
-        (b"mo_grpc\0web", "The web server"),
-        (b"mo_grpc\0edge", "Envoy"),
-        (b"postgres", "PostgreSQL"),
-    ],
-)
-def test_when_one_part_dies_the_rest_stops(tmp_path: Path, part: bytes, name: str) -> None:
+@pytest.mark.parametrize(("part", "name"), [(b"mo_grpc\0serve", "The gRPC server"), (b"postgres", "PostgreSQL")])
+def test_when_what_all_need_dies_the_rest_stops(tmp_path: Path, part: bytes, name: str) -> None:
     with an_up(settings_environment(tmp_path)) as process:
         read_greeting(process)
         started = children(process.pid)
@@ -173,20 +165,37 @@ def test_when_one_part_dies_the_rest_stops(tmp_path: Path, part: bytes, name: st
         _, err = process.communicate(timeout=60)
         assert process.returncode == 1
         assert f"{name} ended by signal 9, so all stops" in err
-        assert not [pid for pid in started if alive(pid)]
+        eventually(lambda: not [pid for pid in started if alive(pid)])
+
+
+def test_the_pages_and_envoy_start_again_while_the_others_serve(tmp_path: Path) -> None:
+    environment = settings_environment(tmp_path)
+    url = f"http://127.0.0.1:{environment['MO_HTTP_PORT']}"
+    with an_up(environment) as process:
+        read_greeting(process)
+        edge, web = (the_child(process.pid, b"mo_grpc\0" + part) for part in (b"edge", b"web"))
+        kept = set(children(process.pid)) - {edge, web}
+        signal_to(the_child(edge, b"envoy"), signal.SIGKILL)
+        signal_to(web, signal.SIGKILL)
+        eventually(lambda: not (alive(edge) or alive(web)))
+        eventually(lambda: answers(f"{url}/readyz") and answers(f"{url}/swagger/"))
+        assert kept < set(children(process.pid))
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0
+    assert "Envoy ended with exit status 9; it starts again in 1 s." in err
+    assert "The web server ended by signal 9; it starts again in 1 s." in err
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def signal_to(pid: int, number: signal.Signals) -> None:
     subprocess.run(["kill", f"-{number.value}", str(pid)], check=True)
-
-
-def test_when_envoy_itself_dies_the_rest_stops(tmp_path: Path) -> None:
-    with an_up(settings_environment(tmp_path)) as process:
-        read_greeting(process)
-        signal_to(the_child(the_child(process.pid, b"mo_grpc\0edge"), b"envoy"), signal.SIGKILL)
-        _, err = process.communicate(timeout=60)
-        assert process.returncode == 1
-        assert "Envoy ended with exit status 9, so all stops" in err
 
 
 @pytest.mark.parametrize("setting", ["MO_GRPC_PORT", "MO_HTTP_PORT", "MO_EDGE_ADMIN_PORT"])

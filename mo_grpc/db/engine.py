@@ -91,7 +91,8 @@ SPARE_CONNECTIONS = 10
 async def affordable_pool_size(url: URL, settings: Settings) -> int:
     """How many connections a worker may keep: as many as the settings say, if PostgreSQL has them for every worker.
 
-    Each worker needs two more, to listen for notifications. While PostgreSQL is out of reach, the settings are believed.
+    Each worker needs two more, to listen for notifications, and a successor may be there beside them. While PostgreSQL is out
+    of reach, the settings are believed.
     """
     database = Database(url, 1)
     try:
@@ -100,7 +101,7 @@ async def affordable_pool_size(url: URL, settings: Settings) -> int:
         return settings.mo_database_pool_size
     finally:
         await database.close()
-    return max(2, min(settings.mo_database_pool_size, (limit - SPARE_CONNECTIONS) // settings.mo_workers - 2))
+    return max(2, min(settings.mo_database_pool_size, (limit - SPARE_CONNECTIONS) // (settings.mo_workers + 1) - 2))
 
 
 def _leave_demoted(context: ExceptionContext) -> None:

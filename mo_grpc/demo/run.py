@@ -151,7 +151,7 @@ async def _private_server(settings: Settings, clock: Callable[[], datetime]) -> 
             temporary_key(administration, "mo-grpc demo", _KEY_LIFETIME) as key,
             running(settings, database) as parts,
         ):
-            server, _ = make_server(settings, database, parts)
+            server = make_server(settings, database, parts).server
             # The folder is this user's alone, and so is the socket in it.
             with tempfile.TemporaryDirectory(prefix="mo-demo-") as folder:
                 address = f"unix:{folder}/grpc.sock"

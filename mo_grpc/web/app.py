@@ -14,9 +14,12 @@ from mo_grpc.web import reference
 from mo_grpc.web.admin.app import make_admin
 from mo_grpc.web.headers import SecurityHeaders
 from mo_grpc.web.honeypot import pages as honeypot
-from mo_grpc.workers import endpoint
+from mo_grpc.workers import some_endpoint
 
 CONNECTIONS = 4
+
+# When a worker is replaced, its successor is there soon; gRPC by itself would try again after a second.
+_BACKOFF = [(f"grpc.{name}_reconnect_backoff_ms", 100) for name in ("initial", "min", "max")]
 
 
 def make_app(settings: Settings) -> Starlette:
@@ -26,7 +29,7 @@ def make_app(settings: Settings) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         # A channel belongs to the loop that it is made in.
-        async with grpc.aio.insecure_channel(_grpc_address(settings)) as channel:
+        async with grpc.aio.insecure_channel(_grpc_address(settings), options=_BACKOFF) as channel:
             app.router.routes.append(Mount(settings.admin_url.rstrip("/"), make_admin(settings, database, channel)))
             yield
         await database.close()
@@ -40,4 +43,4 @@ def _grpc_address(settings: Settings) -> str:
     """Where the gRPC server is: a private socket on this machine, or where the edge finds it, too."""
     if settings.mo_edge_upstream_host:
         return f"{settings.mo_edge_upstream_host}:{settings.mo_grpc_port}"
-    return f"unix:{endpoint(settings, 0)}"
+    return f"unix:{some_endpoint(settings)}"

@@ -131,6 +131,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     UNSUPPORTED_MEDIA_TYPE: _ErrorReason.ValueType  # 49
     """INVALID_ARGUMENT (HTTP 415), from the edge: the body is of a content type, or in an encoding, that is not understood."""
+    SERVER_STOPPING: _ErrorReason.ValueType  # 50
+    """UNAVAILABLE: the server that answered stops; call again, with the same idempotency key where it is a change.
+    `google.rpc.RetryInfo` says when.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused: the `reason` of the `google.rpc.ErrorInfo` (domain `mo`) that every error carries. The names are
@@ -246,4 +250,8 @@ it takes.
 """
 UNSUPPORTED_MEDIA_TYPE: ErrorReason.ValueType  # 49
 """INVALID_ARGUMENT (HTTP 415), from the edge: the body is of a content type, or in an encoding, that is not understood."""
+SERVER_STOPPING: ErrorReason.ValueType  # 50
+"""UNAVAILABLE: the server that answered stops; call again, with the same idempotency key where it is a change.
+`google.rpc.RetryInfo` says when.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

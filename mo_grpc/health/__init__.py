@@ -1,0 +1,1 @@
+"""Whether the server serves, as others ask."""
