@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from dotenv import dotenv_values
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import URL, make_url
@@ -22,9 +24,26 @@ ROOT = Path(__file__).resolve().parent.parent
 DRIVER = "postgresql+psycopg"
 
 
-def _psycopg(url: SecretStr) -> URL:
-    """Any `postgresql://` URL, served by psycopg 3."""
-    return make_url(url.get_secret_value()).set(drivername=DRIVER)
+def _psycopg(secret: SecretStr) -> URL:
+    """Any `postgresql://` URL, served by psycopg 3; one with several hosts is read as libpq does (its manual, 32.1.1.3).
+
+    Raises:
+        ValueError: it is none.
+    """
+    scheme, separator, rest = secret.get_secret_value().partition("://")
+    if not separator or scheme.partition("+")[0] not in ("postgresql", "postgres"):
+        raise ValueError
+    authority = rest.partition("/")[0].partition("?")[0]
+    if "," not in authority.rpartition("@")[2]:
+        return make_url(f"{DRIVER}://{rest}")
+    query = {name: str(value) for name, value in conninfo_to_dict(f"postgresql://{rest}").items()}
+    return URL.create(
+        DRIVER,
+        username=query.pop("user", None),
+        password=query.pop("password", None),
+        database=query.pop("dbname", None),
+        query=query,
+    )
 
 
 def _split(value: object) -> object:
@@ -79,8 +98,8 @@ class Settings(BaseSettings):
     mo_http_host: str = "127.0.0.1"
     mo_http_port: Port = 8080
 
-    # The address at which Envoy finds the gRPC server; by default the server's own.
-    mo_edge_upstream_host: str | None = None
+    # The hosts at which Envoy finds gRPC servers; by default this one.
+    mo_edge_upstream_host: CommaList = ()
     mo_edge_admin_port: Port | None = None
     # Where the pages are; Envoy leads there. The process of the pages listens on a private socket, unless it has a host.
     admin_url: PagePath = "/grappelli/"
@@ -156,11 +175,9 @@ class Settings(BaseSettings):
         if value is None:
             return None
         try:
-            backend = make_url(value.get_secret_value()).get_backend_name()
-        except (ArgumentError, ValueError):  # the latter for a port that is no number
-            backend = ""
-        if backend not in ("postgresql", "postgres"):
-            raise ValueError("must be a postgresql:// URL")
+            _psycopg(value)
+        except (ArgumentError, ProgrammingError, ValueError):  # the last for a port that is no number
+            raise ValueError("must be a postgresql:// URL") from None
         return value
 
     @field_validator("api_key_custom_header")

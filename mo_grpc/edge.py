@@ -155,7 +155,7 @@ def render(settings: Settings, secrets: Path | None = None, admin_socket: Path |
     _check(settings)
     files = FileDescriptorSet.FromString(descriptor)
     paths = rest_paths(files)
-    upstream = settings.mo_edge_upstream_host
+    upstreams = settings.mo_edge_upstream_host
     hsts = {"strict-transport-security": f"max-age={settings.mo_hsts_seconds}"}
     return _template("envoy.yaml.j2").render(
         listen_host=_listen_address(settings.mo_http_host),
@@ -178,8 +178,8 @@ def render(settings: Settings, secrets: Path | None = None, admin_socket: Path |
         access_log=settings.mo_access_log,
         json_logs=settings.mo_log_format == "json",
         # On the same machine, each worker at its private socket; elsewhere, whoever answers at the shared port.
-        pipes=[] if upstream else [str(path) for path in endpoints(settings)],
-        upstream=upstream,
+        pipes=[] if upstreams else [str(path) for path in endpoints(settings)],
+        upstreams=upstreams,
         upstream_port=settings.mo_grpc_port,
         web_paths=["/openapi.json", "/swagger/", "/redoc/", settings.admin_url],
         # A Django admin's headers are its own, and its files are not below its pages.
@@ -189,7 +189,7 @@ def render(settings: Settings, secrets: Path | None = None, admin_socket: Path |
         web_host=settings.mo_edge_web_host,
         web_port=settings.mo_web_port,
         web_cluster_type="STRICT_DNS" if settings.mo_edge_web_host and not _is_ip(settings.mo_edge_web_host) else "STATIC",
-        cluster_type="STATIC" if upstream is None or _is_ip(upstream) else "STRICT_DNS",
+        cluster_type="STATIC" if all(map(_is_ip, upstreams)) else "STRICT_DNS",
         grpc_health=settings.mo_health,
         max_request_bytes=settings.mo_max_request_bytes,
         cors_origins=settings.cors_allowed_origins,

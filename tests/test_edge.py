@@ -64,6 +64,8 @@ def test_every_service_of_ours_is_transcoded_and_no_other() -> None:
     [
         ({"mo_edge_upstream_host": "192.0.2.7"}, "192.0.2.7", "STATIC"),
         ({"mo_edge_upstream_host": "grpc"}, "grpc", "STRICT_DNS"),
+        ({"mo_edge_upstream_host": "192.0.2.7, grpc"}, "192.0.2.7", "STRICT_DNS"),
+        ({"mo_edge_upstream_host": "192.0.2.7, grpc"}, "grpc", "STRICT_DNS"),
     ],
 )
 def test_where_an_upstream_elsewhere_is(values: dict[str, object], upstream: str, kind: str) -> None:

@@ -1,5 +1,6 @@
 """The application that serves the pages."""
 
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -40,7 +41,14 @@ def make_app(settings: Settings) -> Starlette:
 
 
 def _grpc_address(settings: Settings) -> str:
-    """Where the gRPC server is: a private socket on this machine, or where the edge finds it, too."""
-    if settings.mo_edge_upstream_host:
-        return f"{settings.mo_edge_upstream_host}:{settings.mo_grpc_port}"
-    return f"unix:{some_endpoint(settings)}"
+    """Where the gRPC server is: a private socket on this machine, or where the edge finds it, too.
+
+    gRPC takes a name or several addresses, so several names are looked up now.
+    """
+    hosts, port = settings.mo_edge_upstream_host, settings.mo_grpc_port
+    if not hosts:
+        return f"unix:{some_endpoint(settings)}"
+    if len(hosts) == 1:
+        return f"[{hosts[0]}]:{port}" if ":" in hosts[0] else f"{hosts[0]}:{port}"
+    found = [socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)[0][4] for host in hosts]
+    return "ipv4:" + ",".join(f"{address}:{port}" for address, *_ in found)

@@ -15,6 +15,10 @@ MAX_CONCURRENT = 200
 """Requests at a time; further ones are told 503."""
 
 
+KEEP_ALIVE = 90
+"""Seconds for which an idle connection stays open: longer than Envoy uses one (`idle_timeout` in envoy/envoy.yaml.j2)."""
+
+
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT: on a private socket, or on MO_WEB_HOST where Envoy is on another host."""
     # uvicorn raises the signal again when it has ended well.
@@ -34,6 +38,7 @@ def serve(settings: Settings) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE,
         limit_concurrency=MAX_CONCURRENT,
         timeout_graceful_shutdown=round(settings.mo_shutdown_grace_seconds),
     )
