@@ -1,41 +1,84 @@
 """The command line: `mo-grpc up | demo | import | keys | users | tokens | audit | events`, and the parts alone."""
 
-import asyncio
 import sys
+from collections.abc import MutableMapping
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import psycopg
 import typer
-from mo.imports.v1 import imports_pb2
-from rich.console import Console
-from sqlalchemy.exc import SQLAlchemyError
+from typer.core import TyperGroup
 
-from mo_grpc.audit.commands import audit_command
-from mo_grpc.auth.commands import keys
-from mo_grpc.db.coalescing import LockedError
-from mo_grpc.db.embedded import EmbeddedPostgresError
-from mo_grpc.db.engine import migration_url
-from mo_grpc.db.sentences import MigrationError, explain
-from mo_grpc.edge import EdgeError, render
-from mo_grpc.edge_process import run
-from mo_grpc.errors import ServiceError
-from mo_grpc.events.commands import events_command
-from mo_grpc.people.commands import users
-from mo_grpc.sealed import require_key
-from mo_grpc.supervisor import run_workers
-from mo_grpc.terminal import settings as _settings
-from mo_grpc.tokens.commands import tokens
-from mo_grpc.vault import VaultError
-from mo_grpc.workers import WorkersError
+from mo_grpc.events.rules import Stream
 
+if TYPE_CHECKING:
+    from mo.imports.v1.imports_pb2 import Import
+
+    from mo_grpc.config import Settings
+
+# What a command needs is imported when it runs, so that the help is there at once.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-app.add_typer(keys, name="keys")
-app.add_typer(users, name="users")
-app.add_typer(tokens, name="tokens")
-app.command("audit")(audit_command)
-app.command("events")(events_command)
+
+
+def _add_group(name: str, module: str, text: str) -> None:
+    """Add a group whose commands are those of the Typer `name` in a module, which is imported when one is asked for."""
+
+    class Group(TyperGroup):
+        @property
+        def commands(self) -> MutableMapping[str, Any]:
+            return typer.main.get_group(getattr(import_module(module), name)).commands
+
+        @commands.setter
+        def commands(self, _: MutableMapping[str, Any]) -> None:
+            pass
+
+    app.add_typer(typer.Typer(cls=Group, no_args_is_help=True), name=name, help=text)
+
+
+_add_group("keys", "mo_grpc.auth.commands", "API keys: who may call.")
+_add_group("users", "mo_grpc.people.commands", "People: who may log in.")
+_add_group("tokens", "mo_grpc.tokens.commands", "People's tokens: the keys that sign them.")
+
+
+def _settings(*, serving: bool = False) -> "Settings":
+    from mo_grpc.terminal import settings
+
+    return settings(serving=serving)
+
+
+def _with_key() -> "Settings":
+    """The settings of what serves, and reads the database's secrets."""
+    from mo_grpc.sealed import require_key
+
+    settings = _settings(serving=True)
+    require_key(settings)
+    return settings
+
+
+_KNOWN = "The end of a stream as an earlier audit printed it: that event must still be there. May be repeated."
+
+
+@app.command()
+def audit(known: Annotated[list[str] | None, typer.Option(metavar="STREAM:NUMBER:SEAL", help=_KNOWN)] = None) -> None:
+    """Check that every amount adds up and that the record of events is whole, hindering nobody.
+
+    Exit status 1 if something is wrong, and 2 if it could not be found out.
+    """
+    from mo_grpc.audit.commands import run
+
+    run(known or [])
+
+
+@app.command()
+def events(
+    stream: Annotated[Stream, typer.Argument(help="What is of interest.")],
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, at most.")] = 50,
+) -> None:
+    """Show the record, newest first: logins, changes of keys and people, or refused calls."""
+    from mo_grpc.events.commands import show
+
+    show(stream, limit)
 
 
 @app.command()
@@ -51,15 +94,16 @@ def serve(
     worker: Annotated[int | None, typer.Option(hidden=True, help="A worker, at this place.")] = None,
     supervisor: Annotated[int | None, typer.Option(hidden=True, help="The descriptor by which to tell it things.")] = None,
 ) -> None:
+<<<<<<< HEAD
     """Run the gRPC server alone, with MO_WORKERS processes and one that watches over them."""
-    settings = _settings(serving=True)
     if worker is None:
-        require_key(settings)
-        run_workers(settings)
+        from mo_grpc.supervisor import run_workers
+
+        run_workers(_with_key())
     else:
         from mo_grpc.server import serve
 
-        serve(settings, worker, supervisor)
+        serve(_settings(serving=True), worker, supervisor)
 
 
 @app.command()
@@ -69,6 +113,7 @@ def migrate(
 ) -> None:
     """Bring the database's schema up to date."""
     from mo_grpc.db import migrate
+    from mo_grpc.db.engine import migration_url
 
     settings = _settings()
     if down:
@@ -82,9 +127,7 @@ def web() -> None:
     """Run the server of the pages alone: Swagger, ReDoc, and the trap at ADMIN_HONEYPOT_URL."""
     from mo_grpc.web.serve import serve
 
-    settings = _settings(serving=True)
-    require_key(settings)
-    serve(settings)
+    serve(_with_key())
 
 
 @app.command()
@@ -94,8 +137,12 @@ def edge(
     """Run Envoy alone, in front of a running gRPC server."""
     settings = _settings(serving=True)
     if show:
+        from mo_grpc.edge import render
+
         print(render(settings))
     else:
+        from mo_grpc.edge_process import run
+
         raise typer.Exit(run(settings))
 
 
@@ -112,11 +159,16 @@ def import_customers(
 
     The key is MO_API_KEY; without one, where the database is at hand, a key of its own that ends with the import.
     """
+    import asyncio
+
+    from mo.imports.v1 import imports_pb2
+    from rich.console import Console
+
     from mo_grpc.imports.client import ImportClientError, api_key, import_file, report
 
     settings = _settings()
 
-    async def run() -> imports_pb2.Import:
+    async def run() -> "Import":
         async with api_key(settings) as key:
             metadata = ((settings.api_key_custom_header, key),)
             return await import_file(file, address or settings.grpc_address, metadata, Console(stderr=True))
@@ -144,9 +196,7 @@ def worker() -> None:
     """Run a Celery worker that imports files, where USE_CELERY is set."""
     from mo_grpc.imports.celery import work
 
-    settings = _settings(serving=True)
-    require_key(settings)
-    work(settings)
+    work(_with_key())
 
 
 @app.command()
@@ -158,6 +208,8 @@ def demo(
     ] = None,
 ) -> None:
     """Fill the database with a year of customers, loans and payments, through the API. A second run creates nothing twice."""
+    from rich.console import Console
+
     from mo_grpc.demo.run import DemoError, fill
 
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -179,9 +231,29 @@ def main() -> None:
     """Run the command line; a fault that the user can mend is one line on standard error, and exit status 1."""
     try:
         app()
-    except (EdgeError, EmbeddedPostgresError, MigrationError, VaultError, WorkersError) as error:
-        print(error, file=sys.stderr)
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        print(sentence, file=sys.stderr)
         sys.exit(1)
-    except (LockedError, ServiceError, SQLAlchemyError, psycopg.Error) as error:
-        print(explain(error) or error, file=sys.stderr)
-        sys.exit(1)
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell the user of a fault that the user can mend; None for a fault of ours."""
+    import psycopg
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from mo_grpc.db.coalescing import LockedError
+    from mo_grpc.db.embedded import EmbeddedPostgresError
+    from mo_grpc.db.sentences import MigrationError, explain
+    from mo_grpc.edge import EdgeError
+    from mo_grpc.errors import ServiceError
+    from mo_grpc.vault import VaultError
+    from mo_grpc.workers import WorkersError
+
+    if isinstance(error, EdgeError | EmbeddedPostgresError | MigrationError | VaultError | WorkersError):
+        return str(error)
+    if isinstance(error, LockedError | ServiceError | SQLAlchemyError | psycopg.Error):
+        return explain(error) or str(error)
+    return None

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -21,16 +20,15 @@ from mo_grpc.events.rules import End
 from mo_grpc.events.store import Chain, verify
 from mo_grpc.vault import vaults
 
-_KNOWN = "The end of a stream as an earlier audit printed it: that event must still be there. May be repeated."
 
+def run(known: Sequence[str]) -> None:
+    """Audit, and print what was found; `known` are the ends of streams that earlier audits printed.
 
-def audit_command(known: Annotated[list[str] | None, typer.Option(metavar="STREAM:NUMBER:SEAL", help=_KNOWN)] = None) -> None:
-    """Check that every amount adds up and that the record of events is whole, hindering nobody.
-
-    Exit status 1 if something is wrong, and 2 if it could not be found out.
+    Raises:
+        typer.Exit: 1 if something is wrong, and 2 if it could not be found out.
     """
     settings = terminal.settings()
-    expected = [_parse(text) for text in known or ()]
+    expected = [_parse(text) for text in known]
 
     async def work(connection: AsyncConnection) -> tuple[list[Finding], list[Chain]]:
         findings = await audit(connection)

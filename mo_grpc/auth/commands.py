@@ -27,7 +27,7 @@ from mo_grpc.auth.rules import (
 from mo_grpc.db.engine import once
 from mo_grpc.vault import Vault
 
-keys = typer.Typer(no_args_is_help=True, help="API keys: who may call.")
+keys = typer.Typer()
 
 T = TypeVar("T")
 

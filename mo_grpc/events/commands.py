@@ -1,8 +1,5 @@
 """The command line's `events`."""
 
-from typing import Annotated
-
-import typer
 from rich.table import Table
 
 from mo_grpc import terminal
@@ -11,11 +8,8 @@ from mo_grpc.events.rules import Stream
 from mo_grpc.events.store import list_events
 
 
-def events_command(
-    stream: Annotated[Stream, typer.Argument(help="What is of interest.")],
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, at most.")] = 50,
-) -> None:
-    """Show the record, newest first: logins, changes of keys and people, or refused calls."""
+def show(stream: Stream, limit: int) -> None:
+    """Print the newest events of a stream."""
     table = Table("number", "at", "what", "who", "address", "to what", "more")
     found = once(terminal.settings(), lambda database: database.read(lambda c: list_events(c, stream, None, limit)))
     for event in found:

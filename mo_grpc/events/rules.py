@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from mo_grpc.vault import Vault
+if TYPE_CHECKING:
+    from mo_grpc.vault import Vault
 
 
 class Stream(StrEnum):
@@ -98,7 +99,7 @@ class End(NamedTuple):
     seal: bytes
 
 
-def chain(vault: Vault, end: End, events: Sequence[NewEvent], at: datetime) -> list[Event]:
+def chain(vault: "Vault", end: End, events: Sequence[NewEvent], at: datetime) -> list[Event]:
     """Number and seal the events that follow the end of their stream."""
     sealed: list[Event] = []
     seal = end.seal
@@ -115,7 +116,7 @@ def printable(text: str, limit: int = MAX_TEXT) -> str:
     return "".join(character for character in text[:limit] if character.isprintable())
 
 
-def faults(vaults: Mapping[str, Vault], before: End, events: Sequence[Event]) -> list[tuple[int, str]]:
+def faults(vaults: "Mapping[str, Vault]", before: End, events: Sequence[Event]) -> list[tuple[int, str]]:
     """What is wrong with the events that follow `before`: their numbers, and what."""
     found: list[tuple[int, str]] = []
     first = Event(before.stream, before.number, datetime.min.replace(tzinfo=UTC), "", "", "", "", {}, "", before.seal)
@@ -130,7 +131,7 @@ def faults(vaults: Mapping[str, Vault], before: End, events: Sequence[Event]) ->
     return found
 
 
-def _seal(vault: Vault, event: Event, before: bytes) -> bytes:
+def _seal(vault: "Vault", event: Event, before: bytes) -> bytes:
     """A keyed hash over an event and the seal before it, so whoever lacks SECRET_KEY can make none."""
     at = event.at.astimezone(UTC).isoformat(timespec="microseconds")
     fields = [*event._replace(at=at, data=dict(event.data))[:-1], before.hex()]  # type: ignore[arg-type] # text, for JSON

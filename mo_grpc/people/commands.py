@@ -20,7 +20,7 @@ from mo_grpc.people.administration import Administration
 from mo_grpc.people.rules import NewUser, Role, User, normal_email
 from mo_grpc.vault import Vault
 
-users = typer.Typer(no_args_is_help=True, help="People: who may log in.")
+users = typer.Typer()
 
 
 class RoleName(StrEnum):

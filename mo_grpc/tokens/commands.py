@@ -14,7 +14,7 @@ from mo_grpc.tokens import store
 from mo_grpc.tokens.ring import add_signing_key
 from mo_grpc.vault import Vault
 
-tokens = typer.Typer(no_args_is_help=True, help="People's tokens: the keys that sign them.")
+tokens = typer.Typer()
 
 
 @tokens.command("rotate-key")
