@@ -94,7 +94,6 @@ def serve(
     worker: Annotated[int | None, typer.Option(hidden=True, help="A worker, at this place.")] = None,
     supervisor: Annotated[int | None, typer.Option(hidden=True, help="The descriptor by which to tell it things.")] = None,
 ) -> None:
-<<<<<<< HEAD
     """Run the gRPC server alone, with MO_WORKERS processes and one that watches over them."""
     if worker is None:
         from mo_grpc.supervisor import run_workers
