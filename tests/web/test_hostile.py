@@ -100,7 +100,7 @@ def test_addresses_and_queries(stack: Stack, visitor: httpx.Client) -> None:
         for path in paths(stack, "GET", value):
             queries = ["", "&".join(f"{name}={value}" for name in QUERIES)]
             listed = re.fullmatch(r"/grappelli/(\w+|imports/[^/]*)(\.csv)?", path)
-            queries += [f"{name}={value}&stream=logins" for name in QUERIES] if listed else []
+            queries += [f"{name}={value}&stream=logins" for name in QUERIES] if listed and value in HOSTILE[:6] else []
             for query in queries:
                 answer = visitor.get(f"{path}?{query}" if query else path)
                 assert answer.status_code < 500, f"{path[:80]}?{query[:80]}"
