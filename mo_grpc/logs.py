@@ -1,4 +1,4 @@
-"""Structured logs on stderr: JSON for machines, coloured lines for people."""
+"""Structured logs on stderr: JSON for machines, coloured lines for people. No line that cannot be written raises anything."""
 
 import logging
 import os
@@ -8,13 +8,54 @@ import structlog
 
 from mo_grpc.config import Settings
 
+STDERR = 2
+
+
+class Lines(logging.Handler):
+    """Writes each record as a line to a file descriptor, whole and at once.
+
+    Where a line cannot be written, as on a full disk, it is lost, and whoever logged it goes on. The next one that can be
+    written is preceded by how many were.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._lost = 0
+        self._cut = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, or count it as lost."""
+        try:
+            if self._lost:
+                self._write(self._line(_lost(self._lost)))
+                self._lost = 0
+            self._write(self._line(record))
+        # A value whose repr() raises is no reason, either, to end what is logged about.
+        except Exception:
+            self._lost += 1
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        return self.format(record).encode(errors="backslashreplace") + b"\n"
+
+    def _write(self, line: bytes) -> None:
+        rest = b"\n" + line if self._cut else line
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
+            self._cut = bool(rest)
+
+
+def _lost(lines: int) -> logging.LogRecord:
+    return logging.LogRecord(__name__, logging.WARNING, __file__, 0, "log lines lost: %d", (lines,), None)
+
 
 def configure(settings: Settings) -> None:
     """Set up structlog for this process, and pass the libraries' warnings through it."""
     level = getattr(logging, settings.mo_log_level.upper())
+    as_json = settings.mo_log_format == "json"
     renderer = (
         structlog.processors.JSONRenderer()
-        if settings.mo_log_format == "json"
+        if as_json
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
     )
     shared: list[structlog.typing.Processor] = [
@@ -23,19 +64,18 @@ def configure(settings: Settings) -> None:
     ]
     # Never with the values of local variables, among which are keys and what customers owe.
     frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-    tracebacks: list[structlog.typing.Processor] = (
-        [structlog.processors.ExceptionRenderer(frames)] if settings.mo_log_format == "json" else []
-    )
+    tracebacks: list[structlog.typing.Processor] = [structlog.processors.ExceptionRenderer(frames)] if as_json else []
     structlog.configure(
-        processors=[*shared, *tracebacks, renderer],
+        # All that may fail happens in the handler.
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: logging.getLogger("mo_grpc"),
         cache_logger_on_first_use=True,
     )
-    if settings.mo_log_format == "json":
+    if as_json:
         # gRPC's C core writes lines of its own, which are no JSON, and which any caller can provoke with a malformed header.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Lines(STDERR)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *tracebacks, renderer],
@@ -43,3 +83,4 @@ def configure(settings: Settings) -> None:
         )
     )
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+    logging.getLogger("mo_grpc").setLevel(level)
