@@ -13,6 +13,7 @@ from mo_grpc.imports.celery import sender
 from mo_grpc.imports.runner import Background, Runner
 from mo_grpc.interceptors.credentials import Addresses
 from mo_grpc.objects.store import open_store
+from mo_grpc.tasks import Tasks, attempt
 from mo_grpc.tokens.ring import TokenRing
 from mo_grpc.vault import Vault
 
@@ -30,15 +31,25 @@ class Parts(NamedTuple):
 
 
 @asynccontextmanager
-async def running(settings: Settings, database: Database) -> AsyncIterator[Parts]:
-    """The parts, which follow the database while inside, and tell it at the end what is still to be told."""
+async def running(settings: Settings, database: Database, tasks: Tasks | None = None) -> AsyncIterator[Parts]:
+    """The parts, which follow the database while inside, and tell it at the end what is still to be told.
+
+    Their tasks are among `tasks`, all of which end with them.
+    """
+    tasks = tasks or Tasks()
     vault = Vault(settings)
     runner = Runner(database, open_store(settings), settings.mo_import_lease_seconds)
     background = Background(database, runner, sender(settings))
-    async with (
-        KeyRing(database) as keys,
-        TokenRing(settings, database, vault) as tokens,
-        Limits(database) as limits,
-        Refusals(database, vault) as refusals,
-    ):
+    keys, tokens = KeyRing(database), TokenRing(settings, database, vault)
+    limits, refusals = Limits(database), Refusals(database, vault)
+    # A quota that was used up before a restart is used up after it.
+    await attempt("limits of API keys", limits.exchange)
+    for part in (keys, tokens, limits, refusals):
+        part.start(tasks)
+    try:
         yield Parts(keys, tokens, limits, refusals, vault, Addresses(settings.mo_trusted_edges), background)
+    finally:
+        await tasks.stop()
+        await attempt("last use of API keys", keys.flush)
+        await attempt("limits of API keys", limits.exchange)
+        await attempt("refused calls", refusals.flush)

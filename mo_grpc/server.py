@@ -2,9 +2,11 @@
 
 import asyncio
 import gc
+import os
 import random
 import signal
-from contextlib import suppress
+import sys
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
 from typing import NamedTuple, cast
@@ -21,14 +23,13 @@ from mo.customers.v1 import customers_pb2_grpc
 from mo.imports.v1 import imports_pb2_grpc
 from mo.loans.v1 import loans_pb2_grpc
 from mo.payments.v1 import payments_pb2_grpc
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mo_grpc.auth.keyring import KeyRing
 from mo_grpc.auth.servicer import ApiKeyServicer
 from mo_grpc.auth.store import clean_calls
 from mo_grpc.config import Settings
 from mo_grpc.customers.servicer import CustomerServicer
 from mo_grpc.db.engine import Database, affordable_pool_size, database_url
-from mo_grpc.errors import ServiceError
 from mo_grpc.health.servicer import NOT_SERVING, SERVING, HealthServicer
 from mo_grpc.idempotency.store import CLEANED_AT_ONCE, clean_records
 from mo_grpc.imports.orphans import remove_for_ever
@@ -44,6 +45,7 @@ from mo_grpc.payments.servicer import PaymentServicer
 from mo_grpc.people.accounts import Accounts
 from mo_grpc.people.servicer import OtpServicer
 from mo_grpc.people.store import clean_failures
+from mo_grpc.tasks import Tasks, outlast
 from mo_grpc.tokens.servicer import TokenServicer
 from mo_grpc.tokens.store import clean_sessions
 from mo_grpc.workers import READY, REPLACE, WorkersError, claim, endpoint, tell
@@ -162,12 +164,16 @@ def _add_reflection(server: grpc.aio.Server) -> None:
     server.add_generic_rpc_handlers((v1,))
 
 
-async def report_health(status: HealthServicer, keys: KeyRing, supervisor: int | None) -> None:
-    """Say SERVING while the database is in reach, and NOT_SERVING while it is not; the first time, tell the supervisor."""
+async def report_health(status: HealthServicer, parts: Parts, supervisor: int | None) -> None:
+    """Say SERVING while programs and people can be told apart from strangers; the first time, tell the supervisor.
+
+    NOT_SERVING while the database is out of reach, or either cannot be known for another reason: their calls are UNAVAILABLE.
+    """
     told = False
     while True:
-        status.report(SERVING if keys.current else NOT_SERVING)
-        if keys.current and not told:
+        current = parts.keys.current and parts.tokens.current
+        status.report(SERVING if current else NOT_SERVING)
+        if current and not told:
             told = tell(supervisor, READY) or True
         await asyncio.sleep(0.1)
 
@@ -180,9 +186,12 @@ async def clean_up(database: Database, retention: timedelta) -> None:
         # At a moment of its own for each worker.
         await asyncio.sleep(random.uniform(0.5, 1.5) * CLEANING_INTERVAL)  # noqa: S311 - not a secret
         for clean, age in cleaners:
-            with suppress(ServiceError):
-                while await database.write(partial(clean, age=age)) == CLEANED_AT_ONCE:
-                    pass
+            await outlast("cleaning up", partial(_clean, database, partial(clean, age=age)))
+
+
+async def _clean(database: Database, clean: Callable[[AsyncConnection], Awaitable[int]]) -> None:
+    while await database.write(clean) == CLEANED_AT_ONCE:
+        pass
 
 
 def _listen(server: grpc.aio.Server, settings: Settings, place: int) -> None:
@@ -204,10 +213,11 @@ def _listen(server: grpc.aio.Server, settings: Settings, place: int) -> None:
             raise WorkersError(f"{name} cannot be used.") from None
 
 
-async def serve_async(settings: Settings, place: int, supervisor: int | None) -> None:
+async def serve_async(settings: Settings, place: int, supervisor: int | None) -> bool:
     """Serve until the supervisor says so (SIGHUP); then say NOT_SERVING, finish the running calls, and close the database.
 
     SIGTERM and SIGINT ask the supervisor for a successor first; without one, they end the server as well.
+    A task behind the calls that fails ends it, too; then the answer is False.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -221,28 +231,28 @@ async def serve_async(settings: Settings, place: int, supervisor: int | None) ->
         loop.add_signal_handler(number, give_way)
     url = database_url(settings)
     database = Database(url, await affordable_pool_size(url, settings))
-    async with running(settings, database) as parts:
+    tasks = Tasks(on_failure=stop.set)
+    async with running(settings, database, tasks) as parts:
         built = make_server(settings, database, parts)
         _listen(built.server, settings, place)
         await built.server.start()
         retention = timedelta(hours=settings.mo_idempotency_retention_hours)
-        jobs = [
-            asyncio.create_task(job)
-            for job in (
-                report_health(built.health, parts.keys, supervisor),
-                clean_up(database, retention),
-                parts.background.follow(),
-                remove_for_ever(database, parts.background.runner.objects),
-            )
-        ]
+        jobs = {
+            "health": report_health(built.health, parts, supervisor),
+            "cleaning up": clean_up(database, retention),
+            "imports": parts.background.follow(),
+            "uploads without an import": remove_for_ever(database, parts.background.runner.objects),
+        }
+        for name, job in jobs.items():
+            tasks.start(name, job)
         log.info("serving", address=settings.grpc_address, worker=place)
         await stop.wait()
         log.info("draining", grace_seconds=settings.mo_shutdown_grace_seconds, worker=place)
-        for job in jobs:
-            job.cancel()
+        await tasks.stop(*jobs)
         await drain(built, settings.mo_shutdown_grace_seconds)
     await database.close()
     log.info("stopped", worker=place)
+    return not tasks.failed
 
 
 async def drain(built: Built, grace: float) -> None:
@@ -261,10 +271,14 @@ async def drain(built: Built, grace: float) -> None:
 
 
 def serve(settings: Settings, place: int, supervisor: int | None) -> None:
-    """Serve in this process, on uvloop, at one of the places; `supervisor` is the pipe to whoever watches over it."""
+    """Serve in this process, on uvloop, at one of the places; `supervisor` is the pipe to whoever watches over it.
+
+    The exit status is 70 (EX_SOFTWARE) when a task behind the calls failed.
+    """
     # The garbage collector stops all calls while it looks at every object there is. What has been imported stays, so it need
     # not be looked at, and the calls' own objects go by their reference counts: p99 was 60 ms before, and is 20 ms.
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)
-    uvloop.run(serve_async(settings, place, supervisor))
+    if not uvloop.run(serve_async(settings, place, supervisor)):
+        sys.exit(os.EX_SOFTWARE)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -38,7 +39,7 @@ class Server:
 
 
 @contextmanager
-def a_server(environment: dict[str, str], **settings: str) -> Iterator[Server]:
+def a_server(environment: dict[str, str], log: IO[bytes] | None = None, /, **settings: str) -> Iterator[Server]:
     """A worker of `mo-grpc serve`, without a supervisor, on a port and in a folder of its own, over the same database, healthy.
 
     It is ended afterwards by SIGTERM, unless it has ended already.
@@ -62,6 +63,7 @@ def a_server(environment: dict[str, str], **settings: str) -> Iterator[Server]:
                 "MO_WORKERS": "1",
             }
             | settings,
+            stderr=log,
         ) as process,
         grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.max_reconnect_backoff_ms", 100)]) as channel,
     ):

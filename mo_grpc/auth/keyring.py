@@ -2,21 +2,18 @@
 
 import asyncio
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 
-import structlog
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.auth import store
 from mo_grpc.auth.models import KEYS_CHANNEL
 from mo_grpc.auth.rules import ApiKey, Credential
 from mo_grpc.db.engine import Database
-from mo_grpc.db.listen import follow
-from mo_grpc.errors import ServiceError, Unauthenticated, Unavailable
-
-log = structlog.get_logger()
+from mo_grpc.db.listen import LATELY, Look, follow
+from mo_grpc.errors import Unauthenticated, Unavailable
+from mo_grpc.tasks import Tasks, repeat
 
 MAX_AGE = 10.0
 """Seconds without contact to the database after which no key is trusted any more."""
@@ -31,7 +28,7 @@ _INVALID = "The API key is not valid."
 
 
 class KeyRing:
-    """The keys, by id. Use it as an async context manager; keys are current while inside."""
+    """The keys, by id; current while its tasks run."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -42,21 +39,11 @@ class KeyRing:
         self._used: dict[str, datetime] = {}
         self._lookup = asyncio.Lock()
         self._next_lookup = 0.0
-        self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> "KeyRing":
-        self._tasks = [
-            asyncio.create_task(follow(self._database, KEYS_CHANNEL, self._load, self._note_contact)),
-            asyncio.create_task(self._write_behind()),
-        ]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        with suppress(ServiceError):
-            await self._flush()
+    def start(self, tasks: Tasks) -> None:
+        """Follow the keys, and write behind when they were last used."""
+        tasks.start("API keys", follow(self._database, KEYS_CHANNEL, self))
+        tasks.start("last use of API keys", repeat("last use of API keys", self.flush, TOUCH_INTERVAL))
 
     @property
     def current(self) -> bool:
@@ -106,30 +93,41 @@ class KeyRing:
             if key_id in self._keys or time.monotonic() < self._next_lookup:
                 return self._keys.get(key_id)
             self._next_lookup = time.monotonic() + LOOKUP_INTERVAL
-            await self._load(key_id)
+            await self.load(key_id)
         return self._keys.get(key_id)
 
-    async def _load(self, key_id: str | None) -> None:
-        """Read a key, or all of them."""
-        if key_id is None:
+    async def load(self, change: str | Look) -> None:
+        """Read the key of this id again, or those that changed lately, or all of them."""
+        if change is Look.ALL:
             keys = await self._database.read(store.list_api_keys)
-            self._keys = {key.id: key for key in keys}
-            return
-        [key] = await self._database.read(lambda connection: store.get_api_keys(connection, [key_id]))
-        if key:
-            self._keys[key.id] = key
+            self._keys = {key.id: self._held(key) for key in keys}
+        elif change is Look.LATELY:
+            for key in await self._database.read(lambda connection: store.changed_api_keys(connection, LATELY)):
+                self._keys[key.id] = self._held(key)
+        else:
+            key_id = str(change)
+            [found] = await self._database.read(lambda connection: store.get_api_keys(connection, [key_id]))
+            if found:
+                self._keys[key_id] = self._held(found)
+            else:
+                self._keys.pop(key_id, None)
 
-    def _note_contact(self, current: bool) -> None:
+    def _held(self, key: ApiKey) -> ApiKey:
+        """The key as it is held: the same object for as long as it is the same, so that it stays recognized."""
+        key = key._replace(last_used_at=None)
+        known = self._keys.get(key.id)
+        return known if known == key else key
+
+    def note_contact(self, current: bool) -> None:
         """Remember when all was current; no key is trusted while the database is away."""
         self._checked_at = time.monotonic() if current else -MAX_AGE
 
-    async def _write_behind(self) -> None:
-        while True:
-            await asyncio.sleep(TOUCH_INTERVAL)
-            with suppress(ServiceError):
-                await self._flush()
-
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
+        """Write when keys were last used; what cannot be written now is kept."""
         used, self._used = self._used, {}
         if used:
-            await self._database.write(lambda connection: store.touch_api_keys(connection, used))
+            try:
+                await self._database.write(lambda connection: store.touch_api_keys(connection, used))
+            except BaseException:
+                self._used = used | self._used
+                raise

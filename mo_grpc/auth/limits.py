@@ -6,20 +6,17 @@ seconds for a rate of R: after a burst at all of them at once, the key waits unt
 is called for within one second.
 """
 
-import asyncio
 import time
 from collections import Counter
-from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
-from types import TracebackType
-from typing import Self
 
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.auth import store
 from mo_grpc.auth.rules import ApiKey
 from mo_grpc.db.engine import Database
-from mo_grpc.errors import ServiceError, TooManyRequests
+from mo_grpc.errors import TooManyRequests
+from mo_grpc.tasks import Tasks, repeat
 
 INTERVAL = 1.0
 """Seconds between two exchanges with the other workers."""
@@ -38,7 +35,7 @@ class _Allowance:
 
 
 class Limits:
-    """The calls of the keys that have limits. Use it as an async context manager; counts are exchanged while inside."""
+    """The calls of the keys that have limits; counts are exchanged while its task runs."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -48,23 +45,10 @@ class Limits:
         self._known: Counter[str] = Counter()
         self._untold: Counter[str] = Counter()
         self._telling: Counter[str] = Counter()
-        self._task: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Self:
-        # A quota that was used up before a restart is used up after it.
-        with suppress(ServiceError):
-            await self._exchange()
-        self._task = asyncio.create_task(self._exchange_for_ever())
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        with suppress(ServiceError):
-            await self._exchange()
+    def start(self, tasks: Tasks) -> None:
+        """Exchange the counts with the other workers."""
+        tasks.start("limits of API keys", repeat("limits of API keys", self.exchange, INTERVAL))
 
     def charge(self, key: ApiKey) -> None:
         """Count a call of a key that has limits.
@@ -93,19 +77,13 @@ class Limits:
     def _calls(self, key_id: str) -> int:
         return self._known[key_id] + self._telling[key_id] + self._untold[key_id]
 
-    async def _exchange_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(INTERVAL)
-            # When the database is away, calls are counted on.
-            with suppress(ServiceError):
-                await self._exchange()
-
-    async def _exchange(self) -> None:
+    async def exchange(self) -> None:
+        """Tell the others this worker's calls, and read theirs; calls that cannot be told now are counted on."""
         day, told = self._day, self._untold
         self._untold, self._telling = Counter(), told
         try:
             known = Counter(await self._database.write(lambda connection: store.count_calls(connection, day, told)))
-        except ServiceError:
+        except Exception:
             self._untold += told
             raise
         finally:

@@ -36,6 +36,8 @@ class ApiKey(Base):
             "(previous_secret_hash IS NULL) = (previous_expires_at IS NULL) AND length(previous_secret_hash) = 32", "previous"
         ),
         UniqueConstraint("number"),
+        # For servers that look for what they have not been told.
+        Index(None, "changed_at"),
         CheckConstraint("cardinality(allowed_networks) <= 32", "allowed_networks"),
         CheckConstraint("calls_per_second >= 0", "calls_per_second"),
         CheckConstraint("calls_per_day >= 0", "calls_per_day"),
@@ -54,6 +56,8 @@ class ApiKey(Base):
     # The secret before the last rotation counts for a while still.
     previous_secret_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
     previous_expires_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
+    # When it was made, or something of it changed but when it was last used; a trigger keeps it.
+    changed_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=text("clock_timestamp()"))
     # By which they are listed: ids are random.
     number: Mapped[int] = mapped_column(BigInteger, Identity())
     # From where and how often it may call; empty and 0 are without a limit.

@@ -18,6 +18,10 @@ _GET = text(f"SELECT {_COLUMNS} FROM api_keys WHERE id = ANY(:ids)")  # noqa: S6
 
 _LIST = text(f"SELECT {_COLUMNS} FROM api_keys ORDER BY number")  # noqa: S608 - a constant
 
+_CHANGED = text(f"""
+    SELECT {_COLUMNS} FROM api_keys WHERE changed_at > clock_timestamp() - CAST(:age AS interval)
+""")  # noqa: S608 - a constant
+
 _PAGE = text(f"""
     SELECT {_COLUMNS} FROM api_keys WHERE number < coalesce(CAST(:before AS bigint), 9223372036854775807)
     ORDER BY number DESC LIMIT :limit
@@ -102,6 +106,11 @@ async def get_api_keys(connection: AsyncConnection, ids: Sequence[str]) -> list[
 async def list_api_keys(connection: AsyncConnection) -> list[ApiKey]:
     """List all keys, revoked and expired ones included, oldest first."""
     return [_api_key(row) for row in await connection.execute(_LIST)]
+
+
+async def changed_api_keys(connection: AsyncConnection, age: timedelta) -> list[ApiKey]:
+    """List the keys that were made or changed within the last `age`."""
+    return [_api_key(row) for row in await connection.execute(_CHANGED, {"age": age})]
 
 
 async def create_api_keys(connection: AsyncConnection, commands: Sequence[NewApiKey]) -> None:

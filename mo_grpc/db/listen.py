@@ -1,8 +1,12 @@
 """PostgreSQL's notifications, on a connection of their own."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import time
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from datetime import timedelta
+from enum import Enum, auto
+from typing import Protocol
 
 import psycopg
 import structlog
@@ -11,56 +15,87 @@ from sqlalchemy import URL
 
 from mo_grpc.db.embedded import SERVICE_ROLE
 from mo_grpc.db.engine import Database, connect_args
+from mo_grpc.tasks import is_outage, pause
 
 log = structlog.get_logger()
 
 PATIENCE = 2.0
-"""Seconds without a notification after which the database is asked whether it is there, in case one was lost."""
+"""Seconds between two looks whether the database is there, and whether a notification was lost."""
 
 SILENCE = 5.0
 """Seconds without an answer after which the connections are given up, though nothing says that they are broken."""
 
+LATELY = timedelta(minutes=1)
+"""How far a look for lost notifications goes back: longer than between two looks, and than any transaction of the service."""
 
-async def follow(
-    database: Database, channel: str, load: Callable[[str | None], Awaitable[None]], note: Callable[[bool], None]
-) -> None:
-    """Keep what a server holds in memory current, for ever: `load` what each notification names, all of it for None.
+LONGEST_PAUSE = 2.0
+"""Seconds between two attempts to connect, about: all calls are refused meanwhile."""
 
-    `note` is told True whenever all is current, and False when the database is away, until it is back. Nothing ends this: a
-    server that did not try again would refuse all calls until it is restarted.
+
+class Look(Enum):
+    """What to read again when no notification says it."""
+
+    ALL = auto()
+    """Everything: whatever was changed before is unknown."""
+    LATELY = auto()
+    """What was changed within the last `LATELY`."""
+
+
+class Held(Protocol):
+    """What a server holds in memory of the database."""
+
+    async def load(self, change: str | Look) -> None:
+        """Read again what a notification names, or what the look asks for."""
+
+    def note_contact(self, current: bool) -> None:
+        """Remember that all is current now; or that it is not, until it is said again."""
+
+
+async def follow(database: Database, channel: str, held: Held) -> None:
+    """Keep what a server holds in memory current, for ever, through all outages.
+
+    Raises:
+        Exception: something else went wrong; nothing is current any more.
     """
+    failures = 0
     while True:
         try:
-            async with aclosing(_listen(database.url, channel)) as names:
-                async for name in names:
+            async with aclosing(_listen(database.url, channel)) as changes:
+                async for change in changes:
                     async with asyncio.timeout(SILENCE):
-                        await load(name)
-                    # A notification, too, is contact: where things change all the time, silence never comes.
-                    note(True)
+                        await held.load(change)
+                    # A notification, too, is contact.
+                    held.note_contact(True)
+                    failures = 0
         except Exception as error:
             # Whatever was missed meanwhile is read when the connection is back.
-            note(False)
-            log.warning("notifications cannot be followed", channel=channel, cause=repr(error.__cause__ or error), retry_in=0.2)
+            held.note_contact(False)
+            if not is_outage(error):
+                raise
+            failures += 1
+            seconds = pause(failures, LONGEST_PAUSE)
+            cause = repr(error.__cause__ or error)
+            log.warning("notifications cannot be followed", channel=channel, cause=cause, retry_in=round(seconds, 1))
             if isinstance(error, TimeoutError):
                 await database.renew()
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(seconds)
 
 
-async def _listen(url: URL, channel: str) -> AsyncGenerator[str | None]:
-    """Yield None once listening, then the payload of each notification, and None after each silence."""
+async def _listen(url: URL, channel: str) -> AsyncGenerator[str | Look]:
+    """Yield what to read again: all once listening, then what each notification names, and what changed lately now and then."""
     # As SQLAlchemy does it, so that whatever a URL may hold is read alike.
     _, parameters = url.get_dialect()().create_connect_args(url)
     connection = await psycopg.AsyncConnection.connect(**{**parameters, **connect_args(SERVICE_ROLE)}, autocommit=True)
     async with connection:
         async with asyncio.timeout(SILENCE):
             await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
-        yield None
+        yield Look.ALL
+        look_at = time.monotonic() + PATIENCE
         while True:
-            silent = True
-            async for notification in connection.notifies(timeout=PATIENCE, stop_after=1):
-                silent = False
+            async for notification in connection.notifies(timeout=max(0.01, look_at - time.monotonic()), stop_after=1):
                 yield notification.payload
-            if silent:
+            if time.monotonic() >= look_at:
                 async with asyncio.timeout(SILENCE):
                     await connection.execute("SELECT 1")
-                yield None
+                yield Look.LATELY
+                look_at = time.monotonic() + PATIENCE

@@ -1,14 +1,12 @@
 """Refused calls, counted in memory and recorded behind: a flood of them costs a few events, and nobody waits for those."""
 
-import asyncio
 from collections import Counter
-from contextlib import suppress
 from typing import NamedTuple
 
 from mo_grpc.db.engine import Database
-from mo_grpc.errors import ServiceError
 from mo_grpc.events.rules import By, Kind, NewEvent
 from mo_grpc.events.store import append
+from mo_grpc.tasks import Tasks, repeat
 from mo_grpc.vault import Vault
 
 INTERVAL = 5.0
@@ -29,7 +27,7 @@ class Refusal(NamedTuple):
 
 
 class Refusals:
-    """The refusals that are still to be recorded. Use it as an async context manager, whose end records the rest."""
+    """The refusals that are still to be recorded."""
 
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database = database
@@ -37,18 +35,10 @@ class Refusals:
         self._counts: Counter[Refusal] = Counter()
         self._methods: dict[Refusal, str] = {}
         self._others = 0
-        self._task: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> "Refusals":
-        self._task = asyncio.create_task(self._write_behind())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        with suppress(ServiceError):
-            await self._flush()
+    def start(self, tasks: Tasks) -> None:
+        """Record them behind the calls."""
+        tasks.start("refused calls", repeat("refused calls", self.flush, INTERVAL))
 
     def note(self, refusal: Refusal, method: str) -> None:
         """Count a refused call of `method`."""
@@ -58,14 +48,8 @@ class Refusals:
         self._counts[refusal] += 1
         self._methods.setdefault(refusal, method)
 
-    async def _write_behind(self) -> None:
-        while True:
-            await asyncio.sleep(INTERVAL)
-            # When the database is away, they are counted on.
-            with suppress(ServiceError):
-                await self._flush()
-
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
+        """Record what is still to be recorded; when the database is away, it is counted on."""
         counts, others = self._counts.copy(), self._others
         if not counts:
             return

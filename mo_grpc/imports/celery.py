@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database, database_url
+from mo_grpc.errors import Unavailable
 from mo_grpc.imports.runner import Runner
 from mo_grpc.objects.store import open_store
 
@@ -27,6 +27,8 @@ def make_app(settings: Settings) -> Any:
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
+        # For ever, where Celery would give up for good after a hundred times.
+        broker_connection_max_retries=None,
         broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 5},
     )
 
@@ -47,19 +49,27 @@ async def run_import(settings: Settings, import_id: int) -> None:
 
 
 def sender(settings: Settings) -> Callable[[int], None] | None:
-    """What hands an import to Celery's workers; None when the server itself runs imports."""
+    """What hands an import to Celery's workers, or raises `Unavailable`; None when the server itself runs imports."""
     if not settings.use_celery:
         return None
+    from kombu.exceptions import KombuError
+
     app = make_app(settings)
+    transport = app.connection_for_write()
+    # Those of its library, too: which they are depends on the broker.
+    failures = (KombuError, OSError, *transport.connection_errors, *transport.channel_errors)
 
     def send(import_id: int) -> None:
-        # Where the broker is away, the import waits, and is sent again.
-        with suppress(app.connection_for_write().connection_errors, OSError):
+        try:
             app.send_task(TASK, (import_id,), expires=60, retry=False)
+        except failures as error:
+            raise Unavailable from error
 
     return send
 
 
 def work(settings: Settings) -> None:
-    """Run a worker until it is told to stop."""
-    make_app(settings).worker_main(["worker", "--pool=solo", f"--loglevel={settings.mo_log_level}", "--without-mingle"])
+    """Run a worker until it is told to stop; quietly, or Celery would end when its greeting cannot be printed."""
+    make_app(settings).worker_main(
+        ["--quiet", "worker", "--pool=solo", f"--loglevel={settings.mo_log_level}", "--without-mingle"]
+    )

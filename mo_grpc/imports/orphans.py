@@ -7,15 +7,15 @@ import asyncio
 import random
 import uuid
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import structlog
 
 from mo_grpc.db.engine import Database
-from mo_grpc.errors import ServiceError
 from mo_grpc.imports import store
 from mo_grpc.objects.base import ObjectStore
+from mo_grpc.tasks import outlast
 
 log = structlog.get_logger()
 
@@ -37,8 +37,7 @@ INTERVAL = 6 * 3600.0
 async def remove_for_ever(database: Database, objects: ObjectStore) -> None:
     """Look at the start, and now and then."""
     while True:
-        with suppress(ServiceError):  # the database or a file is away; the next look comes
-            await remove_orphans(database, objects)
+        await outlast("uploads without an import", partial(remove_orphans, database, objects))
         await asyncio.sleep(random.uniform(0.5, 1.5) * INTERVAL)  # noqa: S311 - not a secret
 
 

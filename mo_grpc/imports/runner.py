@@ -2,32 +2,39 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import structlog
 
 from mo_grpc.db.engine import Database
-from mo_grpc.errors import ServiceError
 from mo_grpc.imports import store
 from mo_grpc.imports.layout import Layout
 from mo_grpc.imports.lines import Chunk, UnreadableError, chunks
 from mo_grpc.imports.rules import Import, State
 from mo_grpc.objects.base import ObjectNotFound, ObjectStore
+from mo_grpc.tasks import is_outage, outlast
 
 log = structlog.get_logger()
 
 LOOK_INTERVAL = 1.0
 """Seconds between two looks for imports that nobody runs."""
 
+SEND_AGAIN = 10.0
+"""Seconds after which an import that still nobody runs is handed to Celery's workers again."""
+
 
 class Runner:
-    """Runs imports, under a lease that each chunk renews; a runner that is paused for longer has lost its import."""
+    """Runs imports, under a lease that each chunk renews; who is paused for longer has lost its import.
+
+    The lease is that of one claim: an import that was lost and claimed again, by this very process perhaps, is another's.
+    """
 
     def __init__(self, database: Database, objects: ObjectStore, lease_seconds: float) -> None:
         self._database = database
         self.objects = objects
-        self._owner = secrets.token_hex(8)
         self._lease = f"{lease_seconds} seconds"
 
     async def run(self, import_id: int | None) -> bool:
@@ -36,41 +43,42 @@ class Runner:
         Raises:
             ServiceError: the database or the file is out of reach; the import goes on when its lease is over.
         """
-        found = await self._database.write(lambda c: store.claim_import(c, self._owner, self._lease, import_id))
+        claim = secrets.token_hex(8)
+        found = await self._database.write(lambda c: store.claim_import(c, claim, self._lease, import_id))
         if found is None:
             return False
         log.info("import runs", id=found.id, bytes_done=found.bytes_done)
         try:
-            await self._take(found)
+            await self._take(found, claim)
         except (UnreadableError, ObjectNotFound) as error:
-            await self._finish(found, State.FAILED, str(error))
-        except ServiceError:
-            raise
-        except Exception:
+            await self._finish(found, claim, State.FAILED, str(error))
+        except Exception as error:
+            if is_outage(error):
+                raise
             log.exception("import failed", id=found.id)
-            await self._finish(found, State.FAILED, "The service failed; its log tells more.")
+            await self._finish(found, claim, State.FAILED, "The service failed; its log tells more.")
         return True
 
-    async def _take(self, found: Import) -> None:
+    async def _take(self, found: Import, claim: str) -> None:
         """Take the file from where the last runner left it."""
         blocks = self.objects.read(found.source, found.bytes_done)
         layout = Layout.parse(found.layout) if found.layout else None
         async for chunk in chunks(blocks, layout):
-            lines_count = await self._take_chunk(found, chunk)
+            lines_count = await self._take_chunk(found, claim, chunk)
             if lines_count is None:
                 log.info("import was taken away", id=found.id)
                 return
             found = found._replace(line_number=found.line_number + chunk.lines, lines_count=lines_count)
         if found.bytes_total and not found.lines_count:
             raise UnreadableError("There is no line of a customer in the file.")
-        await self._finish(found, State.SUCCEEDED)
+        await self._finish(found, claim, State.SUCCEEDED)
 
-    async def _take_chunk(self, found: Import, chunk: Chunk) -> int | None:
-        return await self._database.write(lambda c: store.take_chunk(c, self._owner, self._lease, found, chunk))
+    async def _take_chunk(self, found: Import, claim: str, chunk: Chunk) -> int | None:
+        return await self._database.write(lambda c: store.take_chunk(c, claim, self._lease, found, chunk))
 
-    async def _finish(self, found: Import, state: State, failure: str = "") -> None:
-        await self._database.write(lambda c: store.finish_import(c, self._owner, found.id, state, failure))
-        log.info("import is over", id=found.id, state=state.name)
+    async def _finish(self, found: Import, claim: str, state: State, failure: str = "") -> None:
+        finished = await self._database.write(lambda c: store.finish_import(c, claim, found.id, state, failure))
+        log.info("import is over" if finished else "import was taken away", id=found.id, state=state.name)
 
 
 class Background:
@@ -81,21 +89,33 @@ class Background:
         self._database = database
         self._send = send
         self._new = asyncio.Event()
+        self._sent: dict[int, float] = {}
 
     def begin(self) -> None:
         """Look at once, because an import was created; `follow` would find it a little later all the same."""
         self._new.set()
 
     async def follow(self) -> None:
-        """Look for imports that nobody runs, when one was created and now and then, for ever."""
+        """Look for imports that nobody runs, when one was created and now and then, for ever, through all outages.
+
+        Raises:
+            Exception: it failed, and not by an outage.
+        """
         while True:
-            with suppress(ServiceError):  # the database or a file is away, and the row is the truth
-                if self._send is None:
-                    while await self.runner.run(None):
-                        pass
-                else:
-                    for import_id in await self._database.read(store.list_unclaimed):
-                        await asyncio.to_thread(self._send, import_id)
             self._new.clear()
+            await outlast("imports", self._run_all if self._send is None else partial(self._send_all, self._send))
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._new.wait(), LOOK_INTERVAL)
+
+    async def _run_all(self) -> None:
+        while await self.runner.run(None):
+            pass
+
+    async def _send_all(self, send: Callable[[int], None]) -> None:
+        """Hand over what nobody runs, again after a while, because messages get lost."""
+        unclaimed = await self._database.read(store.list_unclaimed)
+        self._sent = {import_id: self._sent[import_id] for import_id in unclaimed if import_id in self._sent}
+        for import_id in unclaimed:
+            if time.monotonic() - self._sent.get(import_id, -SEND_AGAIN) >= SEND_AGAIN:
+                await asyncio.to_thread(send, import_id)
+                self._sent[import_id] = time.monotonic()

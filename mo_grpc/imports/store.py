@@ -262,6 +262,7 @@ async def take_chunk(connection: AsyncConnection, owner: str, lease: str, found:
     return int((await connection.execute(_take(chunk.layout), values)).scalar_one())
 
 
-async def finish_import(connection: AsyncConnection, owner: str, import_id: int, state: State, failure: str = "") -> None:
-    """Say that an import is over, if it still is the owner's."""
-    await connection.execute(_FINISH, {"id": import_id, "owner": owner, "state": int(state), "failure": failure})
+async def finish_import(connection: AsyncConnection, owner: str, import_id: int, state: State, failure: str = "") -> bool:
+    """Say that an import is over, if it still is the owner's; False if it is not."""
+    finish = {"id": import_id, "owner": owner, "state": int(state), "failure": failure}
+    return (await connection.execute(_FINISH, finish)).rowcount == 1

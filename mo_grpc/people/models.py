@@ -33,6 +33,8 @@ class User(Base):
         CheckConstraint("length(last_name) <= 100", "last_name"),
         CheckConstraint("role IN (1, 2, 3)", "role"),
         CheckConstraint("otp_enabled_at IS NULL OR otp_secret IS NOT NULL", "otp"),
+        # For servers that look for what they have not been told.
+        Index(None, "updated_at"),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)

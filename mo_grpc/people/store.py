@@ -46,7 +46,10 @@ _CREATE = text(f"""
 _LIST = text(f"SELECT {_COLUMNS} FROM users ORDER BY id")  # noqa: S608 - constants
 _BY_EMAIL = text(f"SELECT {_COLUMNS} FROM users WHERE email = :key")  # noqa: S608 - constants
 _BY_ID = text(f"SELECT {_COLUMNS} FROM users WHERE id = :key")  # noqa: S608 - constants
-_STANDINGS = text("SELECT id, role, locked_at IS NOT NULL FROM users")
+_STANDINGS = "SELECT id, role, locked_at IS NOT NULL FROM users"
+_ALL_STANDINGS = text(_STANDINGS)
+_STANDING = text(f"{_STANDINGS} WHERE id = :id")
+_CHANGED_STANDINGS = text(f"{_STANDINGS} WHERE updated_at > clock_timestamp() - CAST(:age AS interval)")
 _LOCK_ROW = text(f"SELECT {_COLUMNS} FROM users WHERE id = :id FOR NO KEY UPDATE")  # noqa: S608 - constants
 _NOW = text("SELECT clock_timestamp()")
 
@@ -138,7 +141,18 @@ async def list_users(connection: AsyncConnection) -> list[User]:
 
 async def standings(connection: AsyncConnection) -> list[Standing]:
     """List what everyone may do."""
-    return [Standing._make(row) for row in await connection.execute(_STANDINGS)]
+    return [Standing._make(row) for row in await connection.execute(_ALL_STANDINGS)]
+
+
+async def find_standing(connection: AsyncConnection, user_id: int) -> Standing | None:
+    """What a person may do; None if there is no such person."""
+    row = (await connection.execute(_STANDING, {"id": user_id})).one_or_none()
+    return Standing._make(row) if row else None
+
+
+async def changed_standings(connection: AsyncConnection, age: timedelta) -> list[Standing]:
+    """List what those may do of whom something was changed within the last `age`."""
+    return [Standing._make(row) for row in await connection.execute(_CHANGED_STANDINGS, {"age": age})]
 
 
 async def find_user(connection: AsyncConnection, key: str | int) -> User | None:

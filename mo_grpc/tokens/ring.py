@@ -6,16 +6,16 @@ import time
 from collections import OrderedDict
 from datetime import UTC, datetime, timedelta
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.auth.caller import Session
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database
-from mo_grpc.db.listen import follow
+from mo_grpc.db.listen import LATELY, Look, follow
 from mo_grpc.errors import Unavailable
 from mo_grpc.people.rules import ROLE_SCOPES, Role, Standing, User, fingerprint
-from mo_grpc.people.store import standings
+from mo_grpc.people.store import changed_standings, find_standing, standings
+from mo_grpc.tasks import Tasks
 from mo_grpc.tokens import store
 from mo_grpc.tokens.models import PEOPLE_CHANNEL
 from mo_grpc.tokens.rules import (
@@ -35,8 +35,6 @@ from mo_grpc.tokens.rules import (
 )
 from mo_grpc.vault import Vault
 
-log = structlog.get_logger()
-
 MAX_AGE = 10.0
 """Seconds without contact to the database after which no token is trusted any more."""
 
@@ -51,7 +49,7 @@ REMEMBERED = 10_000
 
 
 class TokenRing:
-    """People's standing, ended sessions and signing keys. Use it as an async context manager."""
+    """People's standing, ended sessions and signing keys; current while its task runs."""
 
     def __init__(self, settings: Settings, database: Database, vault: Vault) -> None:
         self._database = database
@@ -59,23 +57,23 @@ class TokenRing:
         self._lifetime = timedelta(seconds=settings.token_expired_after_seconds)
         self._challenge_lifetime = timedelta(seconds=settings.otp_token_expiration_time)
         self._standings: dict[int, Standing] = {}
-        self._ended: set[str] = set()
+        # Since when each is known to have ended; an access token does not outlive that for long.
+        self._ended: dict[str, float] = {}
         self._keys: dict[str, KeyPair] = {}
         self._private: dict[str, bytes] = {}
         self._genuine: OrderedDict[bytes, Claims] = OrderedDict()
         self._checked_at = -MAX_AGE
         self._lookup = asyncio.Lock()
         self._next_lookup = 0.0
-        self._task: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> "TokenRing":
-        self._task = asyncio.create_task(follow(self._database, PEOPLE_CHANNEL, self._load, self._note_contact))
-        return self
+    def start(self, tasks: Tasks) -> None:
+        """Follow what tokens stand for."""
+        tasks.start("tokens", follow(self._database, PEOPLE_CHANNEL, self))
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+    @property
+    def current(self) -> bool:
+        """Whether all is known to be as in the database, some seconds ago at most."""
+        return time.monotonic() - self._checked_at < MAX_AGE
 
     async def authenticate(self, token: str) -> Session:
         """Find whose access token it is, and what that person may do.
@@ -124,7 +122,7 @@ class TokenRing:
         return [key for key in self._keys.values() if self._signs(key.kid)]
 
     def _require_current(self) -> None:
-        if time.monotonic() - self._checked_at >= MAX_AGE:
+        if not self.current:
             raise Unavailable
 
     def _signs(self, kid: str) -> bool:
@@ -154,7 +152,7 @@ class TokenRing:
 
     async def _standing(self, user_id: int) -> Standing | None:
         """Ask for a person who may have been made this very moment: the signature is right, so no stranger asks."""
-        await self._load_standings()
+        await self._load_standing(user_id)
         return self._standings.get(user_id)
 
     async def _sign(self, kind: Kind, user_id: int, about: str, expires_at: datetime, now: datetime) -> str:
@@ -182,24 +180,43 @@ class TokenRing:
         self._keys = {key.kid: key for key in keys}
         self._private = {kid: private for kid, private in self._private.items() if kid in self._keys}
 
-    async def _load_standings(self) -> None:
-        found = await self._database.read(standings)
-        self._standings = {standing.id: standing for standing in found}
+    async def _load_standing(self, user_id: int) -> None:
+        found = await self._database.read(lambda connection: find_standing(connection, user_id))
+        if found:
+            self._standings[user_id] = found
+        else:
+            self._standings.pop(user_id, None)
 
-    async def _load(self, change: str | None) -> None:
-        kind, _, name = (change or "").partition(" ")
-        if kind == "session":
-            self._ended.add(name)
-        elif kind == "user":
-            await self._load_standings()
-        elif kind == "key":
+    async def load(self, change: str | Look) -> None:
+        """Read again what has changed: `session …`, `user 5`, `key …`; or what changed lately, or all."""
+        if change is Look.ALL:
+            await self._load_ended(self._lifetime + SLACK)
+            self._standings = {found.id: found for found in await self._database.read(standings)}
+            await self._load_keys()
+        elif change is Look.LATELY:
+            await self._load_ended(LATELY)
+            changed = await self._database.read(lambda connection: changed_standings(connection, LATELY))
+            self._standings.update((found.id, found) for found in changed)
             await self._load_keys()
         else:
-            self._ended = await self._database.read(lambda c: store.revoked_sessions(c, self._lifetime + SLACK))
-            await self._load_standings()
-            await self._load_keys()
+            kind, _, name = str(change).partition(" ")
+            if kind == "session":
+                self._ended[name] = time.monotonic()
+            elif kind == "user":
+                await self._load_standing(int(name))
+            elif kind == "key":
+                await self._load_keys()
 
-    def _note_contact(self, current: bool) -> None:
+    async def _load_ended(self, age: timedelta) -> None:
+        """Read which sessions ended within the last `age`, and forget those whose tokens have all expired."""
+        now = time.monotonic()
+        forgotten = now - (self._lifetime + SLACK).total_seconds()
+        ended = await self._database.read(lambda connection: store.revoked_sessions(connection, age))
+        self._ended = {name: since for name, since in self._ended.items() if since > forgotten}
+        for name in ended:
+            self._ended.setdefault(name, now)
+
+    def note_contact(self, current: bool) -> None:
         """Remember when all was current; no token is trusted while the database is away."""
         self._checked_at = time.monotonic() if current else -MAX_AGE
 

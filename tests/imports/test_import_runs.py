@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import grpc
 import httpx
@@ -49,9 +49,9 @@ class Own:
     folder: Path
 
     @contextmanager
-    def server(self, **settings: str) -> Iterator[tuple[Server, GrpcDoor]]:
+    def server(self, log: IO[bytes] | None = None, /, **settings: str) -> Iterator[tuple[Server, GrpcDoor]]:
         environment = {"MO_DATABASE_URL": self.environment["MO_DATABASE_URL"], "MO_DATA_DIR": str(self.folder)}
-        with a_server(self.environment, **(environment | settings)) as server:
+        with a_server(self.environment, log, **(environment | settings)) as server:
             yield server, GrpcDoor(server.channel, (("x-api-key", self.api_key),), timeout=60)
 
     def held(self, external_id: str) -> "Holder":
@@ -250,8 +250,8 @@ def test_what_a_killed_server_leaves_another_takes_up_each_line_once(own: Own) -
 
 
 @contextmanager
-def redis() -> Iterator[str]:
-    port = str(free_port())
+def redis(port: str = "") -> Iterator[str]:
+    port = port or str(free_port())
     command = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
@@ -262,8 +262,9 @@ def redis() -> Iterator[str]:
 
 
 @contextmanager
-def a_worker(environment: dict[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
-    with subprocess.Popen([sys.executable, "-m", "mo_grpc", "worker"], env=environment) as process:
+def a_worker(environment: dict[str, str], log: IO[bytes] | None = None) -> Iterator["subprocess.Popen[bytes]"]:
+    command = [sys.executable, "-m", "mo_grpc", "worker"]
+    with subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
         try:
             yield process
         finally:
@@ -290,6 +291,36 @@ def test_celery_workers_run_the_imports_and_replace_each_other(own: Own) -> None
             assert 0 < door("imports.GetImport", id=found["id"])["lines_count"] < LINES
             workers.enter_context(a_worker(environment))
             in_order(finished(door, found["id"]), door)
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="needs redis-server, of Debian's package of that name")
+def test_imports_go_on_when_the_broker_is_back(own: Own, tmp_path: Path) -> None:
+    """The broker goes away with all its messages; and the disk of the worker's log is full."""
+    port, log = str(free_port()), tmp_path / "log"
+    celery = {"USE_CELERY": "true", "CELERY_BROKER_URL": f"redis://127.0.0.1:{port}"}
+    with log.open("wb") as stderr, own.server(stderr, **celery) as (_, door):
+
+        def told(what: str) -> bool:
+            return what in log.read_text()
+
+        with redis(port):
+            source = upload(door, f"{new_id('c')},1\n".encode())["source"]
+            found = [door("imports.CreateImport", source=source)]
+            eventually(lambda: queued(port) > 0, 30)
+        found.append(door("imports.CreateImport", source=source))
+        eventually(lambda: told('"task": "imports"'), 30)
+        environment = own.environment | celery | {"MO_DATA_DIR": str(own.folder)}
+        with redis(port), Path("/dev/full").open("wb") as full, a_worker(environment, full):
+            for each in found:
+                assert counts(finished(door, each["id"])) == (1, 0, 1)
+        assert told("background task waits")
+        assert not told("background task failed")
+
+
+def queued(port: str) -> int:
+    """How many messages the broker holds for the workers."""
+    done = subprocess.run(["redis-cli", "-p", port, "LLEN", "celery"], check=True, capture_output=True, text=True)
+    return int(done.stdout)
 
 
 def test_without_its_broker_an_import_waits_and_can_be_cancelled(own: Own) -> None:

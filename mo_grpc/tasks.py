@@ -1,0 +1,115 @@
+"""What a process does behind its calls, all of it watched.
+
+An outage, of the database, the broker or the stored files, is expected: the task is tried again, less and less often, and each
+time the log says so. Anything else is a fault: it is logged with its traceback and ends the process, which is replaced. A task
+that died alone would be missed by nobody, until what it keeps current is long out of date.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import psycopg
+import structlog
+from google.rpc import code_pb2
+
+from mo_grpc.errors import ServiceError
+
+log = structlog.get_logger()
+
+FIRST_PAUSE = 0.2
+"""Seconds until the first retry, about; each pause is twice as long as the one before."""
+
+LONGEST_PAUSE = 10.0
+"""Seconds between two retries at most, about."""
+
+_OUTAGES = {code_pb2.UNAVAILABLE, code_pb2.ABORTED, code_pb2.RESOURCE_EXHAUSTED}
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether it will do again without anybody's help here: what is needed is away, follows another, or is too busy."""
+    if isinstance(error, ServiceError):
+        return error.code in _OUTAGES
+    # A standby takes no LISTEN.
+    return isinstance(error, TimeoutError | psycopg.OperationalError | psycopg.errors.ReadOnlySqlTransaction)
+
+
+def pause(failures: int, longest: float = LONGEST_PAUSE) -> float:
+    """Seconds to wait after so many failures in a row; not the same for all workers, so that they do not come at once."""
+    seconds = min(longest, FIRST_PAUSE * 2.0 ** min(failures - 1, 30))
+    return seconds * random.uniform(0.75, 1.25)  # noqa: S311 - not a secret
+
+
+async def outlast(name: str, work: Callable[[], Awaitable[object]]) -> None:
+    """Do some work, again after each outage until it is done.
+
+    Raises:
+        Exception: it failed, and not by an outage.
+    """
+    failures = 0
+    while True:
+        try:
+            await work()
+            return
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            failures += 1
+            seconds = pause(failures)
+            log.warning("background task waits", task=name, cause=repr(error.__cause__ or error), retry_in=round(seconds, 1))
+        await asyncio.sleep(seconds)
+
+
+async def repeat(name: str, work: Callable[[], Awaitable[object]], interval: float) -> None:
+    """Do some work every `interval` seconds, for ever, through all outages.
+
+    Raises:
+        Exception: it failed, and not by an outage.
+    """
+    while True:
+        await asyncio.sleep(interval)
+        await outlast(name, work)
+
+
+async def attempt(name: str, work: Callable[[], Awaitable[object]]) -> None:
+    """Do some work once, while the process starts or ends; a failure is logged, and holds up nothing else."""
+    try:
+        await work()
+    except Exception as error:
+        cause = repr(error.__cause__ or error)
+        log.warning("background task gave up", task=name, cause=cause, exc_info=None if is_outage(error) else error)
+
+
+class Tasks:
+    """The tasks of a process. None of them ends by itself: when one does, all is told, and `on_failure` is called."""
+
+    def __init__(self, on_failure: Callable[[], None] = lambda: None) -> None:
+        self.failed = False
+        self._on_failure = on_failure
+        self._running: set[asyncio.Task[None]] = set()
+
+    def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` until it is stopped."""
+        task = asyncio.create_task(work, name=name)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+
+    async def stop(self, *names: str) -> None:
+        """End the tasks of these names, or all, and wait until they have."""
+        ending = {task for task in self._running if not names or task.get_name() in names}
+        self._running -= ending
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        wanted = task not in self._running
+        if wanted and error is None:
+            return
+        log.error("background task failed", task=task.get_name(), exc_info=error)
+        if not wanted:
+            self._running.discard(task)
+            self.failed = True
+            self._on_failure()
