@@ -107,7 +107,7 @@ def make_server(settings: Settings, database: Database, parts: Parts) -> Built:
             ("grpc.keepalive_timeout_ms", 20_000),
             # Clients may ping, too, without calls as well; gRPC sends those away that ping sooner than this three times.
             ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", int(settings.mo_client_ping_seconds * 1000 * PING_TOLERANCE)),
+            ("grpc.http2.min_ping_interval_without_data_ms", int(settings.mo_client_ping_seconds * 1000 * PING_TOLERANCE)),
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             # Twice what the edge lets through; near its default of 8 KiB, gRPC refuses at random.

@@ -29,10 +29,17 @@ class Connections:
 
     def __init__(self, channel: grpc.Channel) -> None:
         self.count = 0
+        self._channel = channel
         channel.subscribe(self._note, try_to_connect=True)
 
     def _note(self, state: grpc.ChannelConnectivity) -> None:
         self.count += state is grpc.ChannelConnectivity.READY
+        if state is grpc.ChannelConnectivity.IDLE:  # gRPC would wait for a call
+            self._channel.subscribe(_ignore, try_to_connect=True)
+
+
+def _ignore(state: grpc.ChannelConnectivity) -> None:
+    pass
 
 
 @contextmanager
@@ -124,3 +131,22 @@ def test_streams_that_last_are_ended_at_once_and_hold_nothing_up(
                 assert told_to_go_on(refused(ended.value))
         finally:
             over.set()
+
+
+def test_clients_may_ping_as_often_as_agreed_also_without_calls(stack: Stack) -> None:
+    options = [
+        ("grpc.keepalive_time_ms", 100),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+    with (
+        a_server(stack.environment, MO_CLIENT_PING_SECONDS="0.01") as server,
+        a_server(stack.environment, MO_CLIENT_PING_SECONDS="3600") as strict,
+        grpc.insecure_channel(server.address, options=options) as channel,
+        grpc.insecure_channel(strict.address, options=options) as other,
+    ):
+        allowed, sent_away = Connections(channel), Connections(other)
+        eventually(lambda: allowed.count == 1, 30)
+        # By then, as many pings have come to both.
+        eventually(lambda: sent_away.count >= 3, 30)
+        assert allowed.count == 1
