@@ -125,6 +125,7 @@ class Settings(BaseSettings):
     mo_rate_limit_exempt: CommaList = ("127.0.0.0/8", "::1/128")
     mo_max_connections: Annotated[int, Field(ge=1)] = 10_000
     mo_edge_memory_mb: Annotated[int, Field(ge=64)] = 1024
+    mo_edge_threads: Annotated[int, Field(ge=1, le=256)] | None = None
     # A file, or `stdout`.
     mo_access_log: str | None = None
     mo_max_request_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024

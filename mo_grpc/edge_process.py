@@ -94,8 +94,12 @@ def run(settings: Settings) -> int:
     certificates = Certificates(settings, settings.mo_data_dir.absolute())
     config = write_files(settings, certificates.links)
     certificates.offer()
+    # Each thread has connections of its own to the service, and wakes up for fewer calls at a time: on two cores, a call costs
+    # half as much again with two threads as with one.
+    threads = settings.mo_edge_threads or max(1, (os.cpu_count() or 1) // 2)
     # Hot restart is by a shared memory segment of which there is one a machine; without it, several Envoys run.
-    options = ["--disable-hot-restart", "--log-level", LOG_LEVELS[settings.mo_log_level], "--file-flush-interval-msec", "1000"]
+    options = ["--disable-hot-restart", "--concurrency", str(threads)]
+    options += ["--log-level", LOG_LEVELS[settings.mo_log_level], "--file-flush-interval-msec", "1000"]
     stopping = False
 
     def on_signal(number: int, frame: FrameType | None) -> None:

@@ -1,5 +1,6 @@
 """The edge with upstreams of its own: none, silent, or coming back; and what its settings change."""
 
+import os
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -169,3 +170,11 @@ def test_the_admin_interface_is_there_only_when_asked_for(tmp_path: Path) -> Non
     port = free_port()
     with running_edge(tmp_path, f"127.0.0.1:{free_port()}", MO_EDGE_ADMIN_PORT=str(port)):
         wait_until(lambda: status_of(f"http://127.0.0.1:{port}/ready") == 200, "the admin interface")
+
+
+@pytest.mark.parametrize(("setting", "threads"), [("", max(1, (os.cpu_count() or 1) // 2)), ("3", 3)])
+def test_the_number_of_threads(setting: str, threads: int, tmp_path: Path) -> None:
+    port = free_port()
+    with running_edge(tmp_path, f"127.0.0.1:{free_port()}", MO_EDGE_ADMIN_PORT=str(port), MO_EDGE_THREADS=setting):
+        stats = httpx.get(f"http://127.0.0.1:{port}/stats?filter=^server.concurrency$")
+        assert stats.text.strip() == f"server.concurrency: {threads}"
