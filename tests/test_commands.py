@@ -41,14 +41,16 @@ COMMANDS: dict[Command, int] = {
     ("migrate",): 1,
 }
 
-# Runs commands one after the other, as the shell would; a new Python for each would take a second.
+# Runs commands one after the other, as the shell would; a new Python for each would take a second. What they log goes to the
+# descriptor of standard error, past `sys.stderr`.
 RUN = """
-import contextlib, io, json, sys, traceback
+import contextlib, io, json, os, sys, tempfile, traceback
 from mo_grpc.cli import main
 done = []
 for command in json.load(sys.stdin):
     sys.argv, sys.stdin = ["mo-grpc", *command], io.StringIO("correct horse battery staple")
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as errors:
+    with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryFile("w+") as errors:
+        os.dup2(errors.fileno(), 2)
         try:
             main()
             status = 0
@@ -57,7 +59,8 @@ for command in json.load(sys.stdin):
         except BaseException:
             traceback.print_exc()
             status = -1
-    done.append((command, status, errors.getvalue()))
+        errors.seek(0)
+        done.append((command, status, errors.read()))
 print(json.dumps(done))
 """
 
