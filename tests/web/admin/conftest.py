@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
 from mo_grpc.people.rules import Role
 from tests.conftest import Stack
@@ -18,6 +18,12 @@ from tests.secrets import PASSWORD
 @pytest.fixture(scope="session")
 def admin_url(stack: Stack) -> str:
     return f"{stack.http_url}/grappelli/"
+
+
+def press(what: Locator) -> None:
+    """Click what leads to another page, and wait for that; a click alone returns before a slow page is there."""
+    with what.page.expect_navigation():
+        what.click()
 
 
 @dataclass
@@ -37,7 +43,7 @@ class Visitor:
         self.open("login")
         self.page.get_by_label("E-mail").fill(email)
         self.page.get_by_label("Password").fill(password)
-        self.page.get_by_role("button", name="Log in").click()
+        press(self.page.get_by_role("button", name="Log in"))
         return self.page
 
     def heading(self) -> str:

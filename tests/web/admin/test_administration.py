@@ -12,7 +12,7 @@ from tests.factories import new_id
 from tests.people.conftest import NewPerson
 from tests.secrets import used
 from tests.waiting import eventually
-from tests.web.admin.conftest import NewVisitor, Visitor
+from tests.web.admin.conftest import NewVisitor, Visitor, press
 
 LoggedIn = Callable[..., Visitor]
 
@@ -25,7 +25,7 @@ def test_a_file_is_uploaded_and_its_import_watched(logged_in: LoggedIn, tmp_path
     visitor = logged_in(Role.OPERATOR)
     page = visitor.open("imports")
     page.get_by_label("A text file").set_input_files(file)
-    page.get_by_role("button", name="Upload").click()
+    press(page.get_by_role("button", name="Upload"))
     page.wait_for_url("**/imports/*")
     # The page follows the import by itself.
     page.get_by_text("Progress: 100 %").wait_for()
@@ -90,7 +90,7 @@ def test_a_key_is_made_used_rotated_and_revoked(logged_in: LoggedIn, stack: Stac
     for scope in ("customers:write", "imports:write", "loans:write", "payments:write"):
         page.get_by_label(scope).uncheck()
     page.get_by_label("Last day").fill("2099-12-31")
-    page.get_by_role("button", name="Make the key").click()
+    press(page.get_by_role("button", name="Make the key"))
     key = page.locator("#key").inner_text()
     used(key)
 
@@ -99,21 +99,21 @@ def test_a_key_is_made_used_rotated_and_revoked(logged_in: LoggedIn, stack: Stac
 
     assert status(key) == 200
     assert status(key, "/v1/loans/none:activate", "POST") == 403
-    page.get_by_role("link", name="Done").click()
+    press(page.get_by_role("link", name="Done"))
     assert key not in page.content()  # it is shown once
     assert "31 Dec 2099" in page.content()
-    page.get_by_role("link", name="Rotate").click()
+    press(page.get_by_role("link", name="Rotate"))
     page.get_by_label("The old secret ends").select_option("0")
-    page.get_by_role("button", name="Make another secret").click()
+    press(page.get_by_role("button", name="Make another secret"))
     rotated = page.locator("#key").inner_text()
     used(rotated)
     assert status(rotated) == 200
     eventually(lambda: status(key) == 401, 5)
-    page.get_by_role("link", name="Done").click()
-    page.get_by_role("link", name="Revoke").click()
+    press(page.get_by_role("link", name="Done"))
+    press(page.get_by_role("link", name="Revoke"))
     assert "cannot be undone" in page.locator("main").inner_text()
     assert status(rotated) == 200
-    page.get_by_role("button", name="Revoke").click()
+    press(page.get_by_role("button", name="Revoke"))
     assert "revoked" in page.locator(".head").inner_text()
     eventually(lambda: status(rotated) == 401, 5)
 
@@ -123,11 +123,11 @@ def test_a_key_that_cannot_be_made(logged_in: LoggedIn) -> None:
     page = visitor.open("keys/new")
     page.get_by_label("Whose it is").fill("partner")
     page.get_by_label("Networks").fill("nowhere")
-    page.get_by_role("button", name="Make the key").click()
+    press(page.get_by_role("button", name="Make the key"))
     assert "is no network" in page.get_by_role("alert").inner_text()
     page.get_by_label("Networks").fill("")
     page.get_by_label("Last day").fill("2001-01-01")
-    page.get_by_role("button", name="Make the key").click()
+    press(page.get_by_role("button", name="Make the key"))
     assert "must be in the future" in page.get_by_role("alert").inner_text()
     token = page.locator("main input[name=csrf]").get_attribute("value") or ""
     answer = visitor.context.request.post(f"{visitor.url}keys", form={"csrf": token, "name": "a", "expires": "soon"})
@@ -142,21 +142,21 @@ def test_an_account_is_made_and_changed_and_each_change_is_recorded(
     email = f"{new_id('user')}@example.org"
     page.get_by_label("E-mail").fill(email)
     page.get_by_role("combobox", name="Role").select_option(label="operator")
-    page.get_by_role("button", name="Make the account").click()
+    press(page.get_by_role("button", name="Make the account"))
     password = page.locator("#password").inner_text()
     used(password)
     newcomer = new_visitor()
     newcomer.log_in(email, password)
     assert newcomer.heading() == "New password"
-    page.get_by_role("link", name="Done").click()
+    press(page.get_by_role("link", name="Done"))
     page.get_by_role("combobox", name="Role").select_option(label="viewer")
-    page.get_by_role("button", name="Set the role").click()
-    page.get_by_role("button", name="Lock", exact=True).click()
+    press(page.get_by_role("button", name="Set the role"))
+    press(page.get_by_role("button", name="Lock", exact=True))
     assert "locked viewer" in page.locator(".head").inner_text()
-    page.get_by_role("button", name="Unlock").click()
-    page.get_by_role("link", name="New password").click()
+    press(page.get_by_role("button", name="Unlock"))
+    press(page.get_by_role("link", name="New password"))
     assert "stops working at once" in page.locator("main").inner_text()
-    page.get_by_role("button", name="Make a new password").click()
+    press(page.get_by_role("button", name="Make a new password"))
     used(page.locator("#password").inner_text())
     record = visitor.open("events?stream=changes").locator("tbody").inner_text()
     changes = [line for line in record.split("\n") if email in line]
@@ -169,7 +169,7 @@ def test_an_account_is_made_and_changed_and_each_change_is_recorded(
         page = visitor.open("users/new")
         page.get_by_label("E-mail").evaluate("field => { field.type = 'text' }")
         page.get_by_label("E-mail").fill(bad)
-        page.get_by_role("button", name="Make the account").click()
+        press(page.get_by_role("button", name="Make the account"))
         assert why in page.get_by_role("alert").inner_text()
 
 
@@ -177,7 +177,7 @@ def test_nobody_changes_their_own_account(logged_in: LoggedIn) -> None:
     visitor = logged_in()
     page = visitor.open("users")
     email = page.locator(".who strong").inner_text()
-    page.get_by_role("link", name=email).click()
+    press(page.get_by_role("link", name=email))
     assert page.get_by_role("button", name="Lock", exact=True).count() == 0
     token = page.locator("input[name=csrf]").first.get_attribute("value") or ""
     answer = visitor.context.request.post(page.url, form={"csrf": token, "action": "role", "role": "1"})

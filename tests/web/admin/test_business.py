@@ -10,7 +10,7 @@ import pytest
 from mo_grpc.people.rules import Role
 from tests.doors import Door, GrpcDoor
 from tests.factories import a_customer, a_loan, new_id, outstanding, pay
-from tests.web.admin.conftest import Visitor
+from tests.web.admin.conftest import Visitor, press
 
 LoggedIn = Callable[..., Visitor]
 
@@ -25,8 +25,8 @@ def test_a_customer_is_found_by_the_beginning_of_the_id(logged_in: LoggedIn, doo
     visitor = logged_in(Role.VIEWER)
     page = visitor.open("customers")
     page.get_by_label("Id begins with").fill(customer[:-1])
-    page.get_by_role("button", name="Show").click()
-    page.get_by_role("link", name=customer, exact=True).click()
+    press(page.get_by_role("button", name="Show"))
+    press(page.get_by_role("link", name=customer, exact=True))
     assert visitor.heading() == customer
     assert "2,500.00" in page.locator(".tiles").inner_text()
 
@@ -36,17 +36,17 @@ def test_an_operator_activates_a_loan_and_rejects_another(logged_in: LoggedIn, d
     first, second = (a_loan(door, customer, "100.00", activate=False) for _ in range(2))
     visitor = logged_in(Role.OPERATOR)
     page = visitor.open(f"loans?customer={customer}&status=1")
-    page.get_by_role("link", name=f"Activate {first}").click()
+    press(page.get_by_role("link", name=f"Activate {first}"))
     assert outstanding(door, first)[1] == "PENDING"  # it asks first
-    page.get_by_role("button", name="Activate").click()
+    press(page.get_by_role("button", name="Activate"))
     assert f"Loan {first} is active." in page.get_by_role("status").inner_text()
     assert outstanding(door, first)[1] == "ACTIVE"
     page = visitor.open(f"loans/{second}/reject")
-    page.get_by_role("button", name="Reject").click()
+    press(page.get_by_role("button", name="Reject"))
     assert outstanding(door, second)[1] == "REJECTED"
     # What is refused is said, by the service itself.
     page = visitor.open(f"loans/{first}/reject")
-    page.get_by_role("button", name="Reject").click()
+    press(page.get_by_role("button", name="Reject"))
     assert "Only a PENDING loan can be rejected" in page.get_by_role("alert").inner_text()
 
 
@@ -63,14 +63,14 @@ def test_a_payment_and_how_it_was_spread(logged_in: LoggedIn, door: Door) -> Non
     page = visitor.open(f"payments?customer={customer}")
     page.get_by_text("2 loans").click()
     assert page.locator("details ul").inner_text().split("\n") == [f"{first}: 100.00", f"{second}: 50.00"]
-    page.get_by_role("link", name=payment).click()
+    press(page.get_by_role("link", name=payment))
     rows = [row.split("\t") for row in page.locator("section", has_text="Details").locator("tbody").inner_text().split("\n")]
     assert [(row[0], row[2], row[3]) for row in rows] == [(first, "100.00", "0.00"), (second, "50.00", "250.00")]
     # It bounces.
-    page.get_by_role("link", name="It bounced").click()
+    press(page.get_by_role("link", name="It bounced"))
     assert "150.00 will be owed again" in page.locator("main").inner_text()
     page.get_by_label("Reason").fill("Returned by the bank.")
-    page.get_by_role("button", name="Reject").click()
+    press(page.get_by_role("button", name="Reject"))
     assert "bounced" in page.locator(".head").inner_text()
     assert [outstanding(door, loan) for loan in (first, second)] == [("100.00", "ACTIVE"), ("300.00", "ACTIVE")]
     titles = visitor.open(f"customers/{customer}").locator("svg.chart g > title").all_text_contents()
@@ -84,15 +84,15 @@ def test_a_credit_line_is_changed_unless_somebody_else_was_quicker(logged_in: Lo
     visitor = logged_in(Role.OPERATOR)
     page = visitor.open(f"customers/{customer}")
     page.get_by_role("textbox", name="Credit line").fill("500")
-    page.get_by_role("button", name="Save").click()
+    press(page.get_by_role("button", name="Save"))
     assert "100.00 above the line" in page.content()
     assert "120 % used" in page.locator(".tiles").inner_text()
     door("customers.UpdateCustomer", customer={"external_id": customer, "score": "700"}, update_mask="score")
     page.get_by_role("textbox", name="Credit line").fill("900")
-    page.get_by_role("button", name="Save").click()
+    press(page.get_by_role("button", name="Save"))
     assert "has changed since it was read" in page.get_by_role("alert").inner_text()
     page.get_by_role("textbox", name="Credit line").fill("much")
-    page.get_by_role("button", name="Save").click()
+    press(page.get_by_role("button", name="Save"))
     assert "score" in page.get_by_role("alert").inner_text()
     assert door("customers.GetCustomer", external_id=customer)["score"] == "700.00"
 
@@ -104,11 +104,11 @@ def test_lists_go_forth_and_back_and_repeat_nothing(logged_in: LoggedIn, door: D
     page = visitor.open(f"loans?customer={customer}")
     assert "53 loans" in page.locator(".head").inner_text()
     ids = page.locator("tbody td:first-child").all_inner_texts()
-    page.get_by_role("link", name="Next").click()
+    press(page.get_by_role("link", name="Next"))
     ids += page.locator("tbody td:first-child").all_inner_texts()
     assert ids == made[::-1]
     assert page.get_by_role("link", name="Next").count() == 0
-    page.get_by_role("link", name="Previous").click()
+    press(page.get_by_role("link", name="Previous"))
     assert page.locator("tbody td:first-child").all_inner_texts() == made[:2:-1]
     assert page.get_by_role("link", name="Previous").count() == 0
     page = visitor.open(f"loans?customer={customer}&sort=id")

@@ -26,7 +26,7 @@ from tests.factories import a_customer, a_loan, outstanding
 from tests.people.conftest import Doors, NewPerson, rows, totp
 from tests.secrets import PASSWORD
 from tests.waiting import eventually
-from tests.web.admin.conftest import NewVisitor, Visitor
+from tests.web.admin.conftest import NewVisitor, Visitor, press
 from tests.web.test_alone import the_pages
 
 LoggedIn = Callable[..., Visitor]
@@ -43,7 +43,7 @@ def test_a_person_logs_in_and_out(visitor: Visitor, new_person: NewPerson) -> No
     assert "Ada" in page.locator(".who").inner_text()
     cookie = visitor.cookie()
     assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"], cookie["expires"]) == (True, "Strict", "/grappelli/", -1)
-    page.get_by_role("button", name="Log out").click()
+    press(page.get_by_role("button", name="Log out"))
     assert visitor.heading() == "Log in"
     # The cookie of before opens nothing: the login has ended, not only its cookie.
     visitor.context.add_cookies([{key: cookie[key] for key in ("name", "value", "domain", "path")}])  # type: ignore[list-item]
@@ -77,14 +77,14 @@ def test_one_time_codes_are_asked_for(visitor: Visitor, new_person: NewPerson, d
     page = visitor.log_in(email)
     assert visitor.heading() == "One-time code"
     page.get_by_label("Code").fill("000000" if totp(secret) != "000000" else "111111")
-    page.get_by_role("button", name="Log in").click()
+    press(page.get_by_role("button", name="Log in"))
     assert "not right" in page.get_by_role("alert").inner_text()
     page.get_by_label("Code").fill("12 34")
-    page.get_by_role("button", name="Log in").click()
+    press(page.get_by_role("button", name="Log in"))
     assert "The code must be six digits" in page.get_by_role("alert").inner_text()
     code = pyotp.TOTP(secret).at(time.time())
     page.get_by_label("Code").fill(f"{code[:3]} {code[3:]}")
-    page.get_by_role("button", name="Log in").click()
+    press(page.get_by_role("button", name="Log in"))
     assert visitor.heading() == "Dashboard"
 
 
@@ -97,7 +97,7 @@ def test_a_password_that_must_be_changed(visitor: Visitor, new_person: NewPerson
         page.get_by_label("Password until now").fill(PASSWORD)
         page.get_by_label("New password").fill(new)
         page.get_by_label("The new one again").fill(again)
-        page.get_by_role("button", name="Change").click()
+        press(page.get_by_role("button", name="Change"))
 
     change("another harbour 43", "another harbour 44")
     assert "not the same" in page.get_by_role("alert").inner_text()
@@ -121,7 +121,7 @@ def test_a_login_leads_to_the_page_that_was_wanted_and_never_elsewhere(new_visit
         page = visitor.open(f"login?next={wanted.replace('?', '%3F')}")
         page.get_by_label("E-mail").fill(email)
         page.get_by_label("Password").fill(PASSWORD)
-        page.get_by_role("button", name="Log in").click()
+        press(page.get_by_role("button", name="Log in"))
         page.wait_for_url(visitor.url + reached)
 
 
@@ -136,7 +136,7 @@ def test_locking_an_account_is_felt_at_the_next_click(
     page = administrator.open(f"users/{person.id}")
     assert "of theirs" in page.get_by_role("listitem").filter(has_text=key["id"]).inner_text()
     page.get_by_label("Revoke the API keys below, too").check()
-    page.get_by_role("button", name="Lock", exact=True).click()
+    press(page.get_by_role("button", name="Lock", exact=True))
     assert "locked" in page.locator(".head").inner_text()
     assert "of theirs" not in page.content()
     page = administrator.open(f"keys/{key['id']}")
@@ -276,7 +276,7 @@ def test_a_login_that_ends_while_a_form_is_filled_in(stack: Stack, logged_in: Lo
     loan = a_loan(over_grpc, a_customer(over_grpc), "1.00", activate=False)
     page = visitor.open(f"loans/{loan}/activate")
     rows(stack, "UPDATE sessions SET revoked_at = now() WHERE user_id = (SELECT max(id) FROM users)")
-    page.get_by_role("button", name="Activate").click()
+    press(page.get_by_role("button", name="Activate"))
     assert visitor.heading() == "Log in"
     assert outstanding(over_grpc, loan)[1] == "PENDING"
 

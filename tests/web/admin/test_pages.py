@@ -15,7 +15,7 @@ from tests.doors import GrpcDoor
 from tests.factories import a_customer, a_loan, pay
 from tests.people.conftest import rows
 from tests.waiting import eventually
-from tests.web.admin.conftest import Visitor
+from tests.web.admin.conftest import Visitor, press
 from tests.web.test_alone import the_pages
 
 LoggedIn = Callable[..., Visitor]
@@ -61,7 +61,7 @@ def test_nothing_is_wider_than_a_phone(logged_in: LoggedIn, paths: list[str]) ->
         page = visitor.open(path)
         assert page.evaluate("document.documentElement.scrollWidth") <= 375, path
     page.get_by_role("button", name="Menu").click()
-    page.get_by_role("link", name="Loans", exact=True).click()
+    press(page.get_by_role("link", name="Loans", exact=True))
     assert visitor.heading() == "Loans"
 
 
@@ -116,12 +116,12 @@ def test_pages_work_without_scripts(logged_in: LoggedIn, over_grpc: GrpcDoor) ->
     customer = a_customer(over_grpc)
     visitor = logged_in(Role.OPERATOR, java_script_enabled=False, viewport={"width": 375, "height": 700})
     page = visitor.page
-    page.get_by_role("link", name="Customers", exact=True).click()
+    press(page.get_by_role("link", name="Customers", exact=True))
     page.get_by_label("Id begins with").fill(customer)
-    page.get_by_role("button", name="Show").click()
-    page.get_by_role("link", name=customer, exact=True).click()
+    press(page.get_by_role("button", name="Show"))
+    press(page.get_by_role("link", name=customer, exact=True))
     page.get_by_role("textbox", name="Credit line").fill("123.45")
-    page.get_by_role("button", name="Save").click()
+    press(page.get_by_role("button", name="Save"))
     assert "123.45" in page.locator(".tiles").inner_text()
 
 
