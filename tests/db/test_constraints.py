@@ -129,6 +129,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     *[("idempotency_records_request_hash_check", {"request_hash": bad}) for bad in (b"", HASH + b"x")],
     ("imports_pkey", {"id": 1}),
     *[("imports_source_check", {"source": bad}) for bad in ("", "x" * 1025)],
+    ("imports_file_name_check", {"file_name": "x" * 256}),
     *[("imports_state_check", {"state": bad}) for bad in (0, 6)],
     *[("imports_counts_check", {name: 1}) for name in ("lines_count", "created_count", "failed_count")],
     *[("imports_bytes_check", {"bytes_done": bad}) for bad in (-1, 11)],

@@ -102,7 +102,7 @@ def test_a_data_folder_of_an_earlier_version_is_taken_over(tmp_path: Path) -> No
         with connect(embedded_url(tmp_path, SERVICE_ROLE)) as service:
             assert service.execute("SELECT external_id FROM customers").fetchall() == [("a",)]
         with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
-            connect(superuser.set(username=ROLE))
+            connect(embedded_url(tmp_path, SUPERUSER).set(username=ROLE))
 
 
 @pytest.fixture
