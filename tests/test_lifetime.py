@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import pytest
@@ -25,17 +25,31 @@ LINES = HttpBody(content_type="text/csv", data=b"first,100.00\n")
 
 
 class Connections:
-    """Counts how often a channel has connected."""
+    """Counts how often a channel has connected, until its `with` ends."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self.count = 0
         self._channel = channel
-        channel.subscribe(self._note, try_to_connect=True)
+        self._over = False
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        self._channel.subscribe(self._note, try_to_connect=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._over = True
+            self._channel.unsubscribe(self._note)
+        # The thread that looks after the state would fail if the channel were closed while it looks.
+        eventually(lambda: not self._channel._connectivity_state.polling, 30)  # type: ignore[attr-defined]
 
     def _note(self, state: grpc.ChannelConnectivity) -> None:
-        self.count += state is grpc.ChannelConnectivity.READY
-        if state is grpc.ChannelConnectivity.IDLE:  # gRPC would wait for a call
-            self._channel.subscribe(_ignore, try_to_connect=True)
+        with self._lock:
+            self.count += state is grpc.ChannelConnectivity.READY
+            if state is grpc.ChannelConnectivity.IDLE and not self._over:  # gRPC would wait for a call
+                self._channel.subscribe(_ignore, try_to_connect=True)
+                self._channel.unsubscribe(_ignore)
 
 
 def _ignore(state: grpc.ChannelConnectivity) -> None:
@@ -65,8 +79,7 @@ def an_upload(door: GrpcDoor) -> Iterator[tuple[Any, threading.Event]]:
 def test_an_upload_outlives_the_age_of_its_connection(stack: Stack, over_grpc: GrpcDoor) -> None:
     with a_server(stack.environment, MO_CONNECTION_AGE_SECONDS="0.1") as server:
         door = GrpcDoor(server.channel, over_grpc.metadata)
-        connections = Connections(server.channel)
-        with an_upload(door) as (running, over):
+        with Connections(server.channel) as connections, an_upload(door) as (running, over):
             first = connections.count
 
             def aged() -> bool:
@@ -144,8 +157,9 @@ def test_clients_may_ping_as_often_as_agreed_also_without_calls(stack: Stack) ->
         a_server(stack.environment, MO_CLIENT_PING_SECONDS="3600") as strict,
         grpc.insecure_channel(server.address, options=options) as channel,
         grpc.insecure_channel(strict.address, options=options) as other,
+        Connections(channel) as allowed,
+        Connections(other) as sent_away,
     ):
-        allowed, sent_away = Connections(channel), Connections(other)
         eventually(lambda: allowed.count == 1, 30)
         # By then, as many pings have come to both.
         eventually(lambda: sent_away.count >= 3, 30)
