@@ -24,6 +24,10 @@ KEY = re.compile(r"mo_[0-9A-Za-z]{12}_[0-9A-Za-z]{38}")
 TLS = ssl.create_default_context()
 ORIGIN = "https://shop.example"
 
+# What a shell starts in the background ignores Ctrl-C, and so would all that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def free_port() -> int:
     """A port that nothing listens on right now."""
