@@ -15,6 +15,7 @@
     ├── NetworkNotAllowed   PERMISSION_DENIED
     ├── Conflict            ABORTED + RetryInfo
     ├── Unavailable         UNAVAILABLE + RetryInfo
+    │   └── OutcomeUnknown
     ├── Stopping            UNAVAILABLE + RetryInfo
     ├── Overloaded          RESOURCE_EXHAUSTED + RetryInfo
     ├── TooManyRequests     RESOURCE_EXHAUSTED + RetryInfo
@@ -216,9 +217,18 @@ class Unavailable(ServiceError):
 
     code = code_pb2.UNAVAILABLE
 
-    def __init__(self) -> None:
-        message = "The service cannot reach its database; please retry."
+    def __init__(self, message: str = "The service cannot reach its database; please retry.") -> None:
         super().__init__(ErrorReason.DATABASE_UNAVAILABLE, message, [retry_after(500)])
+
+
+class OutcomeUnknown(Unavailable):
+    """The database did not confirm a write: it took effect, or not, or is yet to."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The database did not confirm the write, which may have taken effect or not; "
+            "please retry with the same idempotency key, or look."
+        )
 
 
 class Stopping(ServiceError):

@@ -1,56 +1,59 @@
-"""Every SQL statement about customers. Commands come in sets, and each has a result of its own, in order."""
+"""Every SQL statement about customers. Commands come in batches, and each has a result of its own, in order."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.customers import models
-from mo_grpc.customers.rules import RESOURCE, Balance, Customer, CustomerChange, NewCustomer, change
+from mo_grpc.customers.rules import RESOURCE, Balance, Customer, CustomerChange, NewCustomer, Status, change
+from mo_grpc.db.batches import BatchRead, BatchWrite, Decision
 from mo_grpc.db.coalescing import Locked, Locks
+from mo_grpc.db.pipeline import Query, Rows, Statement, array, text_array
 from mo_grpc.errors import AlreadyExists, NotFound, ServiceError
 
 _TABLE = models.Customer.__table__
 
-_LOCK = """
-    SELECT id, external_id, status, score, preapproved_at, version, created_at, updated_at
-    FROM customers WHERE external_id = ANY(:external_ids) ORDER BY id FOR NO KEY UPDATE
-"""
-_LOCK_ALL = text(_LOCK)
-_LOCK_FREE = text(f"{_LOCK} SKIP LOCKED")
+_COLUMNS = "id, external_id, status, score, preapproved_at, version, created_at, updated_at"
 
-_EXISTING = text("SELECT external_id FROM customers WHERE external_id = ANY(:external_ids)")
+_EXISTING = Query("SELECT external_id FROM customers WHERE external_id = ANY(:external_ids)")
 
-_GET = text("""
-    SELECT id, external_id, status, score, preapproved_at, version, created_at, updated_at
-    FROM customers WHERE external_id = ANY(:external_ids)
+_ROWS = f"SELECT {_COLUMNS} FROM customers WHERE external_id = ANY(:external_ids)"  # noqa: S608 - constants
+_GET = Query(_ROWS)
+_LOCK_ALL = Query(f"{_ROWS} ORDER BY id FOR NO KEY UPDATE")
+_LOCK_FREE = Query(f"{_ROWS} ORDER BY id FOR NO KEY UPDATE SKIP LOCKED")
+
+# The ids are drawn beforehand, so that they follow the order of the commands though the rows are inserted in another.
+_PREPARE = Query("""
+    SELECT mo_clock(),
+        ARRAY(SELECT external_id FROM customers WHERE external_id = ANY(:external_ids)),
+        ARRAY(SELECT nextval('customers_id_seq') FROM generate_series(1, :count))
 """)
 
-# Sorted by the new ids, so that two sets with the same ids wait for each other instead of deadlocking.
-_CREATE = text("""
-    INSERT INTO customers (external_id, score, preapproved_at, created_at, updated_at)
-    SELECT external_id, score, preapproved_at, now, now
-    FROM unnest(CAST(:external_ids AS text[]), CAST(:scores AS numeric[]), CAST(:preapproved_ats AS timestamptz[]))
-        WITH ORDINALITY AS new (external_id, score, preapproved_at, position), mo_clock() AS now
-    ORDER BY external_id, position
-    ON CONFLICT (external_id) DO NOTHING
-    RETURNING id, external_id, status, score, preapproved_at, version, created_at, updated_at
+# Sorted by the new ids, so that two batches with the same ids wait for each other instead of deadlocking.
+_CREATE = Query("""
+    INSERT INTO customers (id, external_id, score, preapproved_at, created_at, updated_at)
+    SELECT id, external_id, score, preapproved_at, now, now
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:external_ids AS text[]), CAST(:scores AS numeric[]),
+        CAST(:preapproved_ats AS timestamptz[])) AS new (id, external_id, score, preapproved_at),
+        CAST(:now AS timestamptz) AS now
+    ORDER BY external_id
 """)
 
-_CHANGE = text("""
+_CHANGE = Query("""
     UPDATE customers
     SET status = new.status, score = new.score, preapproved_at = new.preapproved_at, version = new.version,
-        updated_at = new.updated_at
+        updated_at = :now
     FROM unnest(CAST(:ids AS bigint[]), CAST(:statuses AS smallint[]), CAST(:scores AS numeric[]),
-        CAST(:preapproved_ats AS timestamptz[]), CAST(:versions AS bigint[]), CAST(:updated_ats AS timestamptz[]))
-        AS new (id, status, score, preapproved_at, version, updated_at)
+        CAST(:preapproved_ats AS timestamptz[]), CAST(:versions AS bigint[]))
+        AS new (id, status, score, preapproved_at, version)
     WHERE customers.id = new.id
 """)
 
-_NOW = text("SELECT mo_clock()")
+_NOW = Statement(Query("SELECT mo_clock()"))
 
-_BALANCES = text("""
+_BALANCES = Query("""
     SELECT external_id, score, (
         SELECT coalesce(sum(outstanding), 0.00) FROM loans WHERE customer_id = customers.id AND status IN (1, 2)
     )
@@ -69,33 +72,44 @@ class LockedCustomers(NamedTuple):
         return Locked.LOCKED if external_id in self.elsewhere else NotFound(RESOURCE, external_id)
 
 
-async def lock(connection: AsyncConnection, external_ids: Iterable[str], locks: Locks) -> LockedCustomers:
-    """Lock the customers, by id in order, until the transaction ends; the caller must read whatever it decides on after this.
+def lock(external_ids: Iterable[str], locks: Locks) -> list[Statement]:
+    """Lock the customers, by id in order, until the transaction ends; whatever is decided on must be read after this.
 
     Every change to a customer, its loans and its payments holds this lock.
     """
-    wanted = sorted(set(external_ids))
-    rows = await connection.execute(_LOCK_FREE if locks is Locks.SKIP else _LOCK_ALL, {"external_ids": wanted})
-    customers = {customer.external_id: customer for customer in map(Customer._make, rows)}
-    missing = [external_id for external_id in wanted if external_id not in customers]
-    if locks is Locks.SKIP and missing:
-        existing = await connection.execute(_EXISTING, {"external_ids": missing})
-        return LockedCustomers(customers, set(existing.scalars()))
-    return LockedCustomers(customers, set())
+    wanted = {"external_ids": array(sorted(set(external_ids)))}
+    if locks is Locks.SKIP:
+        return [Statement(_LOCK_FREE, wanted), Statement(_EXISTING, wanted)]
+    return [Statement(_LOCK_ALL, wanted)]
 
 
-async def get_customers(connection: AsyncConnection, external_ids: Sequence[str]) -> list[Customer | NotFound]:
-    """Get customers by id."""
-    rows = await connection.execute(_GET, {"external_ids": list(set(external_ids))})
-    found = {customer.external_id: customer for customer in map(Customer._make, rows)}
+def locked(rows: Iterator[Rows], locks: Locks) -> LockedCustomers:
+    """What `lock` has locked, by the rows of its statements."""
+    customers = {row[1]: Customer._make(row) for row in next(rows)}
+    return LockedCustomers(customers, {row[0] for row in next(rows)} if locks is Locks.SKIP else set())
+
+
+def _wanted(query: Query) -> Callable[[Sequence[str]], list[Statement]]:
+    """A query for the things with the given ids."""
+    return lambda external_ids: [Statement(query, {"external_ids": array(set(external_ids))})]
+
+
+def _got(external_ids: Sequence[str], rows: Iterator[Rows]) -> list[Customer | NotFound]:
+    found = {row[1]: Customer._make(row) for row in next(rows)}
     return [found.get(external_id) or NotFound(RESOURCE, external_id) for external_id in external_ids]
 
 
-async def get_balances(connection: AsyncConnection, external_ids: Sequence[str]) -> list[Balance | NotFound]:
-    """Get what customers owe, each with its score from one snapshot."""
-    rows = await connection.execute(_BALANCES, {"external_ids": list(set(external_ids))})
-    found = {balance.external_id: balance for balance in map(Balance._make, rows)}
+get_customers = BatchRead(_wanted(_GET), _got)
+"""Get customers by id."""
+
+
+def _balances(external_ids: Sequence[str], rows: Iterator[Rows]) -> list[Balance | NotFound]:
+    found = {row[0]: Balance._make(row) for row in next(rows)}
     return [found.get(external_id) or NotFound(RESOURCE, external_id) for external_id in external_ids]
+
+
+get_balances = BatchRead(_wanted(_BALANCES), _balances)
+"""Get what customers owe, each with its score from one snapshot."""
 
 
 async def list_customers(connection: AsyncConnection, before: int | None, limit: int) -> list[Customer]:
@@ -106,51 +120,66 @@ async def list_customers(connection: AsyncConnection, before: int | None, limit:
     return [Customer._make(row) for row in await connection.execute(statement)]
 
 
-async def create_customers(
-    connection: AsyncConnection, commands: Sequence[NewCustomer], _locks: Locks
-) -> list[Customer | ServiceError]:
-    """Create ACTIVE customers; of those with the same id, the first."""
-    rows = await connection.execute(
-        _CREATE,
-        {
-            "external_ids": [command.external_id for command in commands],
-            "scores": [command.score for command in commands],
-            "preapproved_ats": [command.preapproved_at for command in commands],
-        },
-    )
-    created = {customer.external_id: customer for customer in map(Customer._make, rows)}
-    results: list[Customer | ServiceError] = []
-    for command in commands:
-        customer = created.pop(command.external_id, None)
-        results.append(customer or AlreadyExists(RESOURCE, command.external_id))
-    return results
+def _prepare_customers(commands: Sequence[NewCustomer], _: Locks) -> list[Statement]:
+    return [Statement(_PREPARE, {"external_ids": array(command.external_id for command in commands), "count": len(commands)})]
 
 
-async def change_customers(
-    connection: AsyncConnection, commands: Sequence[CustomerChange], locks: Locks
-) -> list[Customer | ServiceError | Locked]:
-    """Change customers, one command after the other."""
-    locked = await lock(connection, (command.external_id for command in commands), locks)
-    now = (await connection.execute(_NOW)).scalar_one()
+def _create_customers(commands: Sequence[NewCustomer], rows: Iterator[Rows], _: Locks) -> Decision[Customer]:
+    [(now, existing, ids)] = next(rows)
+    taken = set(existing)
+    results: list[Customer | ServiceError | Locked] = []
+    created: list[Customer] = []
+    for customer_id, command in zip(ids, commands, strict=False):
+        if command.external_id in taken:
+            results.append(AlreadyExists(RESOURCE, command.external_id))
+            continue
+        taken.add(command.external_id)
+        customer = Customer(customer_id, command.external_id, Status.ACTIVE, command.score, command.preapproved_at, 1, now, now)
+        created.append(customer)
+        results.append(customer)
+    if not created:
+        return Decision(results)
+    new = {
+        "now": now,
+        "ids": array(customer.id for customer in created),
+        "external_ids": array(customer.external_id for customer in created),
+        "scores": array(customer.score for customer in created),
+        "preapproved_ats": text_array(customer.preapproved_at for customer in created),
+    }
+    return Decision(results, [Statement(_CREATE, new)])
+
+
+create_customers = BatchWrite(_prepare_customers, _create_customers)
+"""Create ACTIVE customers; of those with the same id, the first."""
+
+
+def _lock_customers(commands: Sequence[CustomerChange], locks: Locks) -> list[Statement]:
+    return [*lock((command.external_id for command in commands), locks), _NOW]
+
+
+def _change_customers(commands: Sequence[CustomerChange], rows: Iterator[Rows], locks: Locks) -> Decision[Customer]:
+    found = locked(rows, locks)
+    [(now,)] = next(rows)
     results: list[Customer | ServiceError | Locked] = []
     changed: dict[int, Customer] = {}
     for command in commands:
-        customer = locked.customers.get(command.external_id)
-        result = change(customer, command, now) if customer else locked.missing(command.external_id)
+        customer = found.customers.get(command.external_id)
+        result = change(customer, command, now) if customer else found.missing(command.external_id)
         if isinstance(result, Customer):
-            locked.customers[command.external_id] = changed[result.id] = result
+            found.customers[command.external_id] = changed[result.id] = result
         results.append(result)
-    if changed:
-        new = changed.values()
-        await connection.execute(
-            _CHANGE,
-            {
-                "ids": list(changed),
-                "statuses": [int(customer.status) for customer in new],
-                "scores": [customer.score for customer in new],
-                "preapproved_ats": [customer.preapproved_at for customer in new],
-                "versions": [customer.version for customer in new],
-                "updated_ats": [customer.updated_at for customer in new],
-            },
-        )
-    return results
+    if not changed:
+        return Decision(results)
+    new = {
+        "now": now,
+        "ids": array(changed),
+        "statuses": array(int(customer.status) for customer in changed.values()),
+        "scores": array(customer.score for customer in changed.values()),
+        "preapproved_ats": text_array(customer.preapproved_at for customer in changed.values()),
+        "versions": array(customer.version for customer in changed.values()),
+    }
+    return Decision(results, [Statement(_CHANGE, new)])
+
+
+change_customers = BatchWrite(_lock_customers, _change_customers)
+"""Change customers, one command after the other."""

@@ -1,27 +1,27 @@
-"""Concurrent calls gathered into sets, so that N of them cost about what one costs (DESIGN §7)."""
+"""Concurrent calls gathered into batches, so that N of them cost about what one costs."""
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from typing import Generic, TypeVar
 
-from mo_grpc.errors import Overloaded, ServiceError
+from mo_grpc.errors import OutcomeUnknown, Overloaded, ServiceError
 
 C = TypeVar("C")
 R = TypeVar("R")
 
-QUIET = 0.001
-"""Seconds without a new call after which no more are expected. Calls that wait to be accepted come within far less."""
+QUIET = 0.000_15
+"""Seconds without a new call after which no more are expected: gRPC accepts calls one by one, each in less than that."""
 
-MAX_WAIT = 0.020
+MAX_WAIT = 0.005
 """Seconds that a call waits at most for others to join it, unless all places to run are taken."""
 
 WINDOW = 0.050
-"""Seconds that a level of concurrency is remembered: while it lasts, calls wait for as many to join."""
+"""Seconds that a level of concurrency is remembered: while it lasts, as many calls are expected."""
 
-MAX_SET = 500
+MAX_BATCH = 500
 MAX_QUEUE = 2_000
 """Calls that may wait; at some 5,000 calls a second, more would only wait to be too late."""
 
@@ -29,11 +29,14 @@ MAX_QUEUE_OF_KEY = MAX_QUEUE // 2
 """Calls with the same key that may be there; when their customer is locked, the others find room."""
 
 MAX_RUNNING = 2
-"""Sets that run at a time: one in PostgreSQL while the next is being gathered and the last one's answers are sent."""
+"""Batches that run at a time: one in PostgreSQL while the next is being gathered and the last one's answers are sent."""
+
+CONFIRMATION = 10.0
+"""Seconds that calls wait for their commit; when a synchronous standby is away it may take for ever."""
 
 
 class Locks(Enum):
-    """What a set does about a row that another transaction has locked."""
+    """What a batch does about a row that another transaction has locked."""
 
     TRY = auto()
     """Wait for a moment, then fail as a whole."""
@@ -50,66 +53,93 @@ class Locked(Enum):
 
 
 class LockedError(Exception):
-    """A set failed as a whole, because somebody else holds one of its locks."""
-
-
-Run = Callable[[Sequence[C], Locks], Awaitable[Sequence[R | ServiceError | Locked]]]
+    """A batch failed as a whole, because somebody else holds one of its locks."""
 
 
 class _Call(Generic[C, R]):
     """One waiting or running call."""
 
-    __slots__ = ("answer", "command", "key", "set")
+    __slots__ = ("answer", "batch", "command", "key")
 
     def __init__(self, command: C, key: Hashable, answer: "asyncio.Future[R]") -> None:
         self.command = command
         self.key = key
         self.answer = answer
-        self.set: _Set[C, R] | None = None
+        self.batch: Batch[C, R] | None = None
 
 
-class _Set(Generic[C, R]):
+class Batch(Generic[C, R]):
     """Calls that run together, and how many of them somebody still waits for."""
 
-    __slots__ = ("awaited", "calls", "keys", "task")
+    __slots__ = ("_commits", "awaited", "calls", "keys", "task")
 
     def __init__(self, calls: Sequence[_Call[C, R]]) -> None:
         self.calls = calls
         self.keys = {call.key for call in calls if call.key is not None}
         self.awaited = len(calls)
         self.task: asyncio.Task[None] | None = None
+        self._commits = False
         for call in calls:
-            call.set = self
+            call.batch = self
+
+    def abandon(self) -> None:
+        """Note that a caller has left; when all have, stop, which frees a connection, but never while committing."""
+        self.awaited -= 1
+        if not self.awaited and self.task and not self._commits:
+            self.task.cancel()
+
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        """Commit without being cancelled, and without keeping the callers waiting for ever.
+
+        PostgreSQL commits a transaction whose COMMIT is cancelled while it waits for a synchronous standby: it would count, and
+        be lost with the server. So the batch goes on, and keeps its keys, until the outcome is known.
+        """
+        self._commits = True
+        late = asyncio.get_running_loop().call_later(CONFIRMATION, self._tell_unknown)
+        try:
+            yield
+        finally:
+            late.cancel()
+            self._commits = False
+
+    def _tell_unknown(self) -> None:
+        for call in self.calls:
+            _answer(call, OutcomeUnknown())
+
+
+Run = Callable[[Sequence[C], Locks, Batch[C, R]], Awaitable[Sequence[R | ServiceError | Locked]]]
 
 
 class Coalescer(Generic[C, R]):
-    """Gathers calls and runs them as sets, each call with an answer, an error and a deadline of its own.
+    """Gathers calls and runs them as batches, each call with an answer, an error and a deadline of its own.
 
-    A call that is alone runs at once. While others are in flight, a set leaves as soon as as many have joined as were in flight
-    together lately, when no further call has come for `QUIET`, or after `MAX_WAIT`. Leaving earlier would be slower: a set
-    costs about the same whatever its size, and keeps gRPC from accepting calls. Calls with the same `key` run in their order of
-    arrival, one set after the other.
+    A call that is alone is dispatched at once. While others are in flight, a batch is dispatched as soon as as many have joined
+    as were in flight together lately, or when no further call has come for `QUIET`. Earlier would be slower: a batch costs
+    about the same whatever its size. A timer, of a millisecond at least, would be slower still: the event loop is asked again
+    and again, and does whatever else there is in between. Calls with the same `key` run in their order of arrival, one batch
+    after the other.
     """
 
     def __init__(
         self,
         run: Run[C, R],
         key: Callable[[C], Hashable] | None = None,
-        max_set: int = MAX_SET,
-        patience: asyncio.Semaphore | None = None,
+        max_batch: int = MAX_BATCH,
+        lock_wait_slots: asyncio.Semaphore | None = None,
     ) -> None:
-        """Take what runs a set, and `patience`, which a set holds while it has a connection to wait for a lock on."""
+        """Take what runs a batch, and the slots of which a batch holds one while it may wait long for a lock."""
         self._run = run
-        self._max_set = max_set
+        self._max_batch = max_batch
         self._key = key
         self._queue: deque[_Call[C, R]] = deque()
         self._of_key: Counter[Hashable] = Counter()
-        self._active = 0
         self._running = 0
+        self._active = 0
         self._busy: set[Hashable] = set()
-        self._patience = patience or asyncio.Semaphore()
-        self._timer: asyncio.Handle | None = None
-        self._complete = False
+        self._lock_wait_slots = lock_wait_slots or asyncio.Semaphore()
+        self._dispatching = False
+        self._joined_at = 0.0
         self._peak = self._peak_before = 0
         self._window_end = 0.0
 
@@ -118,130 +148,124 @@ class Coalescer(Generic[C, R]):
 
         Raises:
             Overloaded: too many calls wait already.
-            ServiceError: the command's own refusal, or the failure of all the set.
-            CancelledError: before its set has left, without any effect; after that, the set goes on for the others' sake, and
-                the command may take effect.
+            ServiceError: the command's own refusal, or the failure of the whole batch.
+            CancelledError: before its batch was dispatched, without any effect; after that, the batch goes on for the others'
+                sake, and the command may take effect.
         """
-        key = self._key(command) if self._key else None
-        if len(self._queue) >= MAX_QUEUE or (key is not None and self._of_key[key] >= MAX_QUEUE_OF_KEY):
+        if len(self._queue) >= MAX_QUEUE:
             raise Overloaded
         loop = asyncio.get_running_loop()
-        call = _Call(command, key, loop.create_future())
+        key = None
+        if self._key:
+            key = self._key(command)
+            if self._of_key[key] >= MAX_QUEUE_OF_KEY and key is not None:
+                raise Overloaded
+            self._of_key[key] += 1
+        call: _Call[C, R] = _Call(command, key, loop.create_future())
         self._queue.append(call)
-        self._of_key[key] += 1
         self._active += 1
         self._note_concurrency(loop.time())
-        self._schedule(loop)
+        if key not in self._busy:
+            self._schedule(loop)
         try:
-            answer: R = await call.answer
-            return answer
+            return await call.answer
         except asyncio.CancelledError:
             self._abandon(call)
             raise
         finally:
             self._active -= 1
-            self._of_key[key] -= 1
-            if not self._of_key[key]:
-                del self._of_key[key]
+            if self._key:
+                self._of_key[key] -= 1
+                if not self._of_key[key]:
+                    del self._of_key[key]
 
     def _abandon(self, call: _Call[C, R]) -> None:
-        """Make room in the queue, or stop a set that nobody waits for any more, which frees its connection."""
+        """Make room in the queue, or tell the batch."""
         call.answer.cancel()
-        if call.set is None:
-            with suppress(ValueError):  # a set that left this very moment has passed it over
-                self._queue.remove(call)
+        if call.batch is not None:
+            call.batch.abandon()
         else:
-            call.set.awaited -= 1
-            if not call.set.awaited and call.set.task:
-                call.set.task.cancel()
+            with suppress(ValueError):  # dispatched this very moment, and passed over
+                self._queue.remove(call)
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        """See that the queue is dispatched as soon as it may."""
+        if self._dispatching or not self._queue or self._running >= MAX_RUNNING:
+            return
+        self._dispatching = True
+        # Not this very moment: calls that have arrived with this one get to join.
+        loop.call_soon(self._look, loop, loop.time() + MAX_WAIT)
+
+    def _look(self, loop: asyncio.AbstractEventLoop, latest: float) -> None:
+        """Dispatch if as many have joined as may be expected, if no more come, or if it is late."""
+        now = loop.time()
+        if self._active < max(self._peak, self._peak_before) and now < min(self._joined_at + QUIET, latest):
+            loop.call_soon(self._look, loop, latest)
+        else:
+            self._dispatching = False
+            self._dispatch()
 
     def _note_concurrency(self, now: float) -> None:
+        self._joined_at = now
         if now >= self._window_end:
             self._peak_before = self._peak if now < self._window_end + WINDOW else 0
             self._peak = 0
             self._window_end = now + WINDOW
         self._peak = max(self._peak, self._active)
 
-    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        """See that the queue leaves: at once if all have joined, else a little later."""
-        if self._complete or not self._queue or self._running >= MAX_RUNNING:
-            return
-        if not self._running and self._active >= max(self._peak, self._peak_before):
-            self._complete = True
-            if self._timer is not None:
-                self._timer.cancel()
-            # Not this very moment: calls that have arrived with this one get to join.
-            self._timer = loop.call_soon(self._leave)
-        elif self._timer is None:
-            self._timer = loop.call_later(QUIET, self._look, len(self._queue), loop.time() + MAX_WAIT)
-
-    def _look(self, joined: int, latest: float) -> None:
-        """Leave if no call has joined since the last look, when `joined` had, or if it is late."""
-        loop = asyncio.get_running_loop()
-        if len(self._queue) == joined or loop.time() >= latest:
-            # Not this very moment: a busy loop looks at its clock before it looks for what has arrived.
-            self._timer = loop.call_soon(self._leave)
-        else:
-            self._timer = loop.call_later(QUIET, self._look, len(self._queue), latest)
-
-    def _leave(self) -> None:
-        """Send the calls that may run now off as a set."""
-        self._timer = None
-        self._complete = False
-        if self._running >= MAX_RUNNING:
-            return
+    def _dispatch(self) -> None:
+        """Send the calls that may run now off as a batch."""
         taken: list[_Call[C, R]] = []
         left: deque[_Call[C, R]] = deque()
         for call in self._queue:
             if call.answer.cancelled():
                 continue
-            if len(taken) < self._max_set and call.key not in self._busy:
+            if len(taken) < self._max_batch and call.key not in self._busy:
                 taken.append(call)
             else:
                 left.append(call)
         self._queue = left
         if taken:
             self._running += 1
-            self._start(_Set(taken), self._run_together)
+            self._start(Batch(taken), self._run_together)
 
-    def _start(self, calls: _Set[C, R], run: Callable[[_Set[C, R]], Awaitable[None]]) -> None:
-        self._busy |= calls.keys
-        calls.task = asyncio.ensure_future(run(calls))
+    def _start(self, batch: Batch[C, R], run: Callable[[Batch[C, R]], Awaitable[None]]) -> None:
+        self._busy |= batch.keys
+        batch.task = asyncio.ensure_future(run(batch))
 
-    async def _run_together(self, calls: _Set[C, R]) -> None:
-        """Run a set; what others have locked goes on, key by key, in sets of its own that may wait."""
+    async def _run_together(self, batch: Batch[C, R]) -> None:
+        """Run a batch; what others have locked goes on, key by key, in batches of its own that may wait."""
         locked: list[_Call[C, R]] = []
         try:
-            locked = await self._run_calls(calls.calls, Locks.TRY)
+            locked = await self._run_calls(batch.calls, Locks.TRY, batch)
         finally:
             self._running -= 1
             groups: dict[Hashable, list[_Call[C, R]]] = {}
             for call in locked:
                 groups.setdefault(call.key, []).append(call)
-            self._release(calls.keys - groups.keys())
+            self._release(batch.keys - groups.keys())
             for group in groups.values():
-                self._start(_Set(group), self._run_patiently)
+                self._start(Batch(group), self._run_waiting)
 
-    async def _run_patiently(self, calls: _Set[C, R]) -> None:
-        """Run a set that waits for its lock, without taking the place of those that need not."""
+    async def _run_waiting(self, batch: Batch[C, R]) -> None:
+        """Run a batch that waits for its lock, without taking the place of those that need not."""
         try:
-            async with self._patience:
-                await self._run_calls(calls.calls, Locks.WAIT)
+            async with self._lock_wait_slots:
+                await self._run_calls(batch.calls, Locks.WAIT, batch)
         finally:
-            self._release(calls.keys)
+            self._release(batch.keys)
 
     def _release(self, keys: set[Hashable]) -> None:
         self._busy -= keys
         self._schedule(asyncio.get_running_loop())
 
-    async def _run_calls(self, calls: Sequence[_Call[C, R]], locks: Locks) -> list[_Call[C, R]]:
-        """Run calls as one set and answer each, but for those that have to wait for a lock, which it returns."""
+    async def _run_calls(self, calls: Sequence[_Call[C, R]], locks: Locks, batch: Batch[C, R]) -> list[_Call[C, R]]:
+        """Run calls together and answer each, but for those that have to wait for a lock, which it returns."""
         try:
-            results = await self._run([call.command for call in calls], locks)
+            results = await self._run([call.command for call in calls], locks, batch)
         except LockedError:
-            alone = len({call.key for call in calls}) == 1
-            if not alone and locks is Locks.TRY:
-                return await self._run_calls(calls, Locks.SKIP)
+            if locks is Locks.TRY:
+                return await self._run_calls(calls, Locks.SKIP, batch)
             return [call for call in calls if not call.answer.cancelled()]
         except asyncio.CancelledError:
             for call in calls:
@@ -252,7 +276,8 @@ class Coalescer(Generic[C, R]):
         except Exception as error:
             if len(calls) > 1:
                 middle = len(calls) // 2
-                return await self._run_calls(calls[:middle], locks) + await self._run_calls(calls[middle:], locks)
+                first = await self._run_calls(calls[:middle], locks, batch)
+                return first + await self._run_calls(calls[middle:], locks, batch)
             _answer(calls[0], error)
             return []
         locked: list[_Call[C, R]] = []
@@ -265,7 +290,7 @@ class Coalescer(Generic[C, R]):
 
 
 def _answer(call: _Call[C, R], result: R | Exception) -> None:
-    if call.answer.done():  # cancelled; what was done stays done
+    if call.answer.done():  # cancelled, or told that nobody knows; what was done stays done
         return
     if isinstance(result, Exception):
         call.answer.set_exception(result)

@@ -221,6 +221,8 @@ class EmbeddedPostgres:
         url = _url(self._home, "postgres").set(drivername="postgresql", database="postgres")
         conninfo: dict[str, Any] = url.translate_connect_args(username="user", database="dbname") | dict(url.query)
         with psycopg.connect(**conninfo, autocommit=True, connect_timeout=5) as connection:
+            if connection.execute("SELECT 1 WHERE pg_is_in_recovery()").fetchone():
+                return  # a standby has what its leader has
             name = sql.Identifier(ROLE)
             exists = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [ROLE]).fetchone()
             # A verifier instead of the password: a statement that fails is logged as it is.

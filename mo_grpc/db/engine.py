@@ -4,36 +4,34 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from datetime import datetime
-from functools import partial
 from typing import TypeVar
 
+import psycopg
 from sqlalchemy import URL, ExceptionContext, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from mo_grpc.config import Settings
-from mo_grpc.db.coalescing import MAX_SET, Coalescer, Locked, LockedError, Locks
+from mo_grpc.db.batches import DEMOTED, PIPELINE, POOL_TIMEOUT, Batches, BatchRead, BatchWrite, Disconnected, confirm
+from mo_grpc.db.coalescing import CONFIRMATION, MAX_BATCH, Batch, Coalescer, Locked, LockedError, Locks
 from mo_grpc.db.embedded import SERVICE_ROLE, embedded_url
-from mo_grpc.errors import Conflict, ServiceError, Unavailable
+from mo_grpc.db.pipeline import FORGOTTEN, Pipeline
+from mo_grpc.errors import Conflict, OutcomeUnknown, ServiceError, Unavailable
 
 T = TypeVar("T")
 C = TypeVar("C")
 R = TypeVar("R")
 
-SetRead = Callable[[AsyncConnection, Sequence[C]], Awaitable[Sequence[R | ServiceError]]]
-SetWrite = Callable[[AsyncConnection, Sequence[C], Locks], Awaitable[Sequence[R | ServiceError | Locked]]]
-"""A store's calls: N commands in, N results out, refusals among them."""
-
 ATTEMPTS = 6
 """How often a transaction is tried: a lost race costs one, and six in a row are a storm that the caller should see."""
 
+NOTICE = 0.2
+"""Seconds in which PostgreSQL notices that a connection has broken, and frees what its transaction had locked."""
+
 # serialization_failure, deadlock_detected, and unique_violation: the stores look for taken ids under the customers' locks, so a
 # unique violation means that another customer's call took the id in between. The next attempt sees it.
-_RETRYABLE = {"40001", "40P01", "23505"}
-
-# read_only_sql_transaction: this PostgreSQL follows another one now, and new connections find the one that leads.
-_DEMOTED = "25006"
+_RETRYABLE = {"40001", "40P01", "23505", FORGOTTEN}
 
 _LOCK_NOT_AVAILABLE = "55P03"
 
@@ -106,7 +104,7 @@ async def affordable_pool_size(url: URL, settings: Settings) -> int:
 
 def _leave_demoted(context: ExceptionContext) -> None:
     """Treat a connection that cannot write any more as broken."""
-    if getattr(context.original_exception, "sqlstate", None) == _DEMOTED:
+    if getattr(context.original_exception, "sqlstate", None) == DEMOTED:
         context.is_disconnect = True
 
 
@@ -121,18 +119,21 @@ class Database:
         self._clock = clock
         self._engine = create_async_engine(
             url,
+            # What needs a transaction says so, in a round trip that it needs anyway.
+            isolation_level="AUTOCOMMIT",
             pool_size=pool_size,
             max_overflow=0,
-            pool_timeout=0.8,
+            pool_timeout=POOL_TIMEOUT,
             pool_use_lifo=True,
             # Errors are logged, and the values of a statement are nobody's to read there.
             hide_parameters=True,
             connect_args=connect_args(SERVICE_ROLE),
         )
         event.listen(self._engine.sync_engine, "handle_error", _leave_demoted)
-        self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._transactions = self._engine.execution_options(isolation_level="READ COMMITTED")
+        self._batches = Batches(self._engine, max(1, pool_size - 1), clock)
         # One for all kinds of calls: those for a single locked customer may be of many, and shall leave connections to others.
-        self._patience = asyncio.Semaphore(max(1, pool_size // 2))
+        self._lock_wait_slots = asyncio.Semaphore(max(1, pool_size // 2))
 
     async def close(self) -> None:
         """Close every connection."""
@@ -141,6 +142,27 @@ class Database:
     async def renew(self) -> None:
         """Use other connections from now on, because nobody answers on these; what runs on them goes on."""
         await self._engine.dispose()
+
+    def reader(self, read: BatchRead[C, R]) -> Coalescer[C, R]:
+        """Coalesce the calls of a store's read."""
+
+        async def run(queries: Sequence[C], _: Locks, __: Batch[C, R]) -> Sequence[R | ServiceError]:
+            try:
+                return await attempt(lambda: self._batches.read(read, queries, Locks.TRY))
+            except LockedError:
+                return await attempt(lambda: self._batches.read(read, queries, Locks.WAIT))
+
+        return Coalescer(run)
+
+    def writer(
+        self, write: BatchWrite[C, R], key: Callable[[C], Hashable] | None, max_batch: int = MAX_BATCH
+    ) -> Coalescer[C, R]:
+        """Coalesce the calls of a store's write; those with the same `key` keep their order."""
+
+        async def run(commands: Sequence[C], locks: Locks, batch: Batch[C, R]) -> Sequence[R | ServiceError | Locked]:
+            return await attempt(lambda: self._batches.write(write, commands, locks, batch))
+
+        return Coalescer(run, key, max_batch, self._lock_wait_slots)
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run `work` without a transaction, each statement on a snapshot of its own.
@@ -152,9 +174,9 @@ class Database:
             Unavailable: the database cannot be reached, or the pool stays exhausted.
         """
         try:
-            return await self._attempt(self._read, work)
+            return await attempt(lambda: self._read(work))
         except LockedError:
-            return await self._attempt(partial(self._write, Locks.WAIT), work)
+            return await attempt(lambda: self._write(Locks.WAIT, work))
 
     async def write(self, work: Callable[[AsyncConnection], Awaitable[T]], locks: Locks = Locks.WAIT) -> T:
         """Run `work` in one transaction, again if it lost a race; so it must have no effect outside the database.
@@ -162,72 +184,90 @@ class Database:
         Raises:
             Conflict: it lost a race each time.
             LockedError: a row is locked by others, and `locks` does not say to wait for it.
-            Unavailable: the database cannot be reached, or the pool stays exhausted. The outcome is unknown if the connection
-                broke while committing.
+            Unavailable: the database cannot be reached, or the pool stays exhausted.
+            OutcomeUnknown: the database did not confirm the commit.
         """
-        return await self._attempt(partial(self._write, locks), work)
-
-    def reader(self, call: SetRead[C, R]) -> Coalescer[C, R]:
-        """Coalesce the calls of a store's set-based read."""
-
-        async def run(queries: Sequence[C], _: Locks) -> Sequence[R | ServiceError]:
-            return await self.read(lambda connection: call(connection, queries))
-
-        return Coalescer(run)
-
-    def writer(self, call: SetWrite[C, R], key: Callable[[C], Hashable], max_set: int = MAX_SET) -> Coalescer[C, R]:
-        """Coalesce the calls of a store's set-based write; those with the same `key` keep their order."""
-
-        async def run(commands: Sequence[C], locks: Locks) -> Sequence[R | ServiceError | Locked]:
-            return await self.write(lambda connection: call(connection, commands, locks), locks)
-
-        return Coalescer(run, key, max_set, self._patience)
+        return await attempt(lambda: self._write(locks, work))
 
     async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        async with self._autocommit.connect() as connection:
+        async with self._engine.connect() as connection:
             return await work(connection)
 
     async def _write(self, locks: Locks, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        async with self._engine.connect() as connection:
+        async with self._transactions.connect() as connection:
             if locks is Locks.WAIT:
                 await connection.execute(_WAIT_FOR_LOCKS)
             if self._clock:
                 await connection.execute(_SET_CLOCK, {"now": self._clock().isoformat()})
             result = await work(connection)
+            commit = asyncio.ensure_future(_commit(connection))
             try:
-                await connection.commit()
-            except DBAPIError as error:
-                if error.connection_invalidated:
-                    raise Unavailable from error
-                raise
+                await _confirmed(commit)
+            finally:
+                if not commit.done():
+                    await connection.invalidate()  # without a word to PostgreSQL, which goes on
             return result
 
-    async def _attempt(
-        self,
-        run: Callable[[Callable[[AsyncConnection], Awaitable[T]]], Awaitable[T]],
-        work: Callable[[AsyncConnection], Awaitable[T]],
-    ) -> T:
-        for attempt in range(ATTEMPTS):
-            try:
-                return await run(work)
-            except PoolTimeoutError as error:
-                raise Unavailable from error
-            except DBAPIError as error:
-                # A pooled connection that a restart of PostgreSQL broke: the pool has dropped them all, so try a new one.
-                sqlstate = getattr(error.orig, "sqlstate", None)
-                if sqlstate == _LOCK_NOT_AVAILABLE:
-                    raise LockedError from error
-                if not error.connection_invalidated:
-                    if sqlstate not in _RETRYABLE:
-                        if isinstance(error, OperationalError):
-                            raise Unavailable from error
-                        raise
-                elif attempt:
+
+async def _commit(connection: AsyncConnection) -> None:
+    pipeline: Pipeline = (await connection.get_raw_connection()).info[PIPELINE]
+    pipeline.warnings.clear()
+    try:
+        await connection.commit()
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise OutcomeUnknown from error
+        raise
+    confirm(pipeline)
+
+
+async def _confirmed(commit: "asyncio.Future[None]") -> None:
+    """Wait for a commit, and be cancelled only after it: PostgreSQL commits what is cancelled (see `Batch.committing`).
+
+    Raises:
+        OutcomeUnknown: the commit takes longer than `CONFIRMATION`, and is still under way.
+    """
+    try:
+        await asyncio.wait_for(asyncio.shield(commit), CONFIRMATION)
+    except TimeoutError as error:
+        raise OutcomeUnknown from error
+    except asyncio.CancelledError:
+        await asyncio.wait([commit], timeout=CONFIRMATION)
+        if commit.done() and not commit.cancelled():
+            commit.exception()  # nobody is there to hear of it
+        raise
+
+
+async def attempt(run: Callable[[], Awaitable[T]]) -> T:
+    """Run something in the database, again where it lost a race or its connection had broken before.
+
+    Raises:
+        Conflict: it lost a race each time.
+        LockedError: it waited for a lock for longer than it may.
+        Unavailable: the database cannot be reached, or the pool stays exhausted.
+    """
+    for attempts in range(ATTEMPTS):
+        try:
+            return await run()
+        except PoolTimeoutError as error:
+            raise Unavailable from error
+        except (DBAPIError, psycopg.Error) as error:
+            sqlstate = getattr(getattr(error, "orig", error), "sqlstate", None)
+            if sqlstate == _LOCK_NOT_AVAILABLE:
+                raise LockedError from error
+            if isinstance(error, Disconnected) or getattr(error, "connection_invalidated", False):
+                # A restart of PostgreSQL broke it: the pool has dropped them all, so try a new one.
+                if attempts:
                     raise Unavailable from error
-                failure = error
-            # Jitter, so that those who collided do not collide again.
-            await asyncio.sleep(random.uniform(0, 0.004 * 2**attempt))  # noqa: S311 - not a secret
-        raise Conflict from failure
+                await asyncio.sleep(NOTICE)
+            elif sqlstate not in _RETRYABLE:
+                if isinstance(error, OperationalError | psycopg.OperationalError):
+                    raise Unavailable from error
+                raise
+            failure = error
+        # Jitter, so that those who collided do not collide again.
+        await asyncio.sleep(random.uniform(0, 0.004 * 2**attempts))  # noqa: S311 - not a secret
+    raise Conflict from failure
 
 
 def once(settings: Settings, work: Callable[[Database], Awaitable[T]]) -> T:

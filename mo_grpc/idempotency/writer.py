@@ -1,13 +1,14 @@
 """What a servicer calls to write: coalesced with other calls, and once for each of its caller's keys."""
 
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from google.protobuf.message import Message
 
 from mo_grpc.auth.caller import caller
-from mo_grpc.db.coalescing import MAX_SET, Coalescer
-from mo_grpc.db.engine import Database, SetWrite
+from mo_grpc.db.batches import BatchWrite
+from mo_grpc.db.coalescing import MAX_BATCH, Coalescer
+from mo_grpc.db.engine import Database
 from mo_grpc.idempotency.rules import HEADER, REPLAYED, IdempotencyKey, Keyed, Replay, in_flight, make_key
 from mo_grpc.idempotency.store import remembering
 from mo_grpc.interceptors.base import Context
@@ -23,15 +24,14 @@ class Writer(Generic[C, R, M]):
     def __init__(
         self,
         database: Database,
-        call: SetWrite[C, R],
-        key: Callable[[C], Hashable],
+        write: BatchWrite[C, R],
+        key: Callable[[C], Hashable] | None,
         to_message: Callable[[R], M],
         message_type: type[M],
-        max_set: int = MAX_SET,
+        max_batch: int = MAX_BATCH,
     ) -> None:
-        remembered: SetWrite[Keyed[C], R | Replay] = remembering(call, to_message)
-        self._coalesced: Coalescer[Keyed[C], R | Replay] = database.writer(
-            remembered, lambda keyed: key(keyed.command), max_set
+        self._coalesced: Coalescer[Keyed[C], R | Message | Replay] = database.writer(
+            remembering(write, to_message), (lambda keyed: key(keyed.command)) if key else None, max_batch
         )
         self._to_message = to_message
         self._message_type = message_type
@@ -59,7 +59,7 @@ class Writer(Generic[C, R, M]):
             if refusal := result.refusal:
                 raise refusal
             return self._message_type.FromString(result.record.answer)
-        return self._to_message(result)
+        return result if isinstance(result, self._message_type) else self._to_message(cast("R", result))
 
 
 def request_key(request: Message, context: Context) -> IdempotencyKey | None:

@@ -81,6 +81,28 @@ def file_name(sent: str) -> str:
     return _UNPRINTABLE.sub("", re.split(r"[/\\]", sent)[-1]).strip()[:MAX_FILE_NAME]
 
 
+def new_import(import_id: int, command: NewImport, now: datetime) -> Import:
+    """A PENDING import, of which nothing is done."""
+    return Import(
+        id=import_id,
+        source=command.source,
+        state=State.PENDING,
+        lines_count=0,
+        created_count=0,
+        failed_count=0,
+        bytes_done=0,
+        bytes_total=command.bytes_total,
+        line_number=0,
+        created_by=command.created_by,
+        created_at=now,
+        started_at=None,
+        finished_at=None,
+        failure="",
+        file_name=command.file_name,
+        layout=None,
+    )
+
+
 def over(found: Import) -> PreconditionFailed:
     """Refuse to cancel an import that is over."""
     state = State(found.state).name

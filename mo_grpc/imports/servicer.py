@@ -46,7 +46,7 @@ class ImportServicer(imports_pb2_grpc.ImportServiceServicer):
         self._background = background
         self._max_bytes = max_bytes
         self._get = database.reader(store.get_imports)
-        self._create = Writer(database, store.create_imports, lambda _: None, to_message, imports_pb2.Import)
+        self._create = Writer(database, store.create_imports, None, to_message, imports_pb2.Import)
         self._cancel = Writer(database, store.cancel_imports, lambda import_id: import_id, to_message, imports_pb2.Import)
 
     async def UploadCustomers(self, request_iterator: AsyncIterator[HttpBody], context: Context) -> imports_pb2.Import:

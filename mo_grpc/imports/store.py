@@ -1,42 +1,44 @@
-"""Every SQL statement about imports. Commands come in sets, and each has a result of its own, in order."""
+"""Every SQL statement about imports. Commands come in batches, and each has a result of its own, in order."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
 
 from sqlalchemy import TextClause, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mo_grpc.db.batches import BatchRead, BatchWrite, Decision
 from mo_grpc.db.coalescing import Locked, Locks
+from mo_grpc.db.pipeline import Query, Rows, Statement, array, text_array
 from mo_grpc.errors import NotFound, ServiceError
 from mo_grpc.imports import models
 from mo_grpc.imports.layout import NAMES, Layout
 from mo_grpc.imports.lines import MAX_LINE, Chunk
-from mo_grpc.imports.rules import RESOURCE, Import, LineError, NewImport, State, over
+from mo_grpc.imports.rules import RESOURCE, Import, LineError, NewImport, State, new_import, over
 
 _TABLE = models.Import.__table__
 _ERRORS = models.LineError.__table__
 _COLUMNS = ", ".join(Import._fields)
 
-_GET = text(f"SELECT {_COLUMNS} FROM imports WHERE id = ANY(:ids)")  # noqa: S608 - constants
+_ROWS = f"SELECT {_COLUMNS} FROM imports WHERE id = ANY(:ids)"  # noqa: S608 - constants
+_GET = Query(_ROWS)
+_LOCK_ALL = Query(f"{_ROWS} ORDER BY id FOR NO KEY UPDATE")
+_LOCK_FREE = Query(f"{_ROWS} ORDER BY id FOR NO KEY UPDATE SKIP LOCKED")
 
-_CREATE = text(f"""
-    INSERT INTO imports (source, bytes_total, created_by, file_name, created_at)
-    SELECT source, bytes_total, created_by, file_name, mo_clock()
-    FROM unnest(CAST(:sources AS text[]), CAST(:bytes_totals AS bigint[]), CAST(:created_bys AS text[]),
-        CAST(:file_names AS text[]))
-        WITH ORDINALITY AS new (source, bytes_total, created_by, file_name, position) ORDER BY position
-    RETURNING {_COLUMNS}
-""")  # noqa: S608 - constants
+_PREPARE = Query("SELECT mo_clock(), ARRAY(SELECT nextval('imports_id_seq') FROM generate_series(1, :count))")
 
-_LOCK = f"SELECT {_COLUMNS} FROM imports WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE"  # noqa: S608 - constants
-_LOCK_ALL = text(_LOCK)
-_LOCK_FREE = text(f"{_LOCK} SKIP LOCKED")
+_CREATE = Query("""
+    INSERT INTO imports (id, source, bytes_total, created_by, file_name, created_at)
+    SELECT id, source, bytes_total, created_by, file_name, now
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:sources AS text[]), CAST(:bytes_totals AS bigint[]),
+        CAST(:created_bys AS text[]), CAST(:file_names AS text[]))
+        AS new (id, source, bytes_total, created_by, file_name), CAST(:now AS timestamptz) AS now
+""")
 
-_CANCEL = text(f"""
-    UPDATE imports SET state = 5, finished_at = mo_clock(), lease_owner = NULL, lease_until = NULL
-    WHERE id = ANY(:ids) RETURNING {_COLUMNS}
-""")  # noqa: S608 - constants
+_NOW = Statement(Query("SELECT mo_clock()"))
+
+_CANCEL = Query("""
+    UPDATE imports SET state = 5, finished_at = :now, lease_owner = NULL, lease_until = NULL WHERE id = ANY(:ids)
+""")
 
 # Whoever holds a lease and is not heard of for its length has lost the import to the next who asks.
 _CLAIM = text(f"""
@@ -174,10 +176,17 @@ def _trimmed(place: int | None) -> str:
     return rf"btrim(fields[{place}], E' \t')" if place else "CAST(NULL AS text)"
 
 
-async def get_imports(connection: AsyncConnection, ids: Sequence[int]) -> list[Import | NotFound]:
-    """Get imports by id."""
-    found = {row[0]: Import._make(row) for row in await connection.execute(_GET, {"ids": list(set(ids))})}
+def _wanted(ids: Sequence[int]) -> list[Statement]:
+    return [Statement(_GET, {"ids": array(set(ids))})]
+
+
+def _got(ids: Sequence[int], rows: Iterator[Rows]) -> list[Import | NotFound]:
+    found = {row[0]: Import._make(row) for row in next(rows)}
     return [found.get(import_id) or NotFound(RESOURCE, str(import_id)) for import_id in ids]
+
+
+get_imports = BatchRead(_wanted, _got)
+"""Get imports by id."""
 
 
 async def list_imports(connection: AsyncConnection, before: int | None, limit: int) -> list[Import]:
@@ -195,35 +204,50 @@ async def list_errors(connection: AsyncConnection, import_id: int, after: int, l
     return [LineError._make(row) for row in await connection.execute(statement)]
 
 
-async def create_imports(
-    connection: AsyncConnection, commands: Sequence[NewImport], _locks: Locks
-) -> list[Import | ServiceError | Locked]:
-    """Create PENDING imports."""
-    columns: dict[str, list[Any]] = {f"{name}s": [getattr(c, name) for c in commands] for name in NewImport._fields}
-    return [Import._make(row) for row in await connection.execute(_CREATE, columns)]
+def _prepare_imports(commands: Sequence[NewImport], _: Locks) -> list[Statement]:
+    return [Statement(_PREPARE, {"count": len(commands)})]
 
 
-async def cancel_imports(connection: AsyncConnection, ids: Sequence[int], locks: Locks) -> list[Import | ServiceError | Locked]:
-    """Cancel imports that are not over; whoever runs one finds out at its next chunk."""
-    wanted = {"ids": sorted(set(ids))}
-    rows = await connection.execute(_LOCK_FREE if locks is Locks.SKIP else _LOCK_ALL, wanted)
-    found = {row[0]: Import._make(row) for row in rows}
-    elsewhere: set[int] = set()
-    if locks is Locks.SKIP:
-        elsewhere = {row[0] for row in await connection.execute(_GET, wanted)} - found.keys()
+def _create_imports(commands: Sequence[NewImport], rows: Iterator[Rows], _: Locks) -> Decision[Import]:
+    [(now, ids)] = next(rows)
+    created = [new_import(import_id, command, now) for import_id, command in zip(ids, commands, strict=False)]
+    new: dict[str, object] = {
+        f"{name}s": text_array(getattr(each, name) for each in created) for name in ("id", *NewImport._fields)
+    }
+    return Decision(created, [Statement(_CREATE, new | {"now": now})] if created else ())
+
+
+create_imports = BatchWrite(_prepare_imports, _create_imports)
+"""Create PENDING imports."""
+
+
+def _lock_imports(ids: Sequence[int], locks: Locks) -> list[Statement]:
+    wanted = {"ids": array(sorted(set(ids)))}
+    lock = _LOCK_FREE if locks is Locks.SKIP else _LOCK_ALL
+    return [Statement(lock, wanted), Statement(_GET, wanted), _NOW]
+
+
+def _cancel_imports(ids: Sequence[int], rows: Iterator[Rows], _: Locks) -> Decision[Import]:
+    locked = {row[0]: Import._make(row) for row in next(rows)}
+    existing = {row[0] for row in next(rows)}
+    [(now,)] = next(rows)
     results: list[Import | ServiceError | Locked] = []
-    cancelled: dict[int, Import] = {}
-    open_ids = [import_id for import_id, each in found.items() if not each.over]
-    if open_ids:
-        cancelled = {row[0]: Import._make(row) for row in await connection.execute(_CANCEL, {"ids": open_ids})}
+    cancelled: list[int] = []
     for import_id in ids:
-        if import_id in elsewhere:
-            results.append(Locked.LOCKED)
-        elif import_id not in found:
-            results.append(NotFound(RESOURCE, str(import_id)))
+        found = locked.get(import_id)
+        if found is None:
+            results.append(Locked.LOCKED if import_id in existing else NotFound(RESOURCE, str(import_id)))
+        elif found.over:
+            results.append(over(found))
         else:
-            results.append(cancelled.pop(import_id) if import_id in cancelled else over(found[import_id]))
-    return results
+            locked[import_id] = found._replace(state=State.CANCELLED, finished_at=now)
+            results.append(locked[import_id])
+            cancelled.append(import_id)
+    return Decision(results, [Statement(_CANCEL, {"ids": array(cancelled), "now": now})] if cancelled else ())
+
+
+cancel_imports = BatchWrite(_lock_imports, _cancel_imports)
+"""Cancel imports that are not over; whoever runs one finds out at its next chunk."""
 
 
 async def claim_import(connection: AsyncConnection, owner: str, lease: str, import_id: int | None) -> Import | None:

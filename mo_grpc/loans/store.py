@@ -1,84 +1,96 @@
-"""Every SQL statement about loans. Commands come in sets, and each has a result of its own, in order."""
+"""Every SQL statement about loans. Commands come in batches, and each has a result of its own, in order."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Select, select, text
+from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.customers import models as customer_models
 from mo_grpc.customers import store as customers
 from mo_grpc.customers.rules import Customer
+from mo_grpc.db.batches import BatchRead, BatchWrite, Decision
 from mo_grpc.db.coalescing import Locked, Locks
+from mo_grpc.db.pipeline import Query, Rows, Statement, array, text_array
 from mo_grpc.errors import AlreadyExists, NotFound, PreconditionFailed, ServiceError
 from mo_grpc.loans import models, rules
 from mo_grpc.loans.rules import RESOURCE, Debt, Loan, NewLoan, Status
 
-_Decision = Callable[[Loan, Customer, Debt, datetime], Loan | PreconditionFailed]
+_Rule = Callable[[Loan, Customer, Debt, datetime], Loan | PreconditionFailed]
 
 _TABLE = models.Loan.__table__
 _CUSTOMERS = customer_models.Customer.__table__
 
-_GET = text("""
+_GET = Query("""
     SELECT loans.id, customer_id, loans.external_id, customers.external_id, amount, outstanding, loans.status,
         contract_version, taken_at, maximum_payment_date, loans.created_at, loans.updated_at
     FROM loans JOIN customers ON customers.id = customer_id
     WHERE loans.external_id = ANY(:external_ids)
 """)
 
-_DEBTS = text("""
-    SELECT customer_id, sum(outstanding), count(*) FROM loans
-    WHERE customer_id = ANY(:customer_ids) AND status IN (1, 2) GROUP BY customer_id
-""")
-
 # The ids are drawn beforehand, so that they follow the order of the commands though the rows are inserted in another.
-_PREPARE = text("""
+_PREPARE = Query("""
     SELECT mo_clock(),
         ARRAY(SELECT external_id FROM loans WHERE external_id = ANY(:external_ids)),
         ARRAY(SELECT nextval('loans_id_seq') FROM generate_series(1, :count))
 """)
 
-_CREATE = text("""
+_DEBTS = Query("""
+    SELECT customer_id, sum(outstanding), count(*) FROM loans
+    WHERE customer_id = ANY(ARRAY(SELECT id FROM customers WHERE external_id = ANY(:customer_external_ids)))
+        AND status IN (1, 2)
+    GROUP BY customer_id
+""")
+
+_CREATE = Query("""
     INSERT INTO loans (id, customer_id, external_id, amount, outstanding, status, contract_version, maximum_payment_date,
         created_at, updated_at)
-    SELECT id, customer_id, external_id, amount, amount, 1, contract_version, maximum_payment_date, created_at, created_at
+    SELECT id, customer_id, external_id, amount, amount, 1, contract_version, maximum_payment_date, now, now
     FROM unnest(CAST(:ids AS bigint[]), CAST(:customer_ids AS bigint[]), CAST(:external_ids AS text[]),
-        CAST(:amounts AS numeric[]), CAST(:contract_versions AS text[]), CAST(:maximum_payment_dates AS timestamptz[]),
-        CAST(:created_ats AS timestamptz[]))
-        AS new (id, customer_id, external_id, amount, contract_version, maximum_payment_date, created_at)
+        CAST(:amounts AS numeric[]), CAST(:contract_versions AS text[]),
+        CAST(:maximum_payment_dates AS timestamptz[]))
+        AS new (id, customer_id, external_id, amount, contract_version, maximum_payment_date),
+        CAST(:now AS timestamptz) AS now
     ORDER BY external_id
 """)
 
-_LOCK_OWNERS = """
+_OWNERS = "SELECT customer_id FROM loans WHERE external_id = ANY(:external_ids)"
+
+_LOCK = f"""
     SELECT id, external_id, status, score, preapproved_at, version, created_at, updated_at FROM customers
-    WHERE id IN (SELECT customer_id FROM loans WHERE external_id = ANY(:external_ids)) ORDER BY id FOR NO KEY UPDATE
-"""
-_LOCK_ALL_OWNERS = text(_LOCK_OWNERS)
-_LOCK_FREE_OWNERS = text(f"{_LOCK_OWNERS} SKIP LOCKED")
+    WHERE id IN ({_OWNERS}) ORDER BY id FOR NO KEY UPDATE
+"""  # noqa: S608 - constants
+_LOCK_ALL = Query(_LOCK)
+_LOCK_FREE = Query(f"{_LOCK} SKIP LOCKED")
 
 # The time, once, and beside it whatever debts there are.
-_NOW_AND_DEBTS = text("""
+_NOW_AND_DEBTS = Query(f"""
     SELECT now, customer_id, total, open_loans FROM mo_clock() AS now LEFT JOIN (
         SELECT customer_id, sum(outstanding) AS total, count(*) AS open_loans FROM loans
-        WHERE customer_id = ANY(:customer_ids) AND status IN (1, 2) GROUP BY customer_id
+        WHERE customer_id = ANY(ARRAY({_OWNERS})) AND status IN (1, 2) GROUP BY customer_id
     ) AS debts ON true
-""")
+""")  # noqa: S608 - constants
 
-_CHANGE = text("""
-    UPDATE loans SET status = new.status, taken_at = new.taken_at, updated_at = new.updated_at
-    FROM unnest(CAST(:ids AS bigint[]), CAST(:statuses AS smallint[]), CAST(:taken_ats AS timestamptz[]),
-        CAST(:updated_ats AS timestamptz[])) AS new (id, status, taken_at, updated_at)
+_CHANGE = Query("""
+    UPDATE loans SET status = new.status, taken_at = CASE new.status WHEN 2 THEN now END, updated_at = now
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:statuses AS smallint[])) AS new (id, status), CAST(:now AS timestamptz) AS now
     WHERE loans.id = new.id
 """)
 
 
-async def get_loans(connection: AsyncConnection, external_ids: Sequence[str]) -> list[Loan | NotFound]:
-    """Get loans by id."""
-    rows = await connection.execute(_GET, {"external_ids": list(set(external_ids))})
-    found = {loan.external_id: loan for loan in map(Loan._make, rows)}
+def _wanted(external_ids: Sequence[str]) -> list[Statement]:
+    return [Statement(_GET, {"external_ids": array(set(external_ids))})]
+
+
+def _got(external_ids: Sequence[str], rows: Iterator[Rows]) -> list[Loan | NotFound]:
+    found = {row[2]: Loan._make(row) for row in next(rows)}
     return [found.get(external_id) or NotFound(RESOURCE, external_id) for external_id in external_ids]
+
+
+get_loans = BatchRead(_wanted, _got)
+"""Get loans by id."""
 
 
 async def list_loans(
@@ -101,38 +113,34 @@ def _list_statement() -> Select[*tuple[Any, ...]]:
     return select(*columns).join_from(_TABLE, _CUSTOMERS)
 
 
-async def create_loans(
-    connection: AsyncConnection, commands: Sequence[NewLoan], locks: Locks
-) -> list[Loan | ServiceError | Locked]:
-    """Create PENDING loans, one command after the other, as far as each customer's credit line goes."""
-    owners = await customers.lock(connection, (command.customer_external_id for command in commands), locks)
-    rows = await connection.execute(_DEBTS, {"customer_ids": [customer.id for customer in owners.customers.values()]})
-    debts = {customer_id: Debt(total, count) for customer_id, total, count in rows}
-    new_ids = [command.external_id for command in commands]
-    prepared = await connection.execute(_PREPARE, {"external_ids": new_ids, "count": len(commands)})
-    now, taken, ids = prepared.one()
-    taken = set(taken)
-    results: list[Loan | ServiceError | Locked] = []
-    created: list[Loan] = []
-    for loan_id, command in zip(ids, commands, strict=True):
-        result = _create(loan_id, command, owners, taken, debts, now)
-        results.append(result)
-        if isinstance(result, Loan):
-            created.append(result)
-    if created:
-        await connection.execute(
-            _CREATE,
-            {
-                "ids": [loan.id for loan in created],
-                "customer_ids": [loan.customer_id for loan in created],
-                "external_ids": [loan.external_id for loan in created],
-                "amounts": [loan.amount for loan in created],
-                "contract_versions": [loan.contract_version for loan in created],
-                "maximum_payment_dates": [loan.maximum_payment_date for loan in created],
-                "created_ats": [loan.created_at for loan in created],
-            },
-        )
-    return results
+def _lock_owners_to_be(commands: Sequence[NewLoan], locks: Locks) -> list[Statement]:
+    owners = {command.customer_external_id for command in commands}
+    return [
+        *customers.lock(owners, locks),
+        Statement(_DEBTS, {"customer_external_ids": array(owners)}),
+        Statement(_PREPARE, {"external_ids": array(command.external_id for command in commands), "count": len(commands)}),
+    ]
+
+
+def _create_loans(commands: Sequence[NewLoan], rows: Iterator[Rows], locks: Locks) -> Decision[Loan]:
+    owners = customers.locked(rows, locks)
+    debts = {customer_id: Debt(total, count) for customer_id, total, count in next(rows)}
+    [(now, existing, ids)] = next(rows)
+    taken = set(existing)
+    results = [_create(loan_id, command, owners, taken, debts, now) for loan_id, command in zip(ids, commands, strict=False)]
+    created = [result for result in results if isinstance(result, Loan)]
+    if not created:
+        return Decision(results)
+    new = {
+        "now": now,
+        "ids": array(loan.id for loan in created),
+        "customer_ids": array(loan.customer_id for loan in created),
+        "external_ids": array(loan.external_id for loan in created),
+        "amounts": array(loan.amount for loan in created),
+        "contract_versions": text_array(loan.contract_version for loan in created),
+        "maximum_payment_dates": array(loan.maximum_payment_date for loan in created),
+    }
+    return Decision(results, [Statement(_CREATE, new)])
 
 
 def _create(
@@ -170,44 +178,44 @@ def _create(
     )
 
 
-async def _change_loans(
-    decide: _Decision, connection: AsyncConnection, external_ids: Sequence[str], locks: Locks
-) -> list[Loan | ServiceError | Locked]:
-    """Change loans, one command after the other, as `decide` says."""
-    wanted = {"external_ids": sorted(set(external_ids))}
-    rows = await connection.execute(_LOCK_FREE_OWNERS if locks is Locks.SKIP else _LOCK_ALL_OWNERS, wanted)
-    owners = {customer.id: customer for customer in map(Customer._make, rows)}
-    loans = {loan.external_id: loan for loan in map(Loan._make, await connection.execute(_GET, wanted))}
-    read = (await connection.execute(_NOW_AND_DEBTS, {"customer_ids": list(owners)})).all()
-    now = read[0].now
-    debts = {row.customer_id: Debt(row.total, row.open_loans) for row in read}
+create_loans = BatchWrite(_lock_owners_to_be, _create_loans)
+"""Create PENDING loans, one command after the other, as far as each customer's credit line goes."""
+
+
+def _lock_owners(external_ids: Sequence[str], locks: Locks) -> list[Statement]:
+    wanted = {"external_ids": array(sorted(set(external_ids)))}
+    lock = _LOCK_FREE if locks is Locks.SKIP else _LOCK_ALL
+    return [Statement(lock, wanted), Statement(_GET, wanted), Statement(_NOW_AND_DEBTS, wanted)]
+
+
+def _change_loans(rule: _Rule, external_ids: Sequence[str], rows: Iterator[Rows], locks: Locks) -> Decision[Loan]:
+    owners = {row[0]: Customer._make(row) for row in next(rows)}
+    loans = {row[2]: Loan._make(row) for row in next(rows)}
+    read = next(rows)
+    now = read[0][0]
+    debts = {customer_id: Debt(total, count) for _, customer_id, total, count in read}
     results: list[Loan | ServiceError | Locked] = []
     changed: dict[int, Loan] = {}
     for external_id in external_ids:
         loan = loans.get(external_id)
         owner = owners.get(loan.customer_id) if loan else None
         if loan is None or owner is None:
-            # The owner is locked elsewhere, or the loan was created after the lock: look again, patiently.
+            # The owner is locked elsewhere, or the loan was created after the lock: look again, and wait.
             unlocked = loan and locks is not Locks.WAIT
             results.append(Locked.LOCKED if unlocked else NotFound(RESOURCE, external_id))
             continue
-        result = decide(loan, owner, debts.get(owner.id, Debt()), now)
+        result = rule(loan, owner, debts.get(owner.id, Debt()), now)
         if isinstance(result, Loan):
             loans[external_id] = changed[result.id] = result
         results.append(result)
-    if changed:
-        new = changed.values()
-        await connection.execute(
-            _CHANGE,
-            {
-                "ids": list(changed),
-                "statuses": [int(loan.status) for loan in new],
-                "taken_ats": [loan.taken_at for loan in new],
-                "updated_ats": [loan.updated_at for loan in new],
-            },
-        )
-    return results
+    if not changed:
+        return Decision(results)
+    statuses = array(int(loan.status) for loan in changed.values())
+    return Decision(results, [Statement(_CHANGE, {"now": now, "ids": array(changed), "statuses": statuses})])
 
 
-activate_loans = partial(_change_loans, rules.activate)
-reject_loans = partial(_change_loans, rules.reject)
+activate_loans = BatchWrite(_lock_owners, partial(_change_loans, rules.activate))
+"""Pay PENDING loans out, one command after the other."""
+
+reject_loans = BatchWrite(_lock_owners, partial(_change_loans, rules.reject))
+"""Refuse PENDING loans, one command after the other."""

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from operator import attrgetter
+from typing import TypeAlias, cast
 
+from google.protobuf.message import Message
 from mo.payments.v1 import payments_pb2, payments_pb2_grpc
 
 from mo_grpc.auth.caller import caller
-from mo_grpc.db.engine import Database, SetWrite
+from mo_grpc.db.engine import Database
 from mo_grpc.errors import ServiceError
 from mo_grpc.idempotency.rules import IdempotencyKey, Keyed, Replay, make_key
 from mo_grpc.idempotency.store import in_batches, remembering
@@ -20,6 +22,7 @@ from mo_grpc.wire import money, page_size, page_token, parse_money, parse_page_t
 CREATE_PAYMENT = "/mo.payments.v1.PaymentService/CreatePayment"
 
 Result = payments_pb2.BatchCreatePaymentsResponse.Result
+Outcome: TypeAlias = "Payment | Message | Replay | ServiceError"
 
 
 class PaymentServicer(payments_pb2_grpc.PaymentServiceServicer):
@@ -32,9 +35,8 @@ class PaymentServicer(payments_pb2_grpc.PaymentServiceServicer):
         self._create = Writer(database, store.create_payments, by_customer, to_message, message)
         self._bounce = Writer(database, store.bounce_payments, by_id, to_message, message)
         response = payments_pb2.BatchCreatePaymentsResponse
-        create: SetWrite[NewPayment, Payment] = store.create_payments
-        batches = in_batches(remembering(create, to_message))
-        self._create_batch = Writer(database, batches, lambda _: None, batch_message, response, max_set=1)
+        batches = in_batches(remembering(store.create_payments, to_message))
+        self._create_batch = Writer(database, batches, None, batch_message, response, max_batch=1)
 
     async def CreatePayment(self, request: payments_pb2.CreatePaymentRequest, context: Context) -> payments_pb2.Payment:
         key = request_key(request, context) or item_key(request)
@@ -88,15 +90,17 @@ def to_command(request: payments_pb2.CreatePaymentRequest) -> NewPayment:
     return NewPayment(payment.external_id, payment.customer_external_id, parse_money(payment.total_amount))
 
 
-def batch_message(outcomes: Sequence[Payment | Replay | ServiceError]) -> payments_pb2.BatchCreatePaymentsResponse:
+def batch_message(outcomes: Sequence[Outcome]) -> payments_pb2.BatchCreatePaymentsResponse:
     """What became of a batch, item by item."""
     return payments_pb2.BatchCreatePaymentsResponse(results=map(to_result, outcomes))
 
 
-def to_result(outcome: Payment | Replay | ServiceError) -> Result:
+def to_result(outcome: Outcome) -> Result:
     """What became of one item of a batch."""
     if isinstance(outcome, Payment):
         return Result(payment=to_message(outcome))
+    if isinstance(outcome, Message):
+        return Result(payment=cast("payments_pb2.Payment", outcome))
     if isinstance(outcome, Replay) and outcome.refusal is None:
         return Result(payment=payments_pb2.Payment.FromString(outcome.record.answer))
     refusal = outcome.refusal if isinstance(outcome, Replay) else outcome

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from mo.payments.v1 import payments_pb2, payments_pb2_grpc
 
-from mo_grpc.db.coalescing import MAX_QUEUE, MAX_QUEUE_OF_KEY, Coalescer, Locks
+from mo_grpc.db.coalescing import MAX_QUEUE, MAX_QUEUE_OF_KEY, Batch, Coalescer, Locks
 from tests.conftest import Stack
 from tests.databases import Connection, locked, owner, waiting
 from tests.doors import GrpcDoor, Json, Refused, refused
@@ -167,7 +167,7 @@ def test_calls_with_a_key_keep_their_order_and_never_overlap() -> None:
     sizes: list[int] = []
     running: set[int] = set()
 
-    async def run(commands: Sequence[tuple[int, int]], _: Locks) -> list[int]:
+    async def run(commands: Sequence[tuple[int, int]], _: Locks, __: Batch[tuple[int, int], int]) -> list[int]:
         keys = {key for key, _ in commands}
         assert not keys & running
         running.update(keys)

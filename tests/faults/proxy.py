@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -10,7 +11,10 @@ from pathlib import Path
 
 _SOCKET = ".s.PGSQL.5432"
 _READY = b"Z\0\0\0\x05E"  # ReadyForQuery, in a failed transaction
-_ROLLBACK = b"Q\0\0\0\x0dROLLBACK\0"
+_FLUSH = b"H\0\0\0\x04"
+_BEGIN, _COMMIT = b"\0BEGIN ", b"\0COMMIT\0"
+# Parse, Bind, Describe and Execute of a statement without a name.
+_ROLLBACK = b"P\0\0\0\x10\0ROLLBACK\0\0\0B\0\0\0\x0c\0\0\0\0\0\0\0\0D\0\0\0\x06P\0E\0\0\0\x09\0\0\0\0\0"
 COMMIT = -1
 
 
@@ -136,57 +140,89 @@ class _Wire:
     def __init__(self, proxy: Proxy, to_client: asyncio.StreamWriter) -> None:
         self._proxy = proxy
         self._to_client = to_client
-        self._statement = 0
+        self._number = 0
         self._meant = False
         self._first = b""
-        self._withhold: Fault | None = None
-        self._instead = b""
+        self._running = 0
+        self._withhold = False
+        self._ran = asyncio.Event()
+        self._failure = b""
+        """What comes instead of the answer of a statement that was not run, or of a COMMIT that was made a ROLLBACK."""
         self.voice = asyncio.Event()
         """Clear while nothing passes."""
         self.released = asyncio.Event()
 
     async def forth(self, client: asyncio.StreamReader, to_postgres: asyncio.StreamWriter) -> None:
-        """Pass on what the service sends, until the plan says to cut."""
-        failing = executes = False
+        """Pass on what the service sends, until the plan says to cut.
+
+        A statement is what ends in an Execute; a pipeline has many before its Sync.
+        """
+        backlog: deque[tuple[bytes, bytes]] = deque()
+        statement = b""
         while True:
-            kind, message = await _message(client)
-            plan = self._proxy.plan
-            if kind == b"Q" and message[5:].startswith(b"BEGIN"):
-                self._statement, self._meant = 0, False
-            elif self._statement == 1 and plan and sum(external_id in message for external_id in plan.ids) >= plan.together:
-                self._meant = True
-                self._first = message
-            # A statement that is only being prepared, by a Parse and a Sync, does not count.
-            executes = executes or kind in b"QE"
-            last = kind == b"Q" or (kind == b"S" and executes)
-            commits = kind == b"Q" and message[5:].startswith(b"COMMIT")
-            chosen = plan and (commits if plan.statement == COMMIT else self._statement == plan.statement)
-            if plan and self._meant and chosen and plan.begun < plan.times and not failing:
-                if plan.fault is Fault.CUT:
-                    plan.begun += 1
-                    plan.fire(self._first)
+            kind, message = backlog.popleft() if backlog else await _message(client)
+            statement += message
+            if kind in b"PBD":
+                continue
+            fault = None
+            if kind == b"E":
+                fault = self._strike(statement)
+            if fault is Fault.CUT:
+                return
+            skipped = kind == b"E" and self._failure and fault is not Fault.FAIL
+            if fault is Fault.FAIL and _COMMIT in statement:
+                statement = _ROLLBACK  # a COMMIT that fails has ended the transaction
+            elif fault is Fault.FAIL or skipped:
+                statement = b""
+            if statement and kind in b"QE":
+                self._running += 1
+            await self.voice.wait()
+            to_postgres.write(statement)
+            statement = b""
+            if fault in (Fault.CUT_ANSWER, Fault.HOLD_ANSWER):
+                self._withhold = True
+                self._ran.clear()
+                self.released.clear()
+                to_postgres.write(_FLUSH)
+                await self._ran.wait()
+                if fault is Fault.CUT_ANSWER:
                     return
-                if plan.fault is Fault.FAIL and commits:
-                    # A COMMIT that fails has ended the transaction.
-                    message, self._instead = _ROLLBACK, _error(plan.sqlstate)
-                    plan.begun += 1
-                    plan.fire(self._first)
-                elif plan.fault is Fault.FAIL:
-                    plan.begun += 1
-                    failing = True
-                elif last:
-                    plan.begun += 1
-                    self._withhold = plan.fault
-            if last:
-                self._statement += 1
-                executes = False
-            if not failing:
-                await self.voice.wait()
-                to_postgres.write(message)
-            elif kind in b"QS" and plan:  # a statement may fail when it is prepared
-                failing = False
-                plan.fire(self._first)
-                self._to_client.write(_error(plan.sqlstate) + _READY)
+                await self._hold(client, backlog)
+
+    def _strike(self, statement: bytes) -> Fault | None:
+        """What shall happen to this statement."""
+        plan = self._proxy.plan
+        if _BEGIN in statement:
+            self._number, self._meant = 0, False
+            return None
+        self._number += 1
+        if self._number == 1 and plan:
+            self._meant = sum(external_id in statement for external_id in plan.ids) >= plan.together
+            self._first = statement
+        if not plan or not self._meant or plan.begun >= plan.times:
+            return None
+        if not (_COMMIT in statement if plan.statement == COMMIT else self._number == plan.statement):
+            return None
+        plan.begun += 1
+        if plan.fault is Fault.FAIL:
+            self._failure = _error(plan.sqlstate)
+        if plan.fault in (Fault.CUT, Fault.FAIL):
+            plan.fire(self._first)
+        return plan.fault
+
+    async def _hold(self, client: asyncio.StreamReader, backlog: deque[tuple[bytes, bytes]]) -> None:
+        """Wait for the release, or for the service to hang up."""
+        released = asyncio.create_task(self.released.wait())
+        more = asyncio.create_task(_message(client))
+        try:
+            while not released.done():
+                await asyncio.wait([more, released], return_when=asyncio.FIRST_COMPLETED)
+                if more.done():
+                    backlog.append(more.result())
+                    more = asyncio.create_task(_message(client))
+        finally:
+            released.cancel()
+            more.cancel()
 
     async def back(self, postgres: asyncio.StreamReader) -> None:
         """Pass on what PostgreSQL answers, but what the plan withholds."""
@@ -194,25 +230,31 @@ class _Wire:
         while True:
             kind, message = await _message(postgres)
             await self.voice.wait()
-            if kind == b"C" and self._instead:
-                message, self._instead = self._instead, b""
-            if self._withhold is None:
+            if kind in b"CEI" and self._running:
+                self._running -= 1
+            if kind == b"C" and self._failure and b"ROLLBACK" in message:
+                message, self._failure = self._failure, b""
+            elif kind == b"Z":
+                self._running = 0
+                if self._failure:
+                    message, self._failure = self._failure + _READY, b""
+            if not self._withhold:
                 self._to_client.write(message)
                 continue
             held += message
-            if kind == b"Z" and self._proxy.plan:
-                self.released.clear()
+            if not self._running and self._proxy.plan:
                 self._proxy.plan.fire(self._first)
-                if self._withhold is Fault.CUT_ANSWER:
-                    return
+                self._ran.set()
                 more = asyncio.create_task(_message(postgres))
                 released = asyncio.create_task(self.released.wait())
                 await asyncio.wait([more, released], return_when=asyncio.FIRST_COMPLETED)
-                if not released.done():  # PostgreSQL has hung up
-                    return
-                self._withhold = None
+                if not released.done():
+                    released.cancel()
+                    more.result()  # PostgreSQL has hung up
+                self._withhold = False
                 self._to_client.write(held)
                 self._to_client.write((await more)[1])
+                held = b""
 
 
 def _error(sqlstate: bytes) -> bytes:

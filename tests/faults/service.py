@@ -96,8 +96,27 @@ def effects(stack: Stack, request: Json) -> list[Any]:
         return connection.execute(statement, {"ids": ids}).fetchall()
 
 
+def retried(keyed: Door, rpc: str, request: Json) -> Json:
+    """Call again as a client does: as long as the service says that the first call still runs.
+
+    It does until PostgreSQL has noticed that the connection of the first call has broken.
+    """
+    answers: list[Json] = []
+
+    def answered() -> bool:
+        try:
+            answers.append(keyed(rpc, **request))
+        except Refused as refused:
+            if refused.reason != "IDEMPOTENCY_KEY_IN_FLIGHT":
+                raise
+        return bool(answers)
+
+    eventually(answered, 10)
+    return answers[0]
+
+
 def acknowledged(door: Door, key: str, rpc: str, request: Json) -> bool:
     """Retry a call; whether it had taken effect before."""
     keyed = door.keyed(key)
-    keyed(rpc, **request)
+    retried(keyed, rpc, request)
     return keyed.replayed

@@ -18,7 +18,7 @@ from tests.databases import locked, waiting
 from tests.doors import GrpcDoor, Refused, RestDoor
 from tests.factories import MUTATIONS, a_customer, a_loan, mutation, new_id, outstanding, pay
 from tests.faults.proxy import COMMIT, Fault, Plan, Proxy, a_proxy
-from tests.faults.service import Faulty, acknowledged, effects, ids_of, through
+from tests.faults.service import Faulty, acknowledged, effects, ids_of, retried, through
 from tests.servers import SERVING, a_server
 from tests.waiting import eventually
 
@@ -52,11 +52,11 @@ def test_a_connection_cut_at_any_statement_and_a_retry_take_effect_once(
         lost += isinstance(answer, Refused)
         assert not isinstance(answer, Refused) or answer.code == UNAVAILABLE
         keyed = faulty.door.keyed(key)
-        again = keyed(rpc, **request)
+        again = retried(keyed, rpc, request)
         assert isinstance(answer, Refused) or (keyed.replayed and again == answer)
         assert effects(stack, request) == once, statement
-    assert statement > 5  # the key's lock and record, a lock or an insert, the record, COMMIT
-    assert lost == 1, "only at COMMIT is it unknown what happened; before, the service itself tries again"
+    assert statement > 5  # the key's lock and record, what is locked and read, the effect, the record, COMMIT
+    assert lost == 3, "what happened is unknown only while the effect, the record and COMMIT are under way, in one round trip"
 
 
 @pytest.mark.parametrize("fault", [Fault.CUT, Fault.CUT_ANSWER])

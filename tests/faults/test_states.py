@@ -42,7 +42,7 @@ def test_a_server_that_may_not_write_any_more_is_left_for_the_one_that_may(fault
     assert not isinstance(answer, Refused)
 
 
-@pytest.mark.parametrize("statement", [2, 3, 4, 5, 6, COMMIT])
+@pytest.mark.parametrize("statement", [2, 3, 4, 5, 6, 7, COMMIT])
 def test_a_race_may_be_lost_at_any_statement(faulty: Faulty, over_grpc: GrpcDoor, stack: Stack, statement: int) -> None:
     undisturbed = mutation(over_grpc, RPC)
     over_grpc(RPC, **undisturbed)
