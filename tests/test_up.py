@@ -17,7 +17,8 @@ from mo_grpc.db.embedded import ROLE, SERVICE_ROLE, EmbeddedPostgres, embedded_u
 from mo_grpc.up import greeting
 from tests.conftest import KEY, Stack, read_greeting, run_cli, settings_environment
 from tests.databases import owner
-from tests.db.test_embedded import alive, eventually
+from tests.db.test_embedded import alive
+from tests.waiting import eventually
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def children(pid: int) -> list[int]:
 def cmdline(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return b""
 
 
@@ -139,7 +140,7 @@ def test_data_and_keys_survive_a_restart_and_the_key_of_a_run_ends_with_it(tmp_p
         started = children(process.pid)
         process.kill()
         process.wait()
-        eventually(lambda: not [pid for pid in started if alive(pid)])
+        eventually(lambda: not [pid for pid in started if alive(pid)], 60)
     with an_up(environment) as process:
         read_greeting(process)
         assert httpx.get(f"{url}/kept", headers=headers).json()["score"] == "1.00"
@@ -165,7 +166,7 @@ def test_when_what_all_need_dies_the_rest_stops(tmp_path: Path, part: bytes, nam
         _, err = process.communicate(timeout=60)
         assert process.returncode == 1
         assert f"{name} ended by signal 9, so all stops" in err
-        eventually(lambda: not [pid for pid in started if alive(pid)])
+        eventually(lambda: not [pid for pid in started if alive(pid)], 60)
 
 
 def test_the_pages_and_envoy_start_again_while_the_others_serve(tmp_path: Path) -> None:
@@ -177,8 +178,8 @@ def test_the_pages_and_envoy_start_again_while_the_others_serve(tmp_path: Path) 
         kept = set(children(process.pid)) - {edge, web}
         signal_to(the_child(edge, b"envoy"), signal.SIGKILL)
         signal_to(web, signal.SIGKILL)
-        eventually(lambda: not (alive(edge) or alive(web)))
-        eventually(lambda: answers(f"{url}/readyz") and answers(f"{url}/swagger/"))
+        eventually(lambda: not (alive(edge) or alive(web)), 60)
+        eventually(lambda: answers(f"{url}/readyz") and answers(f"{url}/swagger/"), 60)
         assert kept < set(children(process.pid))
         process.terminate()
         _, err = process.communicate(timeout=60)

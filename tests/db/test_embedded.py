@@ -7,8 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -17,6 +16,7 @@ from sqlalchemy import URL
 
 from mo_grpc.db import embedded
 from mo_grpc.db.embedded import AlreadyRunningError, EmbeddedPostgres, EmbeddedPostgresError, embedded_url
+from tests.waiting import eventually
 
 
 def connect(url: URL) -> "psycopg.Connection[tuple[object, ...]]":
@@ -30,18 +30,11 @@ def ask(data_dir: Path, query: str) -> object:
         return row[0]
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.02)
-
-
 def alive(pid: int) -> bool:
     """Whether a process runs; a zombie does not."""
     try:
         return not re.search(r"^State:\s+Z", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter where it ends while it is read
         return False
 
 
@@ -148,7 +141,7 @@ def test_it_waits_for_a_session_that_outlives_a_kill(tmp_path: Path) -> None:
         query = "SELECT count(*) FROM generate_series(1, 20000000)"
         client = threading.Thread(target=try_to, args=(connection, query))
         client.start()
-        eventually(lambda: Path(f"/proc/{session}/cmdline").read_text().rstrip("\0 ").endswith("SELECT"))
+        eventually(lambda: Path(f"/proc/{session}/cmdline").read_text().rstrip("\0 ").endswith("SELECT"), 60)
         postgres.process.kill()
         postgres.process.wait()
         assert alive(session)
@@ -190,7 +183,7 @@ def test_a_killed_one_is_not_said_to_run(tmp_path: Path) -> None:
         assert embedded_url(tmp_path)
         starter.kill()
         os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not alive(pid))
+    eventually(lambda: not alive(pid), 60)
     assert (tmp_path / "postgres.socket").exists()
     with pytest.raises(EmbeddedPostgresError, match="No PostgreSQL runs"):
         embedded_url(tmp_path)
@@ -200,13 +193,13 @@ def test_a_killed_one_is_not_said_to_run(tmp_path: Path) -> None:
 def test_an_end_in_the_middle_of_the_first_start_spoils_nothing(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True) as starter:
-        eventually(lambda: bool(list(tmp_path.glob("postgres*/PG_VERSION"))))  # the first file of many
+        eventually(lambda: bool(list(tmp_path.glob("postgres*/PG_VERSION"))), 60)  # the first file of many
         starter.send_signal(number)
         assert starter.communicate()[0] == b""
     with EmbeddedPostgres(tmp_path):
         assert ask(tmp_path, "SELECT 1") == 1
     # initdb was no child to be waited for; what it still wrote then is gone after the start that finds it.
-    eventually(lambda: not _works_in(tmp_path))
+    eventually(lambda: not _works_in(tmp_path), 60)
     shutil.rmtree(tmp_path / "postgres")
     with EmbeddedPostgres(tmp_path):
         assert not list(tmp_path.glob("*.new"))
