@@ -8,12 +8,11 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 
 from mo_grpc.config import Settings
 from mo_grpc.edge import EdgeError, render, render_secrets
 from mo_grpc.edge_certificates import Certificates
-from mo_grpc.processes import AlreadyLockedError, FileLock, spawn, stop
+from mo_grpc.processes import AlreadyLockedError, FileLock, end_requests, spawn, stop
 from mo_grpc.workers import edge_endpoint, make_run_dir
 
 # Envoy's own "info" is a page about itself at every start, and its "debug" shows all headers, keys and passwords included.
@@ -100,17 +99,10 @@ def run(settings: Settings) -> int:
     # Hot restart is by a shared memory segment of which there is one a machine; without it, several Envoys run.
     options = ["--disable-hot-restart", "--concurrency", str(threads)]
     options += ["--log-level", LOG_LEVELS[settings.mo_log_level], "--file-flush-interval-msec", "1000"]
-    stopping = False
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal stopping
-        stopping = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+    stopping = end_requests()
     process = spawn([envoy, "--config-path", str(config), *options])
     signal.signal(signal.SIGUSR1, lambda number, _frame: process.send_signal(number))
-    while not stopping and process.poll() is None:
+    while not stopping() and process.poll() is None:
         certificates.follow()
         time.sleep(0.05)
     if process.poll() is None:

@@ -10,9 +10,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 _PR_SET_PDEATHSIG = 1
@@ -48,6 +49,19 @@ class FileLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def end_requests() -> Callable[[], bool]:
+    """Watch for SIGTERM and SIGINT from now on; what is returned tells whether one has come."""
+    requested = False
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal requested
+        requested = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    return lambda: requested
 
 
 class User(NamedTuple):

@@ -9,13 +9,12 @@ import signal
 import socket
 import sys
 import time
-from types import FrameType
 from typing import Final
 
 import structlog
 
 from mo_grpc.config import Settings
-from mo_grpc.processes import spawn
+from mo_grpc.processes import end_requests, spawn
 from mo_grpc.restarts import Restarts
 from mo_grpc.workers import READY, REPLACE, WorkersError, claim, endpoint, make_run_dir, some_endpoint
 
@@ -180,20 +179,13 @@ def run_workers(settings: Settings) -> None:
     Raises:
         WorkersError: the port is taken, or no worker can be made to serve.
     """
-    stopping = False
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal stopping
-        stopping = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+    stopping = end_requests()
     make_run_dir(settings)
     claim(settings, some_endpoint(settings))
     with _reserve(settings.mo_grpc_host, settings.mo_grpc_port):
         supervisor = _Supervisor(settings)
         try:
-            while not stopping:
+            while not stopping():
                 supervisor.look_after()
                 time.sleep(_INTERVAL)
         finally:
