@@ -12,7 +12,7 @@ from mo_grpc.errors import OutcomeUnknown, Overloaded, ServiceError
 C = TypeVar("C")
 R = TypeVar("R")
 
-QUIET = 0.000_15
+QUIET = 0.000_4
 """Seconds without a new call after which no more are expected: gRPC accepts calls one by one, each in less than that."""
 
 MAX_WAIT = 0.005
@@ -199,7 +199,8 @@ class Coalescer(Generic[C, R]):
     def _look(self, loop: asyncio.AbstractEventLoop, latest: float) -> None:
         """Dispatch if as many have joined as may be expected, if no more come, or if it is late."""
         now = loop.time()
-        if self._active < max(self._peak, self._peak_before) and now < min(self._joined_at + QUIET, latest):
+        more = self._running or self._active < max(self._peak, self._peak_before)
+        if more and now < min(self._joined_at + QUIET, latest):
             loop.call_soon(self._look, loop, latest)
         else:
             self._dispatching = False
