@@ -118,6 +118,8 @@ def _become(dies_with: str, parent: str, uid: str, gid: str, *command: str) -> N
         os.setgroups([])
         os.setgid(int(gid))
         os.setuid(int(uid))
+    # What nohup has told to be ignored would stay so until the command has a handler of its own, if it ever has.
+    signal.signal(signal.Signals[dies_with], signal.SIG_DFL)
     # Last, because a change of user forgets it.
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.Signals[dies_with])

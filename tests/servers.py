@@ -42,9 +42,9 @@ class Server:
 def a_server(environment: dict[str, str], log: IO[bytes] | None = None, /, **settings: str) -> Iterator[Server]:
     """A worker of `mo-grpc serve`, without a supervisor, on a port and in a folder of its own, over the same database, healthy.
 
-    It is ended afterwards by SIGTERM, unless it has ended already.
+    The settings may give it another address. It is ended afterwards by SIGTERM, unless it has ended already.
     """
-    port = str(free_port())
+    host, port = settings.get("MO_GRPC_HOST", "127.0.0.1"), settings.get("MO_GRPC_PORT") or str(free_port())
     # What it encrypts and seals is with the database's key, wherever its folder is.
     key = Path(environment["MO_DATA_DIR"]) / "secret.key"
     same_key = {"SECRET_KEY": key.read_text()} if key.exists() else {}
@@ -65,9 +65,9 @@ def a_server(environment: dict[str, str], log: IO[bytes] | None = None, /, **set
             | settings,
             stderr=log,
         ) as process,
-        grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.max_reconnect_backoff_ms", 100)]) as channel,
+        grpc.insecure_channel(f"{host}:{port}", options=[("grpc.max_reconnect_backoff_ms", 100)]) as channel,
     ):
-        server = Server(process, channel, f"127.0.0.1:{port}")
+        server = Server(process, channel, f"{host}:{port}")
         try:
             eventually(lambda: server.health() == SERVING, 30)
             yield server

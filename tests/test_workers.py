@@ -35,6 +35,16 @@ def a_server(stack: Stack, data_dir: Path, **settings: str) -> Iterator["subproc
         process.communicate()
 
 
+@contextmanager
+def handling(number: signal.Signals, how: signal.Handlers) -> Iterator[None]:
+    """Let those that are started meanwhile inherit how a signal is handled."""
+    before = signal.signal(number, how)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 def workers(process: "subprocess.Popen[str]") -> set[int]:
     return {child for child in children(process.pid) if b"--worker" in cmdline(child)}
 
@@ -140,8 +150,9 @@ def test_a_worker_that_is_to_go_has_a_successor_before_and_no_call_over_rest_is_
     assert "worker died" not in log
 
 
-def test_workers_end_with_a_killed_parent(stack: Stack, tmp_path: Path) -> None:
-    with a_server(stack, tmp_path, MO_GRPC_PORT=str(free_port())) as server:
+@pytest.mark.parametrize("hang_up", [signal.SIG_DFL, signal.SIG_IGN], ids=["from a shell", "by nohup"])
+def test_workers_end_with_a_killed_parent(stack: Stack, tmp_path: Path, hang_up: signal.Handlers) -> None:
+    with handling(signal.SIGHUP, hang_up), a_server(stack, tmp_path, MO_GRPC_PORT=str(free_port())) as server:
         eventually(lambda: len(workers(server)) == 3, 60)
         orphans = workers(server)
         server.kill()

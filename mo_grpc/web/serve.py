@@ -14,7 +14,6 @@ from mo_grpc.workers import make_run_dir, web_endpoint
 MAX_CONCURRENT = 200
 """Requests at a time; further ones are told 503."""
 
-
 KEEP_ALIVE = 90
 """Seconds for which an idle connection stays open: longer than Envoy uses one (`idle_timeout` in envoy/envoy.yaml.j2)."""
 
@@ -27,7 +26,12 @@ def serve(settings: Settings) -> None:
     if settings.mo_web_host is None:
         make_run_dir(settings)
         web_endpoint(settings).unlink(missing_ok=True)
-    config = uvicorn.Config(
+    uvicorn.Server(configuration(settings)).run()
+
+
+def configuration(settings: Settings) -> uvicorn.Config:
+    """What is served, where, and within which limits."""
+    return uvicorn.Config(
         make_app(settings),
         uds=str(web_endpoint(settings)) if settings.mo_web_host is None else None,
         host=settings.mo_web_host or "127.0.0.1",
@@ -42,7 +46,6 @@ def serve(settings: Settings) -> None:
         limit_concurrency=MAX_CONCURRENT,
         timeout_graceful_shutdown=round(settings.mo_shutdown_grace_seconds),
     )
-    uvicorn.Server(config).run()
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
