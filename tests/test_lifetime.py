@@ -101,6 +101,23 @@ def test_what_lasts_beyond_the_grace_is_told_to_go_on_elsewhere(stack: Stack, ov
         assert server.process.wait(30) == 0
 
 
+def test_what_has_arrived_when_the_server_ends_is_answered_or_told_to_go_on(stack: Stack, over_grpc: GrpcDoor) -> None:
+    with a_server(stack.environment) as server, ThreadPoolExecutor(32) as threads:
+        door = GrpcDoor(server.channel, over_grpc.metadata)
+
+        def call_until_refused() -> int:
+            while True:
+                try:
+                    door("customers.ListCustomers", page_size=1)
+                except Refused as refused:
+                    return refused.code
+
+        calls = [threads.submit(call_until_refused) for _ in range(32)]
+        server.process.send_signal(signal.SIGTERM)
+        assert {call.result(30) for call in calls} == {14}  # and none was cancelled
+        assert server.process.wait(30) == 0
+
+
 @pytest.fixture
 def running_import(stack: Stack) -> Iterator[str]:
     """An import that is in somebody's hands, and does not get on."""

@@ -10,11 +10,11 @@ from grpc_health.v1 import health
 from mo_grpc.errors import Stopping
 from mo_grpc.interceptors.base import Context, Handler, Interceptor
 
-_SETTLING = 0.2
+_SETTLING = 0.5
 """Seconds that calls wait at most for those behind them to be taken in."""
 
-_PAUSE = 0.003
-"""Seconds without a new call after which all have been."""
+_PAUSE = 0.02
+"""Seconds without a new call after which all have been. On a busy machine, callers take a while to call again."""
 
 _ENDS_ITSELF = f"/{health.SERVICE_NAME}/Watch"
 
