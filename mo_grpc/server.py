@@ -7,6 +7,7 @@ import random
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import NamedTuple, cast
@@ -68,6 +69,9 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 PING_TOLERANCE = 0.8
 """How much sooner than agreed a ping may come: clocks and networks are not exact."""
+
+FIRST_CONTACT = 3.0
+"""Seconds that a server waits for its database before it listens; whoever connected sooner would only be refused."""
 
 CLEANING_INTERVAL = 600.0
 """Seconds between two looks for idempotency keys to forget, about."""
@@ -194,6 +198,14 @@ async def _clean(database: Database, clean: Callable[[AsyncConnection], Awaitabl
         pass
 
 
+async def first_contact(parts: Parts) -> None:
+    """Wait until callers can be told apart from strangers, or until it has taken too long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(FIRST_CONTACT):
+            while not (parts.keys.current and parts.tokens.current):  # noqa: ASYNC110 - both change with the time, too
+                await asyncio.sleep(0.01)
+
+
 def _listen(server: grpc.aio.Server, settings: Settings, place: int) -> None:
     """Take the port for direct clients and the private socket for Envoy.
 
@@ -234,6 +246,7 @@ async def serve_async(settings: Settings, place: int, supervisor: int | None) ->
     tasks = Tasks(on_failure=stop.set)
     async with running(settings, database, tasks) as parts:
         built = make_server(settings, database, parts)
+        await first_contact(parts)
         _listen(built.server, settings, place)
         await built.server.start()
         retention = timedelta(hours=settings.mo_idempotency_retention_hours)

@@ -7,7 +7,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from mo.customers.v1 import customers_pb2, customers_pb2_grpc
 from psycopg import sql
 from pydantic import SecretStr
 from sqlalchemy import URL, Engine, event
@@ -25,10 +27,11 @@ from mo_grpc.events.refusals import Refusal
 from mo_grpc.events.rules import By
 from mo_grpc.parts import Parts, running
 from mo_grpc.tasks import Tasks
-from tests.conftest import KEY, Stack, run_cli
-from tests.databases import Connection, connect, fresh_database
+from tests.conftest import KEY, Stack, free_port, run_cli
+from tests.databases import Connection, connect, fresh_database, waiting
 from tests.doors import GrpcDoor, Refused
 from tests.servers import NOT_SERVING, SERVING, a_server
+from tests.test_workers import a_server as supervised
 from tests.waiting import eventually
 
 UNAVAILABLE = 14
@@ -246,6 +249,23 @@ def test_health_counts_what_people_s_calls_need(own: Own) -> None:
             connection.rollback()
         eventually(lambda: worker.health() == SERVING, 30)
         assert code() == 16
+
+
+def test_a_worker_that_starts_takes_no_call_before_it_knows_the_keys(own: Own, stack: Stack, tmp_path: Path) -> None:
+    port = str(free_port())
+    options = [("grpc.max_reconnect_backoff_ms", 100)]
+    settings = {"MO_DATABASE_URL": own.environment["MO_DATABASE_URL"], "MO_GRPC_PORT": port, "MO_WORKERS": "1"}
+    with connect(own.url) as holder, grpc.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+        holder.execute("LOCK TABLE api_keys")
+        with supervised(stack, tmp_path, **settings):
+            list_customers = customers_pb2_grpc.CustomerServiceStub(channel).ListCustomers
+            key = (("x-api-key", own.api_key),)
+            call = list_customers.future(customers_pb2.ListCustomersRequest(), metadata=key, wait_for_ready=True, timeout=60)
+            eventually(lambda: waiting(holder) > 0, 60)
+            with pytest.raises(grpc.FutureTimeoutError):
+                call.result(1)
+            holder.rollback()
+            call.result(30)
 
 
 def test_many_keys_cost_nothing_while_nothing_changes_and_no_change_is_missed(
