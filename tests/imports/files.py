@@ -9,9 +9,13 @@ from mo.imports.v1.imports_pb2 import Import
 
 from tests.conftest import Stack
 from tests.doors import Door, GrpcDoor, Json, Refused, RestDoor, refused, to_json
+from tests.factories import new_id
 
 UPLOAD = "/mo.imports.v1.ImportService/UploadCustomers"
 CHUNK = 64 * 1024
+
+LINES = 60_000
+"""Those of a `large` file."""
 
 
 def upload(door: Door, content: bytes, content_type: str = "text/csv", disposition: str = "") -> Json:
@@ -71,3 +75,10 @@ def errors(door: Door, import_id: str, page_size: int = 1000) -> list[Json]:
 def stored(stack: Stack) -> set[str]:
     """The files of the store."""
     return {str(path) for path in (stack.data_dir / "objects").rglob("*") if path.is_file()}
+
+
+def large(prefix: str = "") -> bytes:
+    """A file of several chunks: every hundredth line is wrong."""
+    prefix = prefix or new_id("c")
+    wide = "0" * (40 - len(prefix))
+    return b"".join(f"{prefix}-{wide}{n:08},{'x' if n % 100 == 0 else n}\n".encode() for n in range(LINES))

@@ -1,6 +1,5 @@
 """Imports in the background: followed, cancelled, taken up again by others, each line once."""
 
-import re
 import shutil
 import signal
 import socket
@@ -9,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,89 +16,18 @@ import httpx
 import pytest
 from google.api.httpbody_pb2 import HttpBody
 from mo.imports.v1.imports_pb2 import Import, WatchImportRequest
-from sqlalchemy import URL
 
-from tests.conftest import KEY, Stack, free_port, run_cli
-from tests.databases import Connection, connect, fresh_database
+from tests.conftest import Stack, free_port, run_cli
+from tests.databases import connect
 from tests.doors import Door, GrpcDoor, Json, Refused, RestDoor, to_json
 from tests.factories import new_id
-from tests.imports.files import bodies, counts, errors, over_grpc, upload
+from tests.imports.conftest import Own
+from tests.imports.files import LINES, bodies, counts, errors, large, over_grpc, upload
 from tests.s3 import SETTINGS, an_s3, answers
-from tests.servers import Server, a_server
 from tests.waiting import eventually
 
-CHUNKS, LINES = 4, 60_000
-
-
-def large(prefix: str = "") -> bytes:
-    """A file of several chunks: every hundredth line is wrong."""
-    prefix = prefix or new_id("c")
-    wide = "0" * (40 - len(prefix))
-    return b"".join(f"{prefix}-{wide}{n:08},{'x' if n % 100 == 0 else n}\n".encode() for n in range(LINES))
-
-
-@dataclass
-class Own:
-    """A database of a test's own, and servers over it; the stack's would take up its imports."""
-
-    url: URL
-    environment: dict[str, str]
-    api_key: str
-    folder: Path
-
-    @contextmanager
-    def server(self, log: IO[bytes] | None = None, /, **settings: str) -> Iterator[tuple[Server, GrpcDoor]]:
-        environment = {"MO_DATABASE_URL": self.environment["MO_DATABASE_URL"], "MO_DATA_DIR": str(self.folder)}
-        with a_server(self.environment, log, **(environment | settings)) as server:
-            yield server, GrpcDoor(server.channel, (("x-api-key", self.api_key),), timeout=60)
-
-    def held(self, external_id: str) -> "Holder":
-        return Holder(self.url, external_id)
-
-
-@dataclass
-class Holder:
-    """Another transaction that is about to create a customer: an import that comes to it waits."""
-
-    url: URL
-    external_id: str
-
-    def __enter__(self) -> "Holder":
-        self.connection: Connection = connect(self.url)
-        self.connection.execute(
-            "INSERT INTO customers (external_id, score, created_at, updated_at) VALUES (%s, 1, now(), now())",
-            [self.external_id],
-        )
-        return self
-
-    def reached(self) -> bool:
-        with connect(self.url) as other:
-            statement = "SELECT count(*) FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))"
-            row = other.execute(statement, [self.connection.info.backend_pid]).fetchone()
-        return bool(row and row[0])
-
-    def __exit__(self, *_: object) -> None:
-        self.connection.rollback()
-        self.connection.close()
-
-
-@pytest.fixture(scope="module")
-def database(stack: Stack) -> Iterator[tuple[URL, str]]:
-    with fresh_database(stack.data_dir) as url:
-        text = url.set(drivername="postgresql").render_as_string(hide_password=False)
-        environment = stack.environment | {"MO_DATABASE_URL": text}
-        run_cli(environment, "migrate")
-        [api_key] = KEY.findall(run_cli(environment, "keys", "create", "imports").stdout)
-        yield url, api_key
-
-
-@pytest.fixture
-def own(stack: Stack, database: tuple[URL, str], tmp_path: Path) -> Own:
-    url, api_key = database
-    text = url.set(drivername="postgresql").render_as_string(hide_password=False)
-    folder = tmp_path / "data"
-    folder.mkdir()
-    return Own(url, stack.environment | {"MO_DATABASE_URL": text, "MO_IMPORT_LEASE_SECONDS": "1"}, api_key, folder)
+CHUNKS = 4
+"""What `large` is cut into."""
 
 
 def watch(door: Door, import_id: str) -> list[Json]:
@@ -341,58 +268,3 @@ def test_files_are_kept_in_and_read_from_s3(own: Own) -> None:
         with pytest.raises(Refused) as refused:
             door("imports.CreateImport", source="s3://foreign/some/file.txt")
         assert refused.value.reason == "SOURCE_NOT_FOUND"
-
-
-def in_a_terminal(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
-    """Run `mo-grpc` in a terminal of 120 columns; answers its exit status, and all that it showed."""
-    import fcntl
-    import os
-    import pty
-    import struct
-    import termios
-
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    command = [sys.executable, "-m", "mo_grpc", *arguments]
-    shown = b""
-    with subprocess.Popen(command, env=environment | {"TERM": "xterm"}, stdin=theirs, stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
-        while True:
-            try:
-                block = os.read(ours, 65536)
-            except OSError:
-                break
-            if not block:
-                break
-            shown += block
-        os.close(ours)
-        status = process.wait(60)
-    return status, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode(errors="replace"))
-
-
-def test_the_command_shows_how_far_it_is_and_what_was_wrong(stack: Stack, tmp_path: Path) -> None:
-    file = tmp_path / "customers.csv"
-    file.write_bytes(large() + b"x;=cmd,x\n")
-    status, shown = in_a_terminal(stack.environment, "import", str(file))
-    assert status == 1
-    for text in ("Uploading", "Importing", "100%", "lines", "/s"):
-        assert text in shown
-    assert (
-        f"of customers.csv SUCCEEDED: {LINES * 99 // 100:,} created, {LINES // 100 + 1:,} wrong of {LINES + 1:,} lines."
-        in shown
-    )
-    report = (tmp_path / "customers.csv.errors.csv").read_text().splitlines()
-    assert report[0] == '"line_number","external_id","field","reason","message"'
-    assert len(report) == LINES // 100 + 2
-    assert report[-1].startswith(f'{LINES + 1},"x;\'=cmd","external_id","INVALID_VALUE",')
-
-
-def test_the_command_is_content_with_a_good_file(stack: Stack, tmp_path: Path) -> None:
-    file = tmp_path / "customers.txt"
-    file.write_text(f"{new_id('c')},1\n")
-    (tmp_path / "customers.txt.errors.csv").write_text("of an earlier run")
-    done = run_cli(stack.environment | {"MO_API_KEY": stack.api_key}, "import", str(file))
-    assert re.fullmatch(r"Import \d+ of customers\.txt SUCCEEDED: 1 created, 0 wrong of 1 lines\.\n", done.stdout)
-    assert not (tmp_path / "customers.txt.errors.csv").exists()
-    refused = run_cli(stack.environment | {"MO_API_KEY": "mo_wrong"}, "import", str(file), check=False)
-    assert (refused.returncode, refused.stderr.strip().splitlines()[-1]) == (1, "The import stopped: The API key is not valid.")

@@ -12,8 +12,8 @@ from tests.conftest import Stack
 from tests.databases import connect, owner
 from tests.doors import Door, GrpcDoor, Json, Refused
 from tests.factories import new_id
+from tests.imports.conftest import Own
 from tests.imports.files import bodies, counts, over_grpc, stored, upload
-from tests.imports.test_import_runs import Own, database, own  # noqa: F401 - fixtures
 from tests.waiting import eventually
 
 
@@ -90,7 +90,7 @@ def test_a_form_that_has_not_one_file_is_refused_and_not_kept(door: Door, stack:
 LINE = b"x" * 99 + b"\n"
 
 
-def test_the_limit_is_that_of_the_file_whatever_it_comes_in(own: Own) -> None:  # noqa: F811
+def test_the_limit_is_that_of_the_file_whatever_it_comes_in(own: Own) -> None:
     with own.server(MO_MAX_IMPORT_BYTES="100000") as (_, door):
         assert upload(door, *form(("file", "a.csv", LINE * 1000), more="x" * MAX_FIELD * 2))["failed_count"] == 1000
         for files in ([("file", "a.csv", LINE * 1001)], [("more", None, b"x" * 200_000), FILE]):
@@ -174,7 +174,7 @@ def test_a_file_whose_import_is_refused_is_not_kept(door: Door, stack: Stack) ->
             connection.execute("DROP FUNCTION conflict CASCADE")
 
 
-def test_a_stored_file_that_nothing_imports_is_deleted_days_later(own: Own) -> None:  # noqa: F811
+def test_a_stored_file_that_nothing_imports_is_deleted_days_later(own: Own) -> None:
     old, young = (own.folder / "objects/imports" / f"{datetime.now(UTC) - timedelta(days=days):%Y-%m-%d}" for days in (5, 1))
     for folder in (old, young):
         folder.mkdir(parents=True)
