@@ -42,6 +42,7 @@ def refused_fields(door: Door, rpc: str, **request: Any) -> set[str]:
     [bad] = [detail for detail in refused.details if "field_violations" in detail]
     assert len(bad["field_violations"]) == len(refused.fields)  # one violation a field
     assert all(refused.fields.values())
+    assert "regex" not in refused.message  # words, not the pattern
     assert all(field in refused.message for field in refused.fields)
     return set(refused.fields)
 
@@ -104,6 +105,18 @@ def test_what_is_an_id(door: Door, suffix: str) -> None:
     pay(door, customer, "1", external_id=external_id)
     for rpc in ("customers.GetCustomer", "loans.GetLoan", "payments.GetPayment"):
         assert door(rpc, external_id=external_id)["external_id"] == external_id
+
+
+def test_what_has_another_form_is_refused_in_words(door: Door) -> None:
+    for rpc in ("imports.GetImport", "imports.ListImportErrors", "imports.CancelImport"):
+        for wrong in ("abc", "0", "01", "9" * 19, "1%0A" if isinstance(door, RestDoor) else "1\n"):
+            assert refused_fields(door, rpc, id=wrong) == {"id"}
+    customer = a_customer(door)
+    rpc, loan = new("loan", customer)
+    for wrong in ("\0", "v1\n", "a\x1fb", "\x7f"):
+        assert refused_fields(door, rpc, loan=loan | {"contract_version": wrong}) == {"contract_version"}
+    assert door(rpc, loan=loan | {"contract_version": "v1 \u0080"})["contract_version"] == "v1 \u0080"
+    assert refused_fields(door, "payments.RejectPayment", external_id=new_id("p"), reason="a\0b") == {"reason"}
 
 
 def in_path(door: Door, external_id: str) -> str:

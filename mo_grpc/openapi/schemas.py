@@ -13,6 +13,13 @@ from mo_grpc.openapi.examples import VALUES
 Schema = dict[str, Any]
 Type = FieldDescriptorProto.Type
 
+_PATTERNS: Final = (
+    (rules_pb2.import_id, "^[1-9][0-9]{0,17}$"),
+    (rules_pb2.key_id, "^[0-9A-Za-z]{12}$"),
+    (rules_pb2.one_line, r"^[^\x00-\x1f\x7f]*$"),
+    (rules_pb2.no_null, r"^[^\x00]*$"),
+    (rules_pb2.idempotency_key, "^[!-~]{1,255}$"),
+)
 ID_PATTERN: Final = "^[A-Za-z0-9][A-Za-z0-9._~-]*$"
 STATUS: Final = ".google.rpc.Status"
 
@@ -175,8 +182,9 @@ def _string_rules(rules: validate_pb2.StringRules) -> Schema:
         found["minLength"] = rules.min_len
     if rules.HasField("max_len"):
         found["maxLength"] = rules.max_len
-    if rules.HasField("pattern"):
-        found["pattern"] = rules.pattern
+    for rule, pattern in _PATTERNS:
+        if rules.Extensions[rule]:
+            found["pattern"] = pattern
     if rules.Extensions[rules_pb2.external_id]:
         found |= {"minLength": 1, "maxLength": 60, "pattern": ID_PATTERN}
     if digits := rules.Extensions[rules_pb2.money_digits]:

@@ -66,6 +66,14 @@ def test_a_key_is_shown_once_and_opens_what_it_says(maker: Door, stack: Stack) -
     assert made["id"] in stack.cli("keys", "list").stdout
 
 
+@pytest.mark.parametrize("rpc", ["auth.GetApiKey", "auth.RotateApiKey", "auth.RevokeApiKey"])
+def test_what_is_no_id_of_a_key_is_refused_in_words(maker: Door, rpc: str) -> None:
+    for wrong in ("zz", "a" * 13, "-" * 12):
+        with pytest.raises(Refused) as refused:
+            maker(rpc, id=wrong)
+        assert refused.value.fields == {"id": "must be the id of an API key: 12 letters or digits"}
+
+
 def test_a_key_gives_only_what_its_maker_has(maker: Door) -> None:
     for scope in ("loans:read", "payments:read"):
         with pytest.raises(Refused) as refused:

@@ -27,9 +27,10 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from mo.rules.v1 import rules_pb2 as mo_dot_rules_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmo/imports/v1/imports.proto\x12\rmo.imports.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/httpbody.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbc\x04\n\x06Import\x12\x10\n\x02id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x30\n\x05state\x18\x02 \x01(\x0e\x32\x1b.mo.imports.v1.Import.StateB\x04\xe2\x41\x01\x03\x12\x14\n\x06source\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x0blines_count\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x1b\n\rcreated_count\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x1a\n\x0c\x66\x61iled_count\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x18\n\nbytes_done\x18\x07 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0b\x62ytes_total\x18\x08 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x34\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nstarted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x66inished_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x18\n\ncreated_by\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x66\x61ilure\x18\r \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\tfile_name\x18\x0e \x01(\tB\x04\xe2\x41\x01\x03\"b\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PENDING\x10\x01\x12\x0b\n\x07RUNNING\x10\x02\x12\r\n\tSUCCEEDED\x10\x03\x12\n\n\x06\x46\x41ILED\x10\x04\x12\r\n\tCANCELLED\x10\x05\"\xb0\x02\n\x0bImportError\x12\x19\n\x0bline_number\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0b\x65xternal_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05\x66ield\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x37\n\x06reason\x18\x04 \x01(\x0e\x32!.mo.imports.v1.ImportError.ReasonB\x04\xe2\x41\x01\x03\x12\x15\n\x07message\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\"\x85\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n\x0eMALFORMED_LINE\x10\x01\x12\x0c\n\x08NOT_TEXT\x10\x02\x12\x11\n\rLINE_TOO_LONG\x10\x03\x12\x11\n\rINVALID_VALUE\x10\x04\x12\x1b\n\x17\x43USTOMER_ALREADY_EXISTS\x10\x05\"5\n\x13\x43reateImportRequest\x12\x1e\n\x06source\x18\x01 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x80\x08\"=\n\x10GetImportRequest\x12)\n\x02id\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xbaH\x16r\x14\x32\x12^[1-9][0-9]{0,17}$\"V\n\x12ListImportsRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xc8\x01\"b\n\x13ListImportsResponse\x12,\n\x07imports\x18\x01 \x03(\x0b\x32\x15.mo.imports.v1.ImportB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fnext_page_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\"\x86\x01\n\x17ListImportErrorsRequest\x12)\n\x02id\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xbaH\x16r\x14\x32\x12^[1-9][0-9]{0,17}$\x12\x1e\n\tpage_size\x18\x02 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xc8\x01\"k\n\x18ListImportErrorsResponse\x12\x30\n\x06\x65rrors\x18\x01 \x03(\x0b\x32\x1a.mo.imports.v1.ImportErrorB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fnext_page_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\"@\n\x13\x43\x61ncelImportRequest\x12)\n\x02id\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xbaH\x16r\x14\x32\x12^[1-9][0-9]{0,17}$\"?\n\x12WatchImportRequest\x12)\n\x02id\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xbaH\x16r\x14\x32\x12^[1-9][0-9]{0,17}$2\x81\x06\n\rImportService\x12\x62\n\x0fUploadCustomers\x12\x14.google.api.HttpBody\x1a\x15.mo.imports.v1.Import\" \x82\xd3\xe4\x93\x02\x1a\"\x15/v1/imports/customers:\x01*(\x01\x12\x61\n\x0c\x43reateImport\x12\".mo.imports.v1.CreateImportRequest\x1a\x15.mo.imports.v1.Import\"\x16\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/imports:\x01*\x12]\n\tGetImport\x12\x1f.mo.imports.v1.GetImportRequest\x1a\x15.mo.imports.v1.Import\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/imports/{id}\x12i\n\x0bListImports\x12!.mo.imports.v1.ListImportsRequest\x1a\".mo.imports.v1.ListImportsResponse\"\x13\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/imports\x12\x84\x01\n\x10ListImportErrors\x12&.mo.imports.v1.ListImportErrorsRequest\x1a\'.mo.imports.v1.ListImportErrorsResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/imports/{id}/errors\x12m\n\x0c\x43\x61ncelImport\x12\".mo.imports.v1.CancelImportRequest\x1a\x15.mo.imports.v1.Import\"\"\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/imports/{id}:cancel:\x01*\x12i\n\x0bWatchImport\x12!.mo.imports.v1.WatchImportRequest\x1a\x15.mo.imports.v1.Import\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/imports/{id}:watch0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmo/imports/v1/imports.proto\x12\rmo.imports.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/httpbody.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17mo/rules/v1/rules.proto\"\xbc\x04\n\x06Import\x12\x10\n\x02id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x30\n\x05state\x18\x02 \x01(\x0e\x32\x1b.mo.imports.v1.Import.StateB\x04\xe2\x41\x01\x03\x12\x14\n\x06source\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x0blines_count\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x1b\n\rcreated_count\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x1a\n\x0c\x66\x61iled_count\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x18\n\nbytes_done\x18\x07 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0b\x62ytes_total\x18\x08 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x34\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nstarted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x66inished_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x18\n\ncreated_by\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x66\x61ilure\x18\r \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\tfile_name\x18\x0e \x01(\tB\x04\xe2\x41\x01\x03\"b\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PENDING\x10\x01\x12\x0b\n\x07RUNNING\x10\x02\x12\r\n\tSUCCEEDED\x10\x03\x12\n\n\x06\x46\x41ILED\x10\x04\x12\r\n\tCANCELLED\x10\x05\"\xb0\x02\n\x0bImportError\x12\x19\n\x0bline_number\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0b\x65xternal_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05\x66ield\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x37\n\x06reason\x18\x04 \x01(\x0e\x32!.mo.imports.v1.ImportError.ReasonB\x04\xe2\x41\x01\x03\x12\x15\n\x07message\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\"\x85\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n\x0eMALFORMED_LINE\x10\x01\x12\x0c\n\x08NOT_TEXT\x10\x02\x12\x11\n\rLINE_TOO_LONG\x10\x03\x12\x11\n\rINVALID_VALUE\x10\x04\x12\x1b\n\x17\x43USTOMER_ALREADY_EXISTS\x10\x05\"5\n\x13\x43reateImportRequest\x12\x1e\n\x06source\x18\x01 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x80\x08\"-\n\x10GetImportRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xa0\xb5\x18\x01\"V\n\x12ListImportsRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xc8\x01\"b\n\x13ListImportsResponse\x12,\n\x07imports\x18\x01 \x03(\x0b\x32\x15.mo.imports.v1.ImportB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fnext_page_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\"v\n\x17ListImportErrorsRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xa0\xb5\x18\x01\x12\x1e\n\tpage_size\x18\x02 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xc8\x01\"k\n\x18ListImportErrorsResponse\x12\x30\n\x06\x65rrors\x18\x01 \x03(\x0b\x32\x1a.mo.imports.v1.ImportErrorB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fnext_page_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\"0\n\x13\x43\x61ncelImportRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xa0\xb5\x18\x01\"/\n\x12WatchImportRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xa0\xb5\x18\x01\x32\x81\x06\n\rImportService\x12\x62\n\x0fUploadCustomers\x12\x14.google.api.HttpBody\x1a\x15.mo.imports.v1.Import\" \x82\xd3\xe4\x93\x02\x1a\"\x15/v1/imports/customers:\x01*(\x01\x12\x61\n\x0c\x43reateImport\x12\".mo.imports.v1.CreateImportRequest\x1a\x15.mo.imports.v1.Import\"\x16\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/imports:\x01*\x12]\n\tGetImport\x12\x1f.mo.imports.v1.GetImportRequest\x1a\x15.mo.imports.v1.Import\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/imports/{id}\x12i\n\x0bListImports\x12!.mo.imports.v1.ListImportsRequest\x1a\".mo.imports.v1.ListImportsResponse\"\x13\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/imports\x12\x84\x01\n\x10ListImportErrors\x12&.mo.imports.v1.ListImportErrorsRequest\x1a\'.mo.imports.v1.ListImportErrorsResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/imports/{id}/errors\x12m\n\x0c\x43\x61ncelImport\x12\".mo.imports.v1.CancelImportRequest\x1a\x15.mo.imports.v1.Import\"\"\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/imports/{id}:cancel:\x01*\x12i\n\x0bWatchImport\x12!.mo.imports.v1.WatchImportRequest\x1a\x15.mo.imports.v1.Import\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/imports/{id}:watch0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -77,7 +78,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEIMPORTREQUEST'].fields_by_name['source']._loaded_options = None
   _globals['_CREATEIMPORTREQUEST'].fields_by_name['source']._serialized_options = b'\342A\001\002\272H\007r\005\020\001\030\200\010'
   _globals['_GETIMPORTREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_GETIMPORTREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\026r\0242\022^[1-9][0-9]{0,17}$'
+  _globals['_GETIMPORTREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\006r\004\240\265\030\001'
   _globals['_LISTIMPORTSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTIMPORTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001\272H\004\032\002(\000'
   _globals['_LISTIMPORTSREQUEST'].fields_by_name['page_token']._loaded_options = None
@@ -87,7 +88,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTIMPORTSRESPONSE'].fields_by_name['next_page_token']._loaded_options = None
   _globals['_LISTIMPORTSRESPONSE'].fields_by_name['next_page_token']._serialized_options = b'\342A\001\003'
   _globals['_LISTIMPORTERRORSREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_LISTIMPORTERRORSREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\026r\0242\022^[1-9][0-9]{0,17}$'
+  _globals['_LISTIMPORTERRORSREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\006r\004\240\265\030\001'
   _globals['_LISTIMPORTERRORSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTIMPORTERRORSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001\272H\004\032\002(\000'
   _globals['_LISTIMPORTERRORSREQUEST'].fields_by_name['page_token']._loaded_options = None
@@ -97,9 +98,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTIMPORTERRORSRESPONSE'].fields_by_name['next_page_token']._loaded_options = None
   _globals['_LISTIMPORTERRORSRESPONSE'].fields_by_name['next_page_token']._serialized_options = b'\342A\001\003'
   _globals['_CANCELIMPORTREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_CANCELIMPORTREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\026r\0242\022^[1-9][0-9]{0,17}$'
+  _globals['_CANCELIMPORTREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\006r\004\240\265\030\001'
   _globals['_WATCHIMPORTREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_WATCHIMPORTREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\026r\0242\022^[1-9][0-9]{0,17}$'
+  _globals['_WATCHIMPORTREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\006r\004\240\265\030\001'
   _globals['_IMPORTSERVICE'].methods_by_name['UploadCustomers']._loaded_options = None
   _globals['_IMPORTSERVICE'].methods_by_name['UploadCustomers']._serialized_options = b'\202\323\344\223\002\032\"\025/v1/imports/customers:\001*'
   _globals['_IMPORTSERVICE'].methods_by_name['CreateImport']._loaded_options = None
@@ -114,30 +115,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMPORTSERVICE'].methods_by_name['CancelImport']._serialized_options = b'\202\323\344\223\002\034\"\027/v1/imports/{id}:cancel:\001*'
   _globals['_IMPORTSERVICE'].methods_by_name['WatchImport']._loaded_options = None
   _globals['_IMPORTSERVICE'].methods_by_name['WatchImport']._serialized_options = b'\202\323\344\223\002\030\022\026/v1/imports/{id}:watch'
-  _globals['_IMPORT']._serialized_start=199
-  _globals['_IMPORT']._serialized_end=771
-  _globals['_IMPORT_STATE']._serialized_start=673
-  _globals['_IMPORT_STATE']._serialized_end=771
-  _globals['_IMPORTERROR']._serialized_start=774
-  _globals['_IMPORTERROR']._serialized_end=1078
-  _globals['_IMPORTERROR_REASON']._serialized_start=945
-  _globals['_IMPORTERROR_REASON']._serialized_end=1078
-  _globals['_CREATEIMPORTREQUEST']._serialized_start=1080
-  _globals['_CREATEIMPORTREQUEST']._serialized_end=1133
-  _globals['_GETIMPORTREQUEST']._serialized_start=1135
-  _globals['_GETIMPORTREQUEST']._serialized_end=1196
-  _globals['_LISTIMPORTSREQUEST']._serialized_start=1198
-  _globals['_LISTIMPORTSREQUEST']._serialized_end=1284
-  _globals['_LISTIMPORTSRESPONSE']._serialized_start=1286
-  _globals['_LISTIMPORTSRESPONSE']._serialized_end=1384
-  _globals['_LISTIMPORTERRORSREQUEST']._serialized_start=1387
-  _globals['_LISTIMPORTERRORSREQUEST']._serialized_end=1521
-  _globals['_LISTIMPORTERRORSRESPONSE']._serialized_start=1523
-  _globals['_LISTIMPORTERRORSRESPONSE']._serialized_end=1630
-  _globals['_CANCELIMPORTREQUEST']._serialized_start=1632
-  _globals['_CANCELIMPORTREQUEST']._serialized_end=1696
-  _globals['_WATCHIMPORTREQUEST']._serialized_start=1698
-  _globals['_WATCHIMPORTREQUEST']._serialized_end=1761
-  _globals['_IMPORTSERVICE']._serialized_start=1764
-  _globals['_IMPORTSERVICE']._serialized_end=2533
+  _globals['_IMPORT']._serialized_start=224
+  _globals['_IMPORT']._serialized_end=796
+  _globals['_IMPORT_STATE']._serialized_start=698
+  _globals['_IMPORT_STATE']._serialized_end=796
+  _globals['_IMPORTERROR']._serialized_start=799
+  _globals['_IMPORTERROR']._serialized_end=1103
+  _globals['_IMPORTERROR_REASON']._serialized_start=970
+  _globals['_IMPORTERROR_REASON']._serialized_end=1103
+  _globals['_CREATEIMPORTREQUEST']._serialized_start=1105
+  _globals['_CREATEIMPORTREQUEST']._serialized_end=1158
+  _globals['_GETIMPORTREQUEST']._serialized_start=1160
+  _globals['_GETIMPORTREQUEST']._serialized_end=1205
+  _globals['_LISTIMPORTSREQUEST']._serialized_start=1207
+  _globals['_LISTIMPORTSREQUEST']._serialized_end=1293
+  _globals['_LISTIMPORTSRESPONSE']._serialized_start=1295
+  _globals['_LISTIMPORTSRESPONSE']._serialized_end=1393
+  _globals['_LISTIMPORTERRORSREQUEST']._serialized_start=1395
+  _globals['_LISTIMPORTERRORSREQUEST']._serialized_end=1513
+  _globals['_LISTIMPORTERRORSRESPONSE']._serialized_start=1515
+  _globals['_LISTIMPORTERRORSRESPONSE']._serialized_end=1622
+  _globals['_CANCELIMPORTREQUEST']._serialized_start=1624
+  _globals['_CANCELIMPORTREQUEST']._serialized_end=1672
+  _globals['_WATCHIMPORTREQUEST']._serialized_start=1674
+  _globals['_WATCHIMPORTREQUEST']._serialized_end=1721
+  _globals['_IMPORTSERVICE']._serialized_start=1724
+  _globals['_IMPORTSERVICE']._serialized_end=2493
 # @@protoc_insertion_point(module_scope)

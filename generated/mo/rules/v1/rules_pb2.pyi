@@ -13,6 +13,11 @@ DESCRIPTOR: _descriptor.FileDescriptor
 EXTERNAL_ID_FIELD_NUMBER: _builtins.int
 MONEY_DIGITS_FIELD_NUMBER: _builtins.int
 ABOVE_ZERO_FIELD_NUMBER: _builtins.int
+IMPORT_ID_FIELD_NUMBER: _builtins.int
+KEY_ID_FIELD_NUMBER: _builtins.int
+ONE_LINE_FIELD_NUMBER: _builtins.int
+NO_NULL_FIELD_NUMBER: _builtins.int
+IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
 external_id: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
 """The id that the client gave a customer, a loan or a payment: 1 to 60 characters of `A–Z a–z 0–9 . _ ~ -`, the first a
 letter or a digit, so that it stands in a URL path as it is.
@@ -23,3 +28,13 @@ sign, no exponent, no superfluous leading zero.
 """
 above_zero: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
 """True when a zero amount makes no sense."""
+import_id: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
+"""The number of an import, which the service gave it."""
+key_id: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
+"""The id of an API key, which the service gave it."""
+one_line: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
+"""Text of one line: no control characters."""
+no_null: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
+"""Text that PostgreSQL can keep: no U+0000."""
+idempotency_key: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
+"""A key by which a retry is known."""
