@@ -82,7 +82,8 @@ def remembering(write: BatchWrite[C, R], to_message: Callable[[Any], Message]) -
             for index, (_, key) in enumerate(keyed)
             if key is None or (key[:2] not in settled and first.setdefault(key[:2], index) == index)
         ]
-        results, effects = write.decide([keyed[index].command for index in fresh], rows, locks)
+        # A batch that came before has locked for its items' keys, too: decided on without it, rows would be taken for others.
+        results, effects = write.decide([keyed[index].command for index in fresh], rows, locks) if fresh else Decision(())
         done: dict[int, R | Message | ServiceError | Locked] = {}
         records: list[Record] = []
         for index, result in zip(fresh, results, strict=True):

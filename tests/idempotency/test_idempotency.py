@@ -143,6 +143,16 @@ def test_items_of_a_batch_have_keys_of_their_own(door: Door) -> None:
     assert outstanding(door, loan)[0] == "65.00"
 
 
+def test_a_batch_and_its_items_may_both_have_keys(door: Door) -> None:
+    customer = a_customer(door, "1000")
+    a_loan(door, customer, "100")
+    payment = {"external_id": new_id("p"), "customer_external_id": customer, "total_amount": "10"}
+    once, items = door.keyed(new_id("k")), [{"payment": payment, "idempotency_key": new_id("k")}]
+    first = once("payments.BatchCreatePayments", requests=items)
+    assert once("payments.BatchCreatePayments", requests=items) == first
+    assert once.replayed
+
+
 def test_a_batch_as_a_whole_has_one_too(door: Door) -> None:
     customer = a_customer(door)
     loan = a_loan(door, customer, "100")
