@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ from mo_grpc import server
 from mo_grpc.auth import keyring, limits
 from mo_grpc.auth.rules import Credential
 from mo_grpc.config import Settings
-from mo_grpc.db.engine import Database
+from mo_grpc.db.engine import Database, _confirmed
 from mo_grpc.errors import Unauthenticated
 from mo_grpc.events import refusals
 from mo_grpc.events.refusals import Refusal
 from mo_grpc.events.rules import By
 from mo_grpc.parts import Parts, running
-from mo_grpc.tasks import Tasks
+from mo_grpc.tasks import Tasks, repeat
 from tests.conftest import KEY, Stack, free_port, run_cli
 from tests.databases import Connection, connect, fresh_database, waiting
 from tests.doors import GrpcDoor, Refused
@@ -214,6 +215,22 @@ def test_a_task_that_fails_while_it_is_stopped_is_told_too() -> None:
     with capture_logs() as logs:
         asyncio.run(main())
     assert [line["event"] for line in logs] == ["background task failed"]
+
+
+def test_a_task_that_is_stopped_as_its_commit_is_confirmed_stops() -> None:
+    """Else it goes on for ever, and whoever stops it waits for ever."""
+
+    async def main() -> None:
+        commit = asyncio.get_running_loop().create_future()
+        tasks = Tasks()
+        tasks.start("writes", repeat("writes", partial(_confirmed, commit), 0))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        commit.set_result(None)
+        async with asyncio.timeout(10):
+            await tasks.stop()
+
+    asyncio.run(main())
 
 
 def test_a_worker_ends_when_a_task_fails(own: Own, tmp_path: Path) -> None:

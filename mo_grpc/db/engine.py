@@ -228,7 +228,8 @@ async def _confirmed(commit: "asyncio.Future[None]") -> None:
         OutcomeUnknown: the commit takes longer than `CONFIRMATION`, and is still under way.
     """
     try:
-        await asyncio.wait_for(asyncio.shield(commit), CONFIRMATION)
+        async with asyncio.timeout(CONFIRMATION):
+            await asyncio.shield(commit)
     except TimeoutError as error:
         raise OutcomeUnknown from error
     except asyncio.CancelledError:

@@ -105,7 +105,8 @@ class Background:
             self._new.clear()
             await outlast("imports", self._run_all if self._send is None else partial(self._send_all, self._send))
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._new.wait(), LOOK_INTERVAL)
+                async with asyncio.timeout(LOOK_INTERVAL):
+                    await self._new.wait()
 
     async def _run_all(self) -> None:
         while await self.runner.run(None):
