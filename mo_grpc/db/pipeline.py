@@ -103,7 +103,7 @@ class Pipeline:
             answers.append(b"")
         for query, parameters in statements:
             name = b"%b_%d" % (query.name, self._generation)
-            if name not in self._prepared:
+            if name not in self._prepared and name not in answers:  # the same query may come twice
                 libpq.send_prepare(name, query.sql)
                 answers.append(name)
             values = [None if (value := parameters[key]) is None else str(value).encode() for key in query.names]
