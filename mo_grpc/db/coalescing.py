@@ -252,7 +252,10 @@ class Coalescer(Generic[C, R]):
         """Run a batch that waits for its lock, without taking the place of those that need not."""
         try:
             async with self._lock_wait_slots:
-                await self._run_calls(batch.calls, Locks.WAIT, batch)
+                # Once more without waiting: a key may be in flight elsewhere by now, and its call is told so at once.
+                locked = await self._run_calls(batch.calls, Locks.SKIP, batch)
+                if locked:
+                    await self._run_calls(locked, Locks.WAIT, batch)
         finally:
             self._release(batch.keys)
 
