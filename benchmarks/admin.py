@@ -12,7 +12,7 @@ import httpx
 
 from benchmarks.measure import Load, Row
 from benchmarks.stack import Stack
-from mo_grpc.processes import spawn, stop
+from mo_grpc.process.children import spawn, stop
 
 CUSTOMERS = 1_000_000
 REPEATS = 5

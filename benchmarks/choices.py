@@ -19,7 +19,7 @@ from benchmarks.client import grpc_call, run
 from benchmarks.measure import CALLS, GRPC_OK, REPEATS, Load, Row
 from benchmarks.stack import EMPTY_RPC, serve_empty
 from mo_grpc.db.embedded import embedded_url
-from mo_grpc.processes import spawn, stop
+from mo_grpc.process.children import spawn, stop
 
 IN_FLIGHT = 64
 ROUNDS = 300

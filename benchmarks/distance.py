@@ -16,7 +16,7 @@ import uvloop
 
 from benchmarks.measure import Load, Row
 from mo_grpc.db.embedded import embedded_url
-from mo_grpc.processes import spawn, stop
+from mo_grpc.process.children import spawn, stop
 
 ROUND_TRIP = 0.040
 """Seconds."""

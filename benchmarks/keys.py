@@ -21,11 +21,11 @@ from mo.customers.v1.customers_pb2_grpc import CustomerServiceStub
 
 from benchmarks.client import grpc_call, run
 from benchmarks.measure import CUSTOMERS, GET, GRPC_OK, Load, Row
-from mo_grpc.auth.rules import Credential
+from mo_grpc.auth.api_keys.rules import Credential
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database, database_url
-from mo_grpc.interceptors.authentication import AuthenticationInterceptor
-from mo_grpc.parts import running
+from mo_grpc.server.interceptors.authentication import AuthenticationInterceptor
+from mo_grpc.server.parts import running
 
 CHECKS = 100_000
 LIMIT_US = 10.0
@@ -71,7 +71,9 @@ async def _checks(load: Load) -> list[Row]:
             async with running(settings, database) as parts:
                 while not parts.keys.current:  # noqa: ASYNC110 - nothing else waits for it
                     await asyncio.sleep(0.01)
-                check: Any = AuthenticationInterceptor(settings, parts).before
+                check: Any = AuthenticationInterceptor(
+                    settings, parts.keys, parts.tokens, parts.limits, parts.refusals, parts.addresses
+                ).before
                 context = _Context(load.stack.key)
                 await check(f"/{GET}", None, context)
                 started = time.perf_counter()

@@ -18,7 +18,7 @@ import uvloop
 from mo.customers.v1.customers_pb2 import Customer
 
 from mo_grpc.db.embedded import EmbeddedPostgres, embedded_url
-from mo_grpc.processes import spawn, stop
+from mo_grpc.process.children import spawn, stop
 
 EMPTY_RPC = "bench.Empty/Call"
 

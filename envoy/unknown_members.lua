@@ -1,5 +1,5 @@
 -- Refuses a JSON body with a member that no message has there, a typo perhaps: the transcoder would drop it without a word.
--- MEMBERS, which stands before this, has the names by collection and custom verb (mo_grpc/edge_routes.py).
+-- MEMBERS, which stands before this, has the names by collection and custom verb (mo_grpc/edge/routes.py).
 local QUOTE, ESCAPE = '"', string.byte("\\")
 
 local function unknown(text, names)

@@ -3,15 +3,15 @@
 from alembic import context
 from sqlalchemy import create_engine, pool, text
 
-import mo_grpc.auth.models
+import mo_grpc.audit_log.models
+import mo_grpc.auth.api_keys.models
+import mo_grpc.auth.tokens.models
+import mo_grpc.auth.users.models
 import mo_grpc.customers.models
-import mo_grpc.events.models
 import mo_grpc.idempotency.models
 import mo_grpc.imports.models
 import mo_grpc.loans.models
 import mo_grpc.payments.models
-import mo_grpc.people.models
-import mo_grpc.tokens.models
 import mo_grpc.web.honeypot.models  # noqa: F401 - each import registers its tables
 from mo_grpc.db.base import Base
 from mo_grpc.db.engine import connect_args

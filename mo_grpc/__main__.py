@@ -1,5 +1,5 @@
 """`python -m mo_grpc`: the same as `mo-grpc`."""
 
-from mo_grpc.cli import main
+from mo_grpc.cli.app import main
 
 main()

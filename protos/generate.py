@@ -30,7 +30,7 @@ def build(out: Path) -> None:
     _protoc(services, f"--grpc_python_out={out}", f"--mypy_grpc_out=quiet:{out}")
     with tempfile.NamedTemporaryFile() as commented:
         _protoc([*ours, *ERROR_DETAILS], f"--descriptor_set_out={commented.name}", "--include_imports", "--include_source_info")
-        command = [sys.executable, "-m", "mo_grpc.openapi", commented.name, str(out / "openapi.json")]
+        command = [sys.executable, "-m", "mo_grpc.web.reference", commented.name, str(out / "openapi.json")]
         # In a Python of its own, which sees the messages as they were just made.
         subprocess.run(command, check=True, cwd=PROTOS.parent, env=os.environ | {"PYTHONPATH": str(out)})
 

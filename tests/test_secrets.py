@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mo_grpc.auth.rules import Credential
+from mo_grpc.auth.api_keys.rules import Credential
 from tests import secrets
 from tests.conftest import Stack
 

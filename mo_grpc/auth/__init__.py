@@ -1,1 +1,1 @@
-"""Who may call."""
+"""Who may call, and what: the services of mo.auth.v1."""

@@ -11,9 +11,9 @@ from mo_grpc.customers.rules import Balance, Customer, CustomerChange, NewCustom
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import FieldViolation, InvalidFields
 from mo_grpc.idempotency.writer import Writer, request_key
-from mo_grpc.interceptors.base import Context
-from mo_grpc.interceptors.validation import validate
-from mo_grpc.wire import moment, money, page_size, page_token, parse_money, parse_page_token, timestamp
+from mo_grpc.rpc.context import Context
+from mo_grpc.rpc.conversions import moment, money, page_size, page_token, parse_money, parse_page_token, timestamp
+from mo_grpc.rpc.validation import validate
 
 _ETAG = re.compile(r'(W/)?"[!#-~]*"')
 

@@ -27,7 +27,7 @@ from psycopg import sql
 from sqlalchemy import URL
 
 from mo_grpc.config import DRIVER
-from mo_grpc.processes import AlreadyLockedError, FileLock, User, spawn, stop, tail
+from mo_grpc.process.children import AlreadyLockedError, FileLock, User, spawn, stop, tail
 
 ROLE = DATABASE = "mo"
 

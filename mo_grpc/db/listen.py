@@ -15,7 +15,7 @@ from sqlalchemy import URL
 
 from mo_grpc.db.embedded import SERVICE_ROLE
 from mo_grpc.db.engine import Database, connect_args
-from mo_grpc.tasks import is_outage, pause
+from mo_grpc.process.tasks import is_outage, pause
 
 log = structlog.get_logger()
 

@@ -23,18 +23,18 @@ from mo.payments.v1.payments_pb2 import CreatePaymentRequest
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from mo_grpc import terminal
-from mo_grpc.auth.administration import KeyAdministration
-from mo_grpc.auth.keyring import KeyRing
-from mo_grpc.auth.temporary import temporary_key
+from mo_grpc.audit_log.rules import operator
+from mo_grpc.auth.api_keys.administration import KeyAdministration
+from mo_grpc.auth.api_keys.keyring import KeyRing
+from mo_grpc.auth.api_keys.temporary import temporary_key
 from mo_grpc.config import Settings
+from mo_grpc.crypto import Vault
 from mo_grpc.db.engine import Database, database_url
 from mo_grpc.demo.api import CHANNEL_OPTIONS, CONNECTIONS, EXISTS, OK, Api, slices
 from mo_grpc.demo.portfolio import Portfolio
 from mo_grpc.demo.story import YEAR, Event, customer_id, story
-from mo_grpc.parts import running
-from mo_grpc.server import make_server
-from mo_grpc.vault import Vault
+from mo_grpc.server.parts import running
+from mo_grpc.server.server import make_server
 
 _MAX_BATCH = 1000
 
@@ -146,7 +146,7 @@ async def _private_server(settings: Settings, clock: Callable[[], datetime]) -> 
     """Serve on a socket of our own, to a key of our own, for as long as the context lasts."""
     database = Database(database_url(settings), CONNECTIONS, clock)
     try:
-        administration = KeyAdministration(database, Vault(settings), terminal.by())
+        administration = KeyAdministration(database, Vault(settings), operator())
         async with (
             temporary_key(administration, "mo-grpc demo", _KEY_LIFETIME) as key,
             running(settings, database) as parts,

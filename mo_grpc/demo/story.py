@@ -18,7 +18,7 @@ from mo.customers.v1 import customers_pb2
 from mo.loans.v1 import loans_pb2
 from mo.payments.v1 import payments_pb2
 
-from mo_grpc.wire import money, timestamp
+from mo_grpc.rpc.conversions import money, timestamp
 
 YEAR = timedelta(days=365)
 _MONTH = 30

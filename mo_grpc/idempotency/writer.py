@@ -5,13 +5,13 @@ from typing import Generic, TypeVar, cast
 
 from google.protobuf.message import Message
 
-from mo_grpc.auth.caller import caller
 from mo_grpc.db.batches import BatchWrite
 from mo_grpc.db.coalescing import MAX_BATCH, Coalescer
 from mo_grpc.db.engine import Database
 from mo_grpc.idempotency.rules import HEADER, REPLAYED, IdempotencyKey, Keyed, Replay, in_flight, make_key
 from mo_grpc.idempotency.store import remembering
-from mo_grpc.interceptors.base import Context
+from mo_grpc.rpc.caller import caller
+from mo_grpc.rpc.context import Context
 
 C = TypeVar("C")
 R = TypeVar("R")

@@ -15,7 +15,7 @@ import structlog
 from mo_grpc.db.engine import Database
 from mo_grpc.imports import store
 from mo_grpc.objects.base import ObjectStore
-from mo_grpc.tasks import outlast
+from mo_grpc.process.tasks import outlast
 
 log = structlog.get_logger()
 

@@ -15,7 +15,7 @@ from mo_grpc.imports.layout import Layout
 from mo_grpc.imports.lines import Chunk, UnreadableError, chunks
 from mo_grpc.imports.rules import Import, State
 from mo_grpc.objects.base import ObjectNotFound, ObjectStore
-from mo_grpc.tasks import is_outage, outlast
+from mo_grpc.process.tasks import is_outage, outlast
 
 log = structlog.get_logger()
 

@@ -7,7 +7,6 @@ from google.api.httpbody_pb2 import HttpBody
 from google.rpc import code_pb2
 from mo.imports.v1 import imports_pb2, imports_pb2_grpc
 
-from mo_grpc.auth.caller import caller
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import ServiceError
 from mo_grpc.idempotency.rules import REPLAYED, Record, mismatch
@@ -18,8 +17,9 @@ from mo_grpc.imports.form import DISPOSITION, sent_name
 from mo_grpc.imports.rules import Import, LineError, NewImport, file_name
 from mo_grpc.imports.runner import Background
 from mo_grpc.imports.upload import Upload
-from mo_grpc.interceptors.base import Context
-from mo_grpc.wire import page_size, page_token, parse_page_token, timestamp
+from mo_grpc.rpc.caller import caller
+from mo_grpc.rpc.context import Context
+from mo_grpc.rpc.conversions import page_size, page_token, parse_page_token, timestamp
 
 _WITHOUT_EFFECT = (code_pb2.INVALID_ARGUMENT, code_pb2.ABORTED, code_pb2.RESOURCE_EXHAUSTED)
 """How a create is refused that has certainly created nothing."""

@@ -6,10 +6,10 @@ from mo.loans.v1 import loans_pb2, loans_pb2_grpc
 
 from mo_grpc.db.engine import Database
 from mo_grpc.idempotency.writer import Writer, request_key
-from mo_grpc.interceptors.base import Context
 from mo_grpc.loans import store
 from mo_grpc.loans.rules import Loan, NewLoan
-from mo_grpc.wire import moment, money, page_size, page_token, parse_money, parse_page_token, timestamp
+from mo_grpc.rpc.context import Context
+from mo_grpc.rpc.conversions import moment, money, page_size, page_token, parse_money, parse_page_token, timestamp
 
 
 class LoanServicer(loans_pb2_grpc.LoanServiceServicer):

@@ -7,17 +7,17 @@ from typing import TypeAlias, cast
 from google.protobuf.message import Message
 from mo.payments.v1 import payments_pb2, payments_pb2_grpc
 
-from mo_grpc.auth.caller import caller
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import ServiceError
 from mo_grpc.idempotency.rules import IdempotencyKey, Keyed, Replay, make_key
 from mo_grpc.idempotency.store import in_batches, remembering
 from mo_grpc.idempotency.writer import Writer, request_key
-from mo_grpc.interceptors.base import Context
-from mo_grpc.interceptors.validation import validate
 from mo_grpc.payments import store
 from mo_grpc.payments.rules import NewPayment, Payment, PaymentRejection
-from mo_grpc.wire import money, page_size, page_token, parse_money, parse_page_token, timestamp
+from mo_grpc.rpc.caller import caller
+from mo_grpc.rpc.context import Context
+from mo_grpc.rpc.conversions import money, page_size, page_token, parse_money, parse_page_token, timestamp
+from mo_grpc.rpc.validation import validate
 
 CREATE_PAYMENT = "/mo.payments.v1.PaymentService/CreatePayment"
 

@@ -11,11 +11,11 @@ from starlette.routing import Mount
 
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database, database_url
-from mo_grpc.web import reference
+from mo_grpc.process.places import some_endpoint
 from mo_grpc.web.admin.app import make_admin
 from mo_grpc.web.headers import SecurityHeaders
 from mo_grpc.web.honeypot import pages as honeypot
-from mo_grpc.workers import some_endpoint
+from mo_grpc.web.reference import pages as reference
 
 CONNECTIONS = 4
 

@@ -4,7 +4,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mo_grpc.interceptors.credentials import believed_address
+from mo_grpc.rpc.addresses import believed_address
 
 STRICT = {
     "default-src": "'self'",

@@ -8,8 +8,8 @@ from typing import NoReturn
 import uvicorn
 
 from mo_grpc.config import Settings
+from mo_grpc.process.places import make_run_dir, web_endpoint
 from mo_grpc.web.app import make_app
-from mo_grpc.workers import make_run_dir, web_endpoint
 
 MAX_CONCURRENT = 200
 """Requests at a time; further ones are told 503."""

@@ -16,9 +16,9 @@ import grpc
 import httpx
 
 from mo_grpc.config import Settings
-from mo_grpc.edge import render
-from mo_grpc.edge_process import envoy_path
-from mo_grpc.processes import stop
+from mo_grpc.edge.configuration import render
+from mo_grpc.edge.process import envoy_path
+from mo_grpc.process.children import stop
 from tests.conftest import TLS, free_port, settings_environment
 
 

@@ -12,9 +12,9 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from mo.customers.v1 import customers_pb2, customers_pb2_grpc
 
-from mo_grpc import edge
 from mo_grpc.config import Settings
-from mo_grpc.edge_process import envoy_path
+from mo_grpc.edge import configuration as edge
+from mo_grpc.edge.process import envoy_path
 from tests.conftest import free_port
 from tests.doors import refused
 from tests.e2e.edges import running, running_edge, started, status_of, wait_until

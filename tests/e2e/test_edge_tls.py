@@ -16,9 +16,9 @@ import pytest
 import trustme
 from mo.customers.v1 import customers_pb2, customers_pb2_grpc
 
-from mo_grpc import edge
 from mo_grpc.config import Settings
-from mo_grpc.edge_process import envoy_path
+from mo_grpc.edge import configuration as edge
+from mo_grpc.edge.process import envoy_path
 from tests.conftest import TLS, free_port
 from tests.e2e.edges import EDGE, Upstream, edge_environment, started, wait_until
 

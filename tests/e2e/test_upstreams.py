@@ -12,15 +12,15 @@ from pathlib import Path
 import httpx
 
 from mo_grpc.config import Settings
-from mo_grpc.edge import render
-from mo_grpc.edge_process import envoy_path
+from mo_grpc.edge.configuration import render
+from mo_grpc.edge.process import envoy_path
 from mo_grpc.web.serve import configuration
 from tests.conftest import TLS, Stack, free_port
 from tests.doors import GrpcDoor
 from tests.e2e.edges import running, status_of
 from tests.factories import new_id
+from tests.server.test_server import refuses_calls
 from tests.servers import a_server
-from tests.test_server import refuses_calls
 from tests.waiting import eventually
 
 

@@ -12,7 +12,7 @@ from tests.conftest import KEY, TLS, read_greeting, run_cli, settings_environmen
 from tests.databases import connect
 from tests.doors import GrpcDoor, Refused, RestDoor
 from tests.factories import a_customer
-from tests.test_up import an_up
+from tests.run.test_up import an_up
 from tests.waiting import eventually
 
 FULL = Path("/dev/full")

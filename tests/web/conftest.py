@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
+from tests.auth.users.conftest import new_person, patience  # noqa: F401 - fixtures
 from tests.conftest import Stack
-from tests.people.conftest import new_person, patience  # noqa: F401 - fixtures
 
 
 @pytest.fixture(scope="package")

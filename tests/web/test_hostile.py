@@ -11,12 +11,12 @@ import pytest
 from starlette.routing import BaseRoute, Route
 
 import mo_grpc.web.admin
+from mo_grpc.auth.users.rules import Role
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database, database_url
-from mo_grpc.people.rules import Role
-from mo_grpc.web import reference
 from mo_grpc.web.admin.app import make_admin
 from mo_grpc.web.honeypot import pages as honeypot
+from mo_grpc.web.reference import pages as reference
 from tests.conftest import TLS, Stack
 from tests.web.admin.conftest import Visitor, admin_url, logged_in, new_visitor  # noqa: F401 - fixtures
 from tests.web.test_honeypot import inside

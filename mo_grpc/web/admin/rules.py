@@ -6,7 +6,7 @@ from decimal import Decimal
 from math import ceil, floor
 from typing import Final, NamedTuple
 
-from mo_grpc.people.rules import ROLE_SCOPES, Role
+from mo_grpc.auth.users.rules import ROLE_SCOPES, Role
 
 USERS: Final = "users"
 """What administrators alone may see and do: accounts, the record of events, the trap."""

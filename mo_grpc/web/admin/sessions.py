@@ -16,7 +16,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mo_grpc.vault import Vault, VaultError
+from mo_grpc.crypto import Vault, VaultError
 
 COOKIE = "mo_admin"
 _PURPOSE = "admin cookie"

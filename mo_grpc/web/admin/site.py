@@ -18,9 +18,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from mo_grpc.config import Settings
+from mo_grpc.crypto import Vault
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import ServiceError
-from mo_grpc.vault import Vault
 from mo_grpc.web.admin import charts, store
 from mo_grpc.web.admin.api import Api, Refusal
 from mo_grpc.web.admin.rules import Person, is_from, printable_utf8

@@ -31,7 +31,7 @@ STATIC_URL = "/static/admin"
 """Where Django's admin has its files, wherever its pages are."""
 
 _HERE = Path(__file__).parent
-_TEMPLATES = Environment(loader=FileSystemLoader(_HERE.parent / "templates"), autoescape=True)
+_TEMPLATES = Environment(loader=FileSystemLoader(_HERE / "templates"), autoescape=True)
 # Pages that Django does not forbid to cache, for reasons of its own.
 _CACHEABLE = ("jsi18n/", "password_change/", "password_change/done/")
 

@@ -3,8 +3,8 @@
 from collections import OrderedDict
 from typing import NamedTuple
 
-from mo_grpc.events.rules import printable
-from mo_grpc.people.rules import address_subject
+from mo_grpc.audit_log.rules import printable
+from mo_grpc.auth.users.rules import address_subject
 
 FREE_ATTEMPTS = 3
 """Attempts of an address that are answered at once."""

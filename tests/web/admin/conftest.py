@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
-from mo_grpc.people.rules import Role
+from mo_grpc.auth.users.rules import Role
+from tests.auth.users.conftest import NewPerson, Person
 from tests.conftest import Stack
-from tests.people.conftest import NewPerson, Person
 from tests.secrets import PASSWORD
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import httpx
 from playwright.sync_api import FilePayload
 
-from mo_grpc.people.rules import Role
+from mo_grpc.auth.users.rules import Role
+from tests.auth.users.conftest import NewPerson
 from tests.conftest import TLS, Stack
 from tests.factories import new_id
-from tests.people.conftest import NewPerson
 from tests.secrets import used
 from tests.waiting import eventually
 from tests.web.admin.conftest import NewVisitor, Visitor, press

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from mo_grpc.people.rules import Role
+from mo_grpc.auth.users.rules import Role
 from tests.doors import Door, GrpcDoor
 from tests.factories import a_customer, a_loan, new_id, outstanding, pay
 from tests.web.admin.conftest import Visitor, press

@@ -17,13 +17,13 @@ import httpx
 import pyotp
 import pytest
 
+from mo_grpc.auth.users.rules import Role
 from mo_grpc.config import Settings
-from mo_grpc.people.rules import Role
-from mo_grpc.vault import Vault
+from mo_grpc.crypto import Vault
+from tests.auth.users.conftest import Doors, NewPerson, rows, totp
 from tests.conftest import Stack, free_port
 from tests.doors import GrpcDoor
 from tests.factories import a_customer, a_loan, outstanding
-from tests.people.conftest import Doors, NewPerson, rows, totp
 from tests.secrets import PASSWORD
 from tests.waiting import eventually
 from tests.web.admin.conftest import NewVisitor, Visitor, press

@@ -8,12 +8,12 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
-from mo_grpc.people.rules import Role
+from mo_grpc.auth.users.rules import Role
+from tests.auth.users.conftest import rows
 from tests.conftest import Stack
 from tests.databases import owner
 from tests.doors import GrpcDoor
 from tests.factories import a_customer, a_loan, pay
-from tests.people.conftest import rows
 from tests.waiting import eventually
 from tests.web.admin.conftest import Visitor, press
 from tests.web.test_alone import the_pages

@@ -7,8 +7,8 @@ from typing import Any
 from mo.auth.v1 import api_keys_pb2
 from starlette.responses import Response
 
-from mo_grpc.auth.access import GRANTABLE
-from mo_grpc.auth.rules import BUSINESS_SCOPES
+from mo_grpc.auth.api_keys.rules import BUSINESS_SCOPES
+from mo_grpc.rpc.access import GRANTABLE
 from mo_grpc.web.admin import store
 from mo_grpc.web.admin.api import Refusal
 from mo_grpc.web.admin.lists import KEYS

@@ -7,13 +7,13 @@ import secrets
 
 from starlette.responses import Response
 
-from mo_grpc.auth.store import keys_made_by
+from mo_grpc.audit_log.rules import By, Stream
+from mo_grpc.auth.api_keys.store import keys_made_by
+from mo_grpc.auth.users.accounts import Accounts
+from mo_grpc.auth.users.administration import Administration
+from mo_grpc.auth.users.rules import NewUser, Role, User, normal_email
+from mo_grpc.auth.users.store import find_user
 from mo_grpc.errors import InvalidFields, PreconditionFailed
-from mo_grpc.events.rules import By, Stream
-from mo_grpc.people.accounts import Accounts
-from mo_grpc.people.administration import Administration
-from mo_grpc.people.rules import NewUser, Role, User, normal_email
-from mo_grpc.people.store import find_user
 from mo_grpc.web.admin import store
 from mo_grpc.web.admin.lists import EVENTS, HONEYPOT, USERS
 from mo_grpc.web.admin.pages.listing import ListPage

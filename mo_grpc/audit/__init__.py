@@ -1,1 +1,0 @@
-"""Recomputes from the rows what must hold of them (DESIGN §3)."""

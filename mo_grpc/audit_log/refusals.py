@@ -1,0 +1,67 @@
+"""Refused calls, counted in memory and recorded behind: a flood of them costs a few events, and nobody waits for those."""
+
+from collections import Counter
+from typing import NamedTuple
+
+from mo_grpc.audit_log.rules import By, Kind, NewEvent
+from mo_grpc.audit_log.store import append
+from mo_grpc.crypto import Vault
+from mo_grpc.db.engine import Database
+from mo_grpc.process.tasks import Tasks, repeat
+
+INTERVAL = 5.0
+"""Seconds between two writes."""
+
+RECORDED = 10
+"""Events of a write: those refused most often are told one by one, the others together."""
+
+REMEMBERED = 1000
+"""Kinds of refusals between two writes that are told from each other."""
+
+
+class Refusal(NamedTuple):
+    """Whose calls were refused, and why."""
+
+    reason: str
+    by: By
+
+
+class Refusals:
+    """The refusals that are still to be recorded."""
+
+    def __init__(self, database: Database, vault: Vault) -> None:
+        self._database = database
+        self._vault = vault
+        self._counts: Counter[Refusal] = Counter()
+        self._methods: dict[Refusal, str] = {}
+        self._others = 0
+
+    def start(self, tasks: Tasks) -> None:
+        """Record them behind the calls."""
+        tasks.start("refused calls", repeat("refused calls", self.flush, INTERVAL))
+
+    def note(self, refusal: Refusal, method: str) -> None:
+        """Count a refused call of `method`."""
+        if refusal not in self._counts and len(self._counts) >= REMEMBERED:
+            self._others += 1
+            return
+        self._counts[refusal] += 1
+        self._methods.setdefault(refusal, method)
+
+    async def flush(self) -> None:
+        """Record what is still to be recorded; when the database is away, it is counted on."""
+        counts, others = self._counts.copy(), self._others
+        if not counts:
+            return
+        told = counts.most_common(RECORDED)
+        events = [self._event(refusal.reason, refusal.by, self._methods[refusal], count) for refusal, count in told]
+        if rest := counts.total() - sum(count for _, count in told) + others:
+            events.append(self._event("", By(""), "", rest))
+        await self._database.write(lambda connection: append(connection, self._vault, events))
+        self._counts -= counts
+        self._others -= others
+        self._methods = {refusal: self._methods[refusal] for refusal in self._counts}
+
+    @staticmethod
+    def _event(reason: str, by: By, method: str, count: int) -> NewEvent:
+        return NewEvent(Kind.CALLS_REFUSED, by, method, {"reason": reason, "count": str(count)})

@@ -1,0 +1,148 @@
+"""What is recorded, and how events are sealed."""
+
+import getpass
+import json
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from mo_grpc.crypto import Vault
+
+
+class Stream(StrEnum):
+    """The chains of events; each is appended to under a lock of its own."""
+
+    LOGINS = "logins"
+    CHANGES = "changes"
+    REFUSALS = "refusals"
+
+
+class Kind(StrEnum):
+    """What happened."""
+
+    LOGGED_IN = "logged_in"
+    LOGIN_REFUSED = "login_refused"
+    LOGGED_OUT = "logged_out"
+    REFRESH_TOKEN_REUSED = "refresh_token_reused"  # noqa: S105 - not a secret
+
+    USER_CREATED = "user_created"
+    USER_LOCKED = "user_locked"
+    USER_UNLOCKED = "user_unlocked"
+    ROLE_CHANGED = "role_changed"
+    PASSWORD_CHANGED = "password_changed"  # noqa: S105 - not a secret
+    OTP_ENABLED = "otp_enabled"
+    OTP_DISABLED = "otp_disabled"
+    SIGNING_KEY_ROTATED = "signing_key_rotated"
+    API_KEY_CREATED = "api_key_created"
+    API_KEY_LIMITED = "api_key_limited"
+    API_KEY_ROTATED = "api_key_rotated"
+    API_KEY_REVOKED = "api_key_revoked"
+
+    CALLS_REFUSED = "calls_refused"
+
+    @property
+    def stream(self) -> Stream:
+        """The chain it belongs to."""
+        return _STREAMS.get(self, Stream.CHANGES)
+
+
+_STREAMS: Final = {
+    Kind.LOGGED_IN: Stream.LOGINS,
+    Kind.LOGIN_REFUSED: Stream.LOGINS,
+    Kind.LOGGED_OUT: Stream.LOGINS,
+    Kind.REFRESH_TOKEN_REUSED: Stream.LOGINS,
+    Kind.CALLS_REFUSED: Stream.REFUSALS,
+}
+
+MAX_TEXT = 254
+"""Characters of an actor, a subject or a value that are kept: some come from whoever calls."""
+
+
+class By(NamedTuple):
+    """Who did it, and from which address; empty where nobody knows."""
+
+    actor: str
+    address: str = ""
+
+
+def operator() -> By:
+    """Who runs a command on this machine."""
+    try:
+        return By(f"cli:{getpass.getuser()}")
+    except (KeyError, OSError):  # a number without a name, as in a container
+        return By(f"cli:{os.getuid()}")
+
+
+class NewEvent(NamedTuple):
+    """Something to record."""
+
+    kind: Kind
+    by: By
+    subject: str
+    data: Mapping[str, str] = {}
+
+
+class Event(NamedTuple):
+    """Something that was recorded; in the order of the table's columns."""
+
+    stream: str
+    number: int
+    at: datetime
+    kind: str
+    actor: str
+    subject: str
+    address: str
+    data: Mapping[str, str]
+    sealed_by: str
+    seal: bytes
+
+
+class End(NamedTuple):
+    """Where a stream ends."""
+
+    stream: str
+    number: int
+    seal: bytes
+
+
+def chain(vault: "Vault", end: End, events: Sequence[NewEvent], at: datetime) -> list[Event]:
+    """Number and seal the events that follow the end of their stream."""
+    sealed: list[Event] = []
+    seal = end.seal
+    for number, (kind, by, subject, data) in enumerate(events, end.number + 1):
+        kept = {name: printable(value) for name, value in data.items()}
+        event = Event(end.stream, number, at, kind, printable(by.actor), printable(subject), by.address, kept, vault.name, b"")
+        seal = _seal(vault, event, seal)
+        sealed.append(event._replace(seal=seal))
+    return sealed
+
+
+def printable(text: str, limit: int = MAX_TEXT) -> str:
+    """As much of a text as is kept, without control characters: PostgreSQL takes no NUL, and terminals take too much."""
+    return "".join(character for character in text[:limit] if character.isprintable())
+
+
+def faults(vaults: "Mapping[str, Vault]", before: End, events: Sequence[Event]) -> list[tuple[int, str]]:
+    """What is wrong with the events that follow `before`: their numbers, and what."""
+    found: list[tuple[int, str]] = []
+    first = Event(before.stream, before.number, datetime.min.replace(tzinfo=UTC), "", "", "", "", {}, "", before.seal)
+    for last, event in pairwise((first, *events)):
+        vault = vaults.get(event.sealed_by)
+        if event.number != last.number + 1:
+            found.append((event.number, f"those from {last.number + 1} on are missing"))
+        elif vault is None:
+            found.append((event.number, "sealed under another SECRET_KEY; SECRET_KEY_FALLBACKS can name it"))
+        elif _seal(vault, event, last.seal) != event.seal:
+            found.append((event.number, "was changed, or does not follow the one before"))
+    return found
+
+
+def _seal(vault: "Vault", event: Event, before: bytes) -> bytes:
+    """A keyed hash over an event and the seal before it, so whoever lacks SECRET_KEY can make none."""
+    at = event.at.astimezone(UTC).isoformat(timespec="microseconds")
+    fields = [*event._replace(at=at, data=dict(event.data))[:-1], before.hex()]  # type: ignore[arg-type] # text, for JSON
+    return vault.digest(json.dumps(fields, sort_keys=True).encode(), "event")

@@ -1,0 +1,1 @@
+"""Users' tokens: sessions, the JWTs of each, and the keys that sign these."""

@@ -1,0 +1,258 @@
+"""The command line: `mo-grpc up | demo | import | keys | users | tokens | audit | events`, and the parts alone."""
+
+import sys
+from collections.abc import MutableMapping
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from mo_grpc.audit_log.rules import Stream
+
+if TYPE_CHECKING:
+    from mo.imports.v1.imports_pb2 import Import
+
+    from mo_grpc.config import Settings
+
+# What a command needs is imported when it runs, so that the help is there at once.
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+def _add_group(name: str, module: str, text: str) -> None:
+    """Add a group whose commands are those of the Typer `name` in a module, which is imported when one is asked for."""
+
+    class Group(TyperGroup):
+        @property
+        def commands(self) -> MutableMapping[str, Any]:
+            return typer.main.get_group(getattr(import_module(module), name)).commands
+
+        @commands.setter
+        def commands(self, _: MutableMapping[str, Any]) -> None:
+            pass
+
+    app.add_typer(typer.Typer(cls=Group, no_args_is_help=True), name=name, help=text)
+
+
+_add_group("keys", "mo_grpc.cli.keys", "API keys: who may call.")
+_add_group("users", "mo_grpc.cli.users", "People: who may log in.")
+_add_group("tokens", "mo_grpc.cli.tokens", "People's tokens: the keys that sign them.")
+
+
+def _settings(*, serving: bool = False) -> "Settings":
+    from mo_grpc.cli.terminal import settings
+
+    return settings(serving=serving)
+
+
+def _with_key() -> "Settings":
+    """The settings of what serves, and reads the database's secrets."""
+    from mo_grpc.auth.secret_key import require_key
+
+    settings = _settings(serving=True)
+    require_key(settings)
+    return settings
+
+
+_KNOWN = "The end of a stream as an earlier audit printed it: that event must still be there. May be repeated."
+
+
+@app.command()
+def audit(known: Annotated[list[str] | None, typer.Option(metavar="STREAM:NUMBER:SEAL", help=_KNOWN)] = None) -> None:
+    """Check that every amount adds up and that the record of events is whole, hindering nobody.
+
+    Exit status 1 if something is wrong, and 2 if it could not be found out.
+    """
+    from mo_grpc.cli.audit import run
+
+    run(known or [])
+
+
+@app.command()
+def events(
+    stream: Annotated[Stream, typer.Argument(help="What is of interest.")],
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, at most.")] = 50,
+) -> None:
+    """Show the record, newest first: logins, changes of keys and people, or refused calls."""
+    from mo_grpc.cli.audit_log import show
+
+    show(stream, limit)
+
+
+@app.command()
+def up() -> None:
+    """Run everything: PostgreSQL, migrations, the gRPC and web servers, Envoy. Ctrl-C stops it all."""
+    from mo_grpc.run.up import up
+
+    raise typer.Exit(up(_settings()))
+
+
+@app.command()
+def serve(
+    worker: Annotated[int | None, typer.Option(hidden=True, help="A worker, at this place.")] = None,
+    supervisor: Annotated[int | None, typer.Option(hidden=True, help="The descriptor by which to tell it things.")] = None,
+) -> None:
+    """Run the gRPC server alone, with MO_WORKERS processes and one that watches over them."""
+    if worker is None:
+        from mo_grpc.run.supervisor import run_workers
+
+        run_workers(_with_key())
+    else:
+        from mo_grpc.server.server import serve
+
+        serve(_settings(serving=True), worker, supervisor)
+
+
+@app.command()
+def migrate(
+    revision: Annotated[str, typer.Option(help="Where to go: `head`, or an older revision.")] = "head",
+    down: Annotated[bool, typer.Option("--down", help="Go back to the revision, losing data.")] = False,
+) -> None:
+    """Bring the database's schema up to date."""
+    from mo_grpc.db import migrate
+    from mo_grpc.db.engine import migration_url
+
+    settings = _settings()
+    if down:
+        migrate.downgrade(migration_url(settings), revision)
+    else:
+        migrate.migrate(settings, revision)
+
+
+@app.command()
+def web() -> None:
+    """Run the server of the pages alone: Swagger, ReDoc, and the trap at ADMIN_HONEYPOT_URL."""
+    from mo_grpc.web.serve import serve
+
+    serve(_with_key())
+
+
+@app.command()
+def edge(
+    show: Annotated[bool, typer.Option("--print", help="Print Envoy's configuration instead of running it.")] = False,
+) -> None:
+    """Run Envoy alone, in front of a running gRPC server."""
+    settings = _settings(serving=True)
+    if show:
+        from mo_grpc.edge.configuration import render
+
+        print(render(settings))
+    else:
+        from mo_grpc.edge.process import run
+
+        raise typer.Exit(run(settings))
+
+
+@app.command("import")
+def import_customers(
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="external_id,score[,preapproved_at]")
+    ],
+    address: Annotated[str | None, typer.Option(help="The gRPC server. Default: MO_GRPC_HOST and MO_GRPC_PORT.")] = None,
+) -> None:
+    """Import a file of customers, a line each; what is wrong with a line is in FILE.errors.csv.
+
+    Exit status 1 if any line is wrong, or nothing was created.
+
+    The key is MO_API_KEY; without one, where the database is at hand, a key of its own that ends with the import.
+    """
+    import asyncio
+
+    from mo.imports.v1 import imports_pb2
+    from rich.console import Console
+
+    from mo_grpc.cli.imports import ImportClientError, api_key, import_file, report
+
+    settings = _settings()
+
+    async def run() -> "Import":
+        async with api_key(settings) as key:
+            metadata = ((settings.api_key_custom_header, key),)
+            return await import_file(file, address or settings.grpc_address, metadata, Console(stderr=True))
+
+    try:
+        done = asyncio.run(run())
+    except ImportClientError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    state = imports_pb2.Import.State.Name(done.state)
+    counts = f"{done.created_count:,} created, {done.failed_count:,} wrong of {done.lines_count:,} lines"
+    print(f"Import {done.id} of {done.file_name} {state}: {counts}.")
+    if done.failure:
+        print(done.failure)
+    if done.failed_count:
+        print(f"What is wrong: {report(file)}")
+    if not done.created_count:
+        print("Nothing was created.")
+    if done.failed_count or not done.created_count or done.state != imports_pb2.Import.SUCCEEDED:
+        raise typer.Exit(1)
+
+
+@app.command()
+def worker() -> None:
+    """Run a Celery worker that imports files, where USE_CELERY is set."""
+    from mo_grpc.imports.celery import work
+
+    work(_with_key())
+
+
+@app.command()
+def demo(
+    customers: Annotated[int, typer.Option(min=1, max=10_000, help="How many customers it has.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, max=999_999_999, help="Another seed adds another portfolio.")] = 1,
+    until: Annotated[
+        datetime | None, typer.Option(help="The day on which its year ends, in UTC. Default: today.", formats=["%Y-%m-%d"])
+    ] = None,
+) -> None:
+    """Fill the database with a year of customers, loans and payments, through the API. A second run creates nothing twice."""
+    from rich.console import Console
+
+    from mo_grpc.demo.run import DemoError, fill
+
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    end = until.replace(tzinfo=UTC) if until else today
+    if not datetime(2000, 1, 1, tzinfo=UTC) <= end <= today:
+        raise typer.BadParameter(f"the year ends from 2000-01-01 to today, {today:%Y-%m-%d}", param_hint="--until")
+    try:
+        tally, portfolio = fill(_settings(), customers, seed, end)
+    except DemoError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(tally)
+    Console().print(portfolio.summary(end))
+    for tip in portfolio.tips(end):
+        print(f"To begin with, {tip}")
+
+
+def main() -> None:
+    """Run the command line; a fault that the user can mend is one line on standard error, and exit status 1."""
+    try:
+        app()
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        print(sentence, file=sys.stderr)
+        sys.exit(1)
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell the user of a fault that the user can mend; None for a fault of ours."""
+    import psycopg
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from mo_grpc.crypto import VaultError
+    from mo_grpc.db.coalescing import LockedError
+    from mo_grpc.db.embedded import EmbeddedPostgresError
+    from mo_grpc.db.sentences import MigrationError, explain
+    from mo_grpc.edge.configuration import EdgeError
+    from mo_grpc.errors import ServiceError
+    from mo_grpc.process.places import WorkersError
+
+    if isinstance(error, EdgeError | EmbeddedPostgresError | MigrationError | VaultError | WorkersError):
+        return str(error)
+    if isinstance(error, LockedError | ServiceError | SQLAlchemyError | psycopg.Error):
+        return explain(error) or str(error)
+    return None

@@ -1,0 +1,72 @@
+"""The command line's `audit`."""
+
+import sys
+from collections.abc import Sequence
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mo_grpc.audit_log.rules import End
+from mo_grpc.audit_log.store import Chain, verify
+from mo_grpc.cli import terminal
+from mo_grpc.crypto import vaults
+from mo_grpc.db.coalescing import LockedError, Locks
+from mo_grpc.db.embedded import EmbeddedPostgresError
+from mo_grpc.db.engine import once
+from mo_grpc.db.sentences import explain
+from mo_grpc.errors import ServiceError
+from mo_grpc.integrity.store import SHOWN, Finding, audit
+
+
+def run(known: Sequence[str]) -> None:
+    """Audit, and print what was found; `known` are the ends of streams that earlier audits printed.
+
+    Raises:
+        typer.Exit: 1 if something is wrong, and 2 if it could not be found out.
+    """
+    settings = terminal.settings()
+    expected = [_parse(text) for text in known]
+
+    async def work(connection: AsyncConnection) -> tuple[list[Finding], list[Chain]]:
+        findings = await audit(connection)
+        return findings, await verify(connection, vaults(settings), expected)
+
+    try:
+        findings, chains = once(settings, lambda database: database.write(work, Locks.TRY))
+    except (EmbeddedPostgresError, LockedError, ServiceError, SQLAlchemyError) as error:
+        print(explain(error) or error, file=sys.stderr)
+        raise typer.Exit(2) from None
+    table = Table("invariant", "rows", "broken", title="Audit")
+    for finding in findings:
+        table.add_row(finding.invariant.name, f"{finding.checked:,}", f"{finding.broken:,}")
+    for chain in chains:
+        table.add_row(f"The record of {chain.end.stream} is whole", f"{chain.end.number:,}", f"{len(chain.faults):,}")
+    console = terminal.console()
+    console.print(table)
+    for finding in findings:
+        _complain(console, finding.invariant.table, finding.rows, finding.broken)
+    for chain in chains:
+        rows = [(f"{chain.end.stream} {number}", fault) for number, fault in chain.faults[:SHOWN]]
+        _complain(console, "events", rows, len(chain.faults))
+    ends = " ".join(f"--known {end.stream}:{end.number}:{end.seal.hex()}" for end, _ in chains)
+    print(f"To keep elsewhere, for the next audit: {ends}")
+    if any(finding.broken for finding in findings) or any(chain.faults for chain in chains):
+        raise typer.Exit(1)
+
+
+def _complain(console: Console, table: str, rows: Sequence[tuple[str, str]], broken: int) -> None:
+    for name, remark in rows:
+        console.print(f"{table} {name}: {remark}", style="red", markup=False)
+    if broken > len(rows):
+        console.print(f"… and {broken - len(rows):,} more in {table}.", style="red")
+
+
+def _parse(text: str) -> End:
+    try:
+        stream, number, seal = text.split(":")
+        return End(stream, int(number), bytes.fromhex(seal))
+    except ValueError:
+        raise typer.BadParameter(f"{text} is no end of a stream", param_hint="--known") from None

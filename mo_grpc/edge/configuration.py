@@ -1,0 +1,272 @@
+"""The edge's configuration: Envoy's, made of the templates in `envoy/` and the settings."""
+
+import base64
+import ipaddress
+import json
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import code_pb2
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from mo.errors.v1.error_reason_pb2 import ErrorReason
+
+from mo_grpc.config import ROOT, Settings
+from mo_grpc.edge.routes import body_members, by_verb, rest_paths
+from mo_grpc.errors import DOMAIN
+from mo_grpc.process.places import endpoints, web_endpoint
+
+TEMPLATES = ROOT / "envoy"
+DESCRIPTOR_SET = ROOT / "generated" / "descriptor.binpb"
+
+# What a browser may send beside the API key.
+CORS_HEADERS = (
+    "authorization",
+    "content-type",
+    "grpc-timeout",
+    "idempotency-key",
+    "if-match",
+    "x-authorization",
+    "x-grpc-web",
+    "x-user-agent",
+)
+
+# What an answer says to browsers unless it says so itself: an API answer is no page, and belongs in no frame and no cache.
+SECURITY_HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+}
+
+MOST_ADDRESSES = 10_000
+"""How many addresses the rate limit remembers; about half a KB each."""
+
+
+class EdgeError(Exception):
+    """The edge cannot start; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What a caller reads when Envoy itself answers with an HTTP status: the service's own error, in its two forms."""
+
+    http_status: int
+    code: code_pb2.Code.ValueType
+    reason: ErrorReason.ValueType
+    message: str
+    # REST callers only, since Envoy fills in its %…% in JSON alone.
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    explained: bool = False
+    retry_after: int | None = None  # seconds
+    op: Literal["EQ", "GE"] = "EQ"
+
+    @property
+    def json(self) -> dict[str, object]:
+        """The body of a REST answer."""
+        info = {
+            "@type": f"type.googleapis.com/{ErrorInfo.DESCRIPTOR.full_name}",
+            "reason": ErrorReason.Name(self.reason),
+            "domain": DOMAIN,
+            "metadata": dict(self.metadata),
+        }
+        message = f"{self.message} %LOCAL_REPLY_BODY%" if self.explained else self.message
+        retry = {"@type": f"type.googleapis.com/{RetryInfo.DESCRIPTOR.full_name}", "retry_delay": f"{self.retry_after}s"}
+        return {"code": self.code, "message": message, "details": [info, retry] if self.retry_after else [info]}
+
+    @property
+    def grpc_headers(self) -> dict[str, str]:
+        """The headers of a gRPC answer without a message."""
+        status = Status(code=self.code, message=self.message)
+        status.details.add().Pack(ErrorInfo(reason=ErrorReason.Name(self.reason), domain=DOMAIN))
+        if self.retry_after:
+            status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=self.retry_after)))
+        return {
+            "content-type": "application/grpc",
+            "grpc-status": str(self.code),
+            "grpc-message": self.message,
+            "grpc-status-details-bin": base64.b64encode(status.SerializeToString()).decode().rstrip("="),
+        }
+
+
+# The first that matches is the answer, so the last two are for what no line above foresees.
+REFUSALS = (
+    Refusal(400, code_pb2.INVALID_ARGUMENT, ErrorReason.MALFORMED_REQUEST, "The request is malformed.", explained=True),
+    Refusal(401, code_pb2.UNAUTHENTICATED, ErrorReason.API_KEY_INVALID, "The API key is not valid."),
+    Refusal(403, code_pb2.PERMISSION_DENIED, ErrorReason.MALFORMED_REQUEST, "This kind of request is not served."),
+    Refusal(404, code_pb2.NOT_FOUND, ErrorReason.ROUTE_NOT_FOUND, "No such path."),
+    Refusal(405, code_pb2.UNIMPLEMENTED, ErrorReason.METHOD_NOT_ALLOWED, "The path is there, but takes other verbs."),
+    Refusal(408, code_pb2.DEADLINE_EXCEEDED, ErrorReason.REQUEST_TIMEOUT, "The request took too long to arrive."),
+    Refusal(413, code_pb2.INVALID_ARGUMENT, ErrorReason.REQUEST_TOO_LARGE, "The body is over the limit."),
+    Refusal(
+        415,
+        code_pb2.INVALID_ARGUMENT,
+        ErrorReason.UNSUPPORTED_MEDIA_TYPE,
+        "The body's content type, or its encoding, is not understood.",
+    ),
+    Refusal(429, code_pb2.RESOURCE_EXHAUSTED, ErrorReason.RATE_LIMITED, "Too many calls; please slow down.", retry_after=1),
+    Refusal(431, code_pb2.INVALID_ARGUMENT, ErrorReason.HEADERS_TOO_LARGE, "The headers are over the limit."),
+    Refusal(501, code_pb2.UNIMPLEMENTED, ErrorReason.MALFORMED_REQUEST, "This kind of request is not served."),
+    Refusal(502, code_pb2.UNAVAILABLE, ErrorReason.UPSTREAM_UNAVAILABLE, "The service did not answer; please retry."),
+    Refusal(503, code_pb2.UNAVAILABLE, ErrorReason.UPSTREAM_UNAVAILABLE, "The service is down; please retry."),
+    Refusal(
+        504,
+        code_pb2.DEADLINE_EXCEEDED,
+        ErrorReason.REQUEST_TIMEOUT,
+        "The service took too long to answer; the outcome may still land.",
+    ),
+    Refusal(
+        500,
+        code_pb2.INTERNAL,
+        ErrorReason.INTERNAL_ERROR,
+        "The edge failed; its log and the request id tell more.",
+        metadata={"request_id": "%REQ(X-REQUEST-ID)%"},
+        op="GE",
+    ),
+    Refusal(400, code_pb2.INVALID_ARGUMENT, ErrorReason.MALFORMED_REQUEST, "The request is malformed.", op="GE"),
+)
+
+
+def render(settings: Settings, secrets: Path | None = None, admin_socket: Path | None = None) -> str:
+    """Write Envoy's configuration as YAML.
+
+    Without the two paths it is complete in itself: an Envoy elsewhere needs no other file, except its certificate.
+
+    Args:
+        settings: the settings.
+        secrets: the folder in which Envoy finds what `render_secrets` writes, so that it can follow a change of certificates.
+        admin_socket: where Envoy's admin interface listens, unless the settings give it a port.
+
+    Raises:
+        EdgeError: the settings do not fit together, or something is missing.
+    """
+    try:
+        descriptor = DESCRIPTOR_SET.read_bytes()
+    except FileNotFoundError:
+        raise EdgeError(f"{DESCRIPTOR_SET} is missing: run `make generate`.") from None
+    _check(settings)
+    files = FileDescriptorSet.FromString(descriptor)
+    paths = rest_paths(files)
+    upstreams = settings.mo_edge_upstream_host
+    hsts = {"strict-transport-security": f"max-age={settings.mo_hsts_seconds}"}
+    return _template("envoy.yaml.j2").render(
+        listen_host=_listen_address(settings.mo_http_host),
+        listen_port=settings.mo_http_port,
+        admin_port=settings.mo_edge_admin_port,
+        admin_socket=admin_socket and str(admin_socket),
+        **_certificates(settings),
+        tls=settings.tls,
+        secrets=secrets and str(secrets),
+        client_required=settings.mo_tls_client_required,
+        redirect_port=settings.mo_http_redirect_port,
+        security_headers=SECURITY_HEADERS | (hsts if settings.tls and settings.mo_hsts_seconds else {}),
+        trusted_proxies=settings.mo_trusted_proxies,
+        rate_limit=settings.mo_rate_limit_per_address,
+        # Envoy wants at least one; nobody calls from this.
+        rate_limit_exempt=[ipaddress.ip_network(n) for n in settings.mo_rate_limit_exempt or ("255.255.255.255/32",)],
+        most_addresses=MOST_ADDRESSES,
+        max_connections=settings.mo_max_connections,
+        memory_bytes=settings.mo_edge_memory_mb * 1024 * 1024,
+        access_log=settings.mo_access_log,
+        json_logs=settings.mo_log_format == "json",
+        # On the same machine, each worker at its private socket; elsewhere, whoever answers at the shared port.
+        pipes=[] if upstreams else [str(path) for path in endpoints(settings)],
+        upstreams=upstreams,
+        upstream_port=settings.mo_grpc_port,
+        web_paths=["/openapi.json", "/swagger/", "/redoc/", settings.admin_url],
+        # A Django admin's headers are its own, and its files are not below its pages.
+        trap_paths=[settings.admin_honeypot_url, "/static/admin/"],
+        long_web_paths=f"{re.escape(settings.admin_url)}(imports|.*\\.csv)",
+        web_pipe=None if settings.mo_edge_web_host else str(web_endpoint(settings)),
+        web_host=settings.mo_edge_web_host,
+        web_port=settings.mo_web_port,
+        web_cluster_type="STRICT_DNS" if settings.mo_edge_web_host and not _is_ip(settings.mo_edge_web_host) else "STATIC",
+        cluster_type="STATIC" if all(map(_is_ip, upstreams)) else "STRICT_DNS",
+        grpc_health=settings.mo_health,
+        max_request_bytes=settings.mo_max_request_bytes,
+        cors_origins=settings.cors_allowed_origins,
+        cors_credentials=settings.cors_allow_credentials,
+        api_key_header=settings.api_key_custom_header,
+        cors_headers=(settings.api_key_custom_header, *CORS_HEADERS),
+        descriptor=base64.b64encode(descriptor).decode(),
+        services=_services(files),
+        lua=_lua(files),
+        rest_paths=paths,
+        rest_by_verb=by_verb(paths),
+        refusals=REFUSALS,
+    )
+
+
+def render_secrets(paths: Mapping[str, Path]) -> dict[str, str]:
+    """Write the files that `render` refers to, by name: where the certificates are, not what they are."""
+    template = _template("secret.yaml.j2")
+    values = {name: str(path) for name, path in paths.items()}
+    return {f"envoy-{name}.yaml": template.render(values, name=name) for name in ("certificate", "client_ca") if name in paths}
+
+
+def _check(settings: Settings) -> None:
+    if "*" in settings.cors_allowed_origins and settings.cors_allow_credentials:
+        raise EdgeError("CORS_ALLOW_CREDENTIALS with the origin * would let every site act for its visitors.")
+    if settings.tls != (settings.mo_tls_key is not None):
+        raise EdgeError("MO_TLS_CERTIFICATE and MO_TLS_KEY belong together.")
+    if not settings.tls and (settings.mo_tls_client_ca or settings.mo_http_redirect_port is not None):
+        raise EdgeError("MO_TLS_CLIENT_CA and MO_HTTP_REDIRECT_PORT need MO_TLS_CERTIFICATE.")
+
+
+def _certificates(settings: Settings) -> dict[str, str | None]:
+    paths = {"certificate": settings.mo_tls_certificate, "key": settings.mo_tls_key, "client_ca": settings.mo_tls_client_ca}
+    return {name: str(path.absolute()) if path else None for name, path in paths.items()}
+
+
+def _template(name: str) -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - this is YAML; `tojson` quotes what comes from outside
+    )
+    return environment.get_template(name)
+
+
+def _lua(files: FileDescriptorSet) -> dict[str, str]:
+    """The scripts, by name; the one that looks at the members of bodies knows those that there are."""
+    scripts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(TEMPLATES.glob("*.lua"))}
+    tables = (
+        f"[{json.dumps(key)}] = {{ {', '.join(f'{name} = true' for name in sorted(names))} }}"
+        for key, names in body_members(files).items()
+    )
+    scripts["unknown_members"] = f"local MEMBERS = {{ {', '.join(tables)} }}\n{scripts['unknown_members']}"
+    return scripts
+
+
+def _services(files: FileDescriptorSet) -> list[str]:
+    """Name our services, in the order of the descriptor set."""
+    return [f"{file.package}.{s.name}" for file in files.file if file.package.startswith("mo.") for s in file.service]
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _listen_address(host: str) -> str:
+    """Resolve a name such as `localhost`: Envoy listens on addresses only."""
+    if _is_ip(host):
+        return host
+    try:
+        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except socket.gaierror:
+        raise EdgeError(f"MO_HTTP_HOST: there is no address for '{host}'.") from None

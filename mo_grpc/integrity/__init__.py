@@ -1,0 +1,1 @@
+"""Recomputes from the rows what must hold of them: `mo-grpc audit`."""

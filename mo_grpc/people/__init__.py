@@ -1,1 +1,0 @@
-"""People: who they are, their passwords and one-time codes, and how they log in (DESIGN §5)."""

@@ -1,0 +1,1 @@
+"""Processes of a machine: children, locks, sockets and background tasks."""

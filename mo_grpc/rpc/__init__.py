@@ -1,0 +1,1 @@
+"""What every RPC uses: the caller, the access table, metadata, validation and conversions."""

@@ -1,0 +1,1 @@
+"""What keeps the processes of a machine running: `up`, and the supervisor of the workers."""

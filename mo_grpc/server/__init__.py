@@ -1,0 +1,1 @@
+"""The gRPC server: what it is made of, and what every call passes."""

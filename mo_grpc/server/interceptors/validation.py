@@ -1,0 +1,31 @@
+"""Checks the requests of RPCs that take one message, before their handlers see them."""
+
+from functools import cache
+
+from google.api import annotations_pb2
+from google.protobuf import descriptor_pool
+from google.protobuf.message import DecodeError, Message
+
+from mo_grpc.errors import MalformedRequest
+from mo_grpc.rpc.context import Context
+from mo_grpc.rpc.validation import validate
+from mo_grpc.server.interceptors.base import Interceptor
+
+
+class ValidationInterceptor(Interceptor):
+    """Checks the requests of RPCs that take one message; a stream's messages are its servicer's to check."""
+
+    async def before(self, method: str, request: Message | DecodeError | None, context: Context) -> None:
+        """Refuse a request that breaks a rule, or that is no message at all."""
+        if isinstance(request, DecodeError):
+            raise MalformedRequest from request
+        if request is not None:
+            validate(request, strip=body_field(method))
+
+
+@cache
+def body_field(method: str) -> str:
+    """The request field that an RPC's HTTP body stands for; empty when the body is the request itself."""
+    rpc = descriptor_pool.Default().FindMethodByName(method.removeprefix("/").replace("/", "."))
+    body: str = rpc.GetOptions().Extensions[annotations_pb2.http].body
+    return body.removesuffix("*")

@@ -1,0 +1,44 @@
+"""What the command line costs before it does anything."""
+
+import subprocess
+import sys
+
+import pytest
+
+# Together they take a second to import. Typer itself uses pydantic, where a command has options.
+HEAVY = {
+    "alembic",
+    "asyncio",
+    "cryptography",
+    "google",
+    "grpc",
+    "jinja2",
+    "psycopg",
+    "pydantic_settings",
+    "sqlalchemy",
+    "structlog",
+    "uvloop",
+}
+
+IMPORTED = """
+import sys
+from mo_grpc.cli.app import main
+try:
+    main()
+finally:
+    print(*sys.modules, sep="\\n", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], [], ["serve", "--help"], ["audit", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORTED, *arguments], capture_output=True, text=True, check=False)
+    assert "Usage: " in done.stdout, done.stderr
+    assert "typer" in done.stderr.split()
+    assert HEAVY & set(done.stderr.split()) == set()
+
+
+@pytest.mark.parametrize(("group", "command"), [("keys", "rotate"), ("users", "set-password"), ("tokens", "rotate-key")])
+def test_groups_know_their_commands(group: str, command: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "mo_grpc", group, "--help"], capture_output=True, text=True, check=True)
+    assert f" {command} " in done.stdout

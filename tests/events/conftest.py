@@ -1,3 +1,0 @@
-"""People log in here, too."""
-
-from tests.people.conftest import doors, new_person, over_doors, patience  # noqa: F401 - fixtures

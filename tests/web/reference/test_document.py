@@ -1,0 +1,127 @@
+"""The OpenAPI document against the protos and the service: whole, and true to the last example."""
+
+import json
+import uuid
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from google.api import annotations_pb2
+from mo.errors.v1.error_reason_pb2 import ErrorReason
+
+from mo_grpc.auth.users.rules import Role
+from mo_grpc.config import ROOT
+from tests.auth.users.conftest import NewPerson, basic, totp
+from tests.conftest import TLS, Stack
+from tests.doors import method
+from tests.secrets import PASSWORD
+from tests.web.reading import Document
+
+LARGE = "".join(f"much-{uuid.uuid4().hex},1\n" for _ in range(100_000))
+"""A file that is read in several steps, so that there is time to stop."""
+
+
+@pytest.fixture
+def document(stack: Stack) -> Iterator[Document]:
+    """What a visitor without a key finds."""
+    run = uuid.uuid4().hex[:8]
+    with httpx.Client(base_url=stack.http_url, timeout=30, verify=TLS) as client:
+        named = {"ana": f"ana-{run}", "cy": f"cy-{run}", "6f1c9d6e": run}
+        yield Document(client.get("/openapi.json").json(), client, named)
+
+
+def test_it_is_the_one_that_was_generated(document: Document) -> None:
+    assert document.content == json.loads((ROOT / "generated" / "openapi.json").read_text())
+
+
+def test_its_paths_are_those_of_the_protos(document: Document) -> None:
+    packages = {
+        "CustomerService": "customers",
+        "LoanService": "loans",
+        "PaymentService": "payments",
+        "ImportService": "imports",
+    }
+    for name, operation in document.operations.items():
+        [service] = operation.content["tags"]
+        rule = method(f"{packages.get(service, 'auth')}.{name}").GetOptions().Extensions[annotations_pb2.http]
+        assert rule.WhichOneof("pattern") == operation.verb
+        assert getattr(rule, operation.verb).replace("{customer.", "{") == operation.path
+        assert [part for part in operation.path_examples if f"{{{part}}}" not in operation.path] == []
+        assert operation.path.count("{") == len(operation.path_examples)
+
+
+def test_it_lists_the_reasons_of_errors(document: Document) -> None:
+    described = document.content["components"]["schemas"]["ErrorDetail"]["properties"]["reason"]["enum"]
+    assert set(described) == set(ErrorReason.keys()) - {"ERROR_REASON_UNSPECIFIED"}
+
+
+def test_each_example_fits_its_schema(document: Document) -> None:
+    """Those of requests, answers and refusals, of parameters, and of each field."""
+    examples = list(document.examples())
+    assert len(examples) > 200
+    faults = {where: found for where, schema, example in examples if (found := document.faults(schema, example))}
+    assert faults == {}
+
+
+def test_each_example_is_answered_as_described(document: Document, stack: Stack, new_person: NewPerson) -> None:
+    """A story in which every operation is called, with the examples of the document as far as ids can be chosen."""
+    person = new_person(Role.ADMINISTRATOR)
+    lend(document, {"x-api-key": stack.api_key})
+    import_files(document, {"x-api-key": stack.api_key})
+    bearer = {"authorization": f"Bearer {log_in(document, person.email)}"}
+    make_keys(document, bearer)
+    document.try_out("RevokeToken", bearer)
+    assert document.tried == set(document.operations)
+
+
+def lend(document: Document, key: dict[str, str]) -> None:
+    for operation in ("CreateCustomer", "GetCustomer", "ListCustomers"):
+        document.try_out(operation, key)
+    [change] = [body["example"] for body in document.operations["UpdateCustomer"].bodies.values()]
+    etag = document.content["components"]["schemas"]["CustomerPatch"]["properties"]["etag"]["examples"][0]
+    updated = document.try_out("UpdateCustomer", key, query={"update_mask": "score"}, body=change | {"etag": etag})
+    assert updated["score"] == "1500.00"
+    for operation in ("GetCustomerBalance", "CreateLoan", "ActivateLoan", "GetLoan", "ListLoans"):
+        document.try_out(operation, key)
+    [loan] = [body["example"] for body in document.operations["CreateLoan"].bodies.values()]
+    ana = document.named["ana"]
+    document.try_out("CreateLoan", key, body=loan | {"external_id": f"{ana}-2", "customer_external_id": ana})
+    document.try_out("RejectLoan", key)
+    assert document.try_out("CreatePayment", key)["status"] == "COMPLETED"
+    [result] = document.try_out("BatchCreatePayments", key)["results"]
+    assert result["payment"]["status"] == "COMPLETED"
+    for operation in ("GetPayment", "ListPayments", "RejectPayment"):
+        document.try_out(operation, key)
+
+
+def import_files(document: Document, key: dict[str, str]) -> None:
+    uploaded = document.try_out("UploadCustomers", key)
+    assert list(document.operations["UploadCustomers"].bodies) == ["multipart/form-data", "text/csv", "text/plain"]
+    assert (uploaded["created_count"], uploaded["failed_count"]) == (1, 0)
+    created = document.try_out("CreateImport", key, body={"source": uploaded["source"]})
+    place = {"id": created["id"]}
+    assert document.try_out("WatchImport", key, path=place)["state"] == "SUCCEEDED"
+    for operation in ("GetImport", "ListImports", "ListImportErrors"):
+        document.try_out(operation, key, path=place)
+    large = document.try_out("UploadCustomers", key, body={"file": LARGE})
+    assert document.try_out("CancelImport", key, path={"id": large["id"]})["state"] == "CANCELLED"
+
+
+def log_in(document: Document, email: str) -> str:
+    """Log in, with a code too; answers an access token."""
+    first = document.try_out("CreateToken", {"authorization": basic(email)})["tokens"]
+    token = str(document.try_out("RefreshToken", body={"refresh_token": first["refresh_token"]})["access_token"])
+    document.try_out("GetJwks")
+    bearer = {"authorization": f"Bearer {token}"}
+    secret = document.try_out("EnrollOtp", bearer, body={"password": PASSWORD})["secret"]
+    recovery = document.try_out("ConfirmOtp", bearer, body={"code": totp(secret, -1)})["recovery_codes"]
+    challenge = document.try_out("CreateToken", {"authorization": basic(email)})["otp_challenge"]
+    document.try_out("CreateToken", body={"challenge": challenge["challenge"], "code": totp(secret)})
+    document.try_out("DisableOtp", bearer, body={"password": PASSWORD, "code": recovery[0]})
+    return token
+
+
+def make_keys(document: Document, bearer: dict[str, str]) -> None:
+    place = {"id": document.try_out("CreateApiKey", bearer)["id"]}
+    for operation in ("GetApiKey", "ListApiKeys", "RotateApiKey", "RevokeApiKey"):
+        document.try_out(operation, bearer, path=place)
