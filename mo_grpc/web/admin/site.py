@@ -21,8 +21,9 @@ from mo_grpc.config import Settings
 from mo_grpc.crypto import Vault
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import ServiceError
-from mo_grpc.web.admin import charts, store
+from mo_grpc.web.admin import charts
 from mo_grpc.web.admin.api import Api, Refusal
+from mo_grpc.web.admin.queries import resources
 from mo_grpc.web.admin.rules import Person, is_from, printable_utf8
 from mo_grpc.web.admin.sessions import Cookies, Session
 from mo_grpc.web.assets import Assets
@@ -141,7 +142,7 @@ class Site:
 
     async def find_person(self, login: str) -> Person | None:
         """Whose login it is; None if it does not count, or not for these pages."""
-        return await self.database.read(lambda connection: store.find_person(connection, login))
+        return await self.database.read(lambda connection: resources.find_person(connection, login))
 
     def check_origin(self, visit: Visit) -> None:
         """Refuse what another site sends; browsers say where a POST comes from.

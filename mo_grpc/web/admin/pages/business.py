@@ -11,9 +11,10 @@ from mo.loans.v1 import loans_pb2
 from mo.payments.v1 import payments_pb2
 from starlette.responses import Response
 
-from mo_grpc.web.admin import charts, pictures, store
-from mo_grpc.web.admin.lists import CUSTOMERS, LOANS, PAYMENTS
+from mo_grpc.web.admin import charts, pictures
 from mo_grpc.web.admin.pages.listing import Export, ListPage
+from mo_grpc.web.admin.queries import resources
+from mo_grpc.web.admin.queries.lists import CUSTOMERS, LOANS, PAYMENTS
 from mo_grpc.web.admin.rules import EXTERNAL_ID, used
 from mo_grpc.web.admin.site import NotHereError, Site, Visit
 
@@ -81,7 +82,7 @@ class BusinessPages:
         """Put some details of each payment into its row."""
         found: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
         ids = [row["id"] for row in rows]
-        for detail in await self._database.read(lambda c: store.details_of_payments(c, ids, _DETAILS_IN_LIST + 1)):
+        for detail in await self._database.read(lambda c: resources.details_of_payments(c, ids, _DETAILS_IN_LIST + 1)):
             found[detail["payment_id"]].append(detail)
         for row in rows:
             row["details"] = found[row["id"]][:_DETAILS_IN_LIST]
@@ -89,11 +90,11 @@ class BusinessPages:
 
     async def customer(self, visit: Visit) -> Response:
         """One customer, with everything in pictures."""
-        found = await self._one(visit, store.find_customer, "customer")
-        loans = await self._database.read(lambda c: store.latest_loans(c, found["id"]))
-        payments = await self._database.read(lambda c: store.latest_payments(c, found["id"]))
+        found = await self._one(visit, resources.find_customer, "customer")
+        loans = await self._database.read(lambda c: resources.latest_loans(c, found["id"]))
+        payments = await self._database.read(lambda c: resources.latest_payments(c, found["id"]))
         spread_over = sorted((loan for loan in loans if loan["taken_at"]), key=lambda loan: (loan["taken_at"], loan["id"]))
-        parts = await self._database.read(lambda c: store.parts_of_loans(c, [loan["id"] for loan in spread_over]))
+        parts = await self._database.read(lambda c: resources.parts_of_loans(c, [loan["id"] for loan in spread_over]))
         over = max(Decimal(0), -found["available"])
         description = (
             f"Of a line of {found['score']:,.2f}, {found['active']:,.2f} is owed, {found['pending']:,.2f} is pending, "
@@ -115,7 +116,7 @@ class BusinessPages:
             loan_status=LOAN_STATUS,
             payment_status=PAYMENT_STATUS,
             customer_status=CUSTOMER_STATUS,
-            most=store.MAX_SHOWN,
+            most=resources.MAX_SHOWN,
         )
 
     async def change_customer(self, visit: Visit) -> Response:
@@ -134,8 +135,8 @@ class BusinessPages:
 
     async def loan(self, visit: Visit) -> Response:
         """One loan, and what was paid of it."""
-        found = await self._one(visit, store.find_loan, "loan")
-        parts = await self._database.read(lambda c: store.parts_of_loans(c, [found["id"]]))
+        found = await self._one(visit, resources.find_loan, "loan")
+        parts = await self._database.read(lambda c: resources.parts_of_loans(c, [found["id"]]))
         picture = charts.twice(partial(pictures.spread, loans=[found], parts=parts)) if found["taken_at"] else ""
         words = LOAN_STATUS[found["status"]]
         return self._site.render(visit, "loan.html", loan=found, parts_of=parts, spread=picture, words=words)
@@ -143,7 +144,7 @@ class BusinessPages:
     async def confirm_loan(self, visit: Visit) -> Response:
         """Ask once more before a loan is activated or rejected."""
         verb = self._verb(visit)
-        found = await self._one(visit, store.find_loan, "loan")
+        found = await self._one(visit, resources.find_loan, "loan")
         amount, customer = f"{found['amount']:,.2f}", found["customer"]
         text = f"The {amount} of {customer} will be free again. A rejected loan stays rejected."
         if verb == "activate":
@@ -171,9 +172,9 @@ class BusinessPages:
 
     async def payment(self, visit: Visit) -> Response:
         """One payment, and how it was spread."""
-        found = await self._one(visit, store.find_payment, "payment")
-        loans = await self._database.read(lambda c: store.loans_of_payment(c, found["id"]))
-        parts = await self._database.read(lambda c: store.parts_of_loans(c, [loan["id"] for loan in loans]))
+        found = await self._one(visit, resources.find_payment, "payment")
+        loans = await self._database.read(lambda c: resources.loans_of_payment(c, found["id"]))
+        parts = await self._database.read(lambda c: resources.parts_of_loans(c, [loan["id"] for loan in loans]))
         mine = {part["loan_id"]: part["amount"] for part in parts if part["payment_id"] == found["id"]}
         draw = partial(pictures.spread, loans=loans, parts=parts, payment_id=found["id"])
         return self._site.render(
@@ -190,7 +191,7 @@ class BusinessPages:
 
     async def confirm_rejection(self, visit: Visit) -> Response:
         """Ask once more, and for the reason, before a bounced payment is taken back."""
-        found = await self._one(visit, store.find_payment, "payment")
+        found = await self._one(visit, resources.find_payment, "payment")
         return self._site.ask(
             visit,
             "confirm_payment.html",

@@ -10,9 +10,10 @@ from starlette.responses import Response
 
 from mo_grpc.imports.rules import State
 from mo_grpc.loans.rules import Status
-from mo_grpc.web.admin import charts, figures
+from mo_grpc.web.admin import charts
 from mo_grpc.web.admin.charts import Bar, twice
-from mo_grpc.web.admin.figures import Figures, Kept
+from mo_grpc.web.admin.queries import figures
+from mo_grpc.web.admin.queries.figures import Figures, Kept
 from mo_grpc.web.admin.site import Site, Visit
 
 

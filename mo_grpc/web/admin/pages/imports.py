@@ -10,10 +10,10 @@ from starlette.responses import Response, StreamingResponse
 from mo_grpc.imports.form import Form, FormError
 from mo_grpc.imports.rules import OPEN, State, file_name
 from mo_grpc.spreadsheets import csv_lines
-from mo_grpc.web.admin import store
 from mo_grpc.web.admin.api import Refusal
-from mo_grpc.web.admin.lists import IMPORTS
 from mo_grpc.web.admin.pages.listing import ListPage
+from mo_grpc.web.admin.queries import resources
+from mo_grpc.web.admin.queries.lists import IMPORTS
 from mo_grpc.web.admin.rules import whole_number
 from mo_grpc.web.admin.site import NotHereError, Site, Visit
 
@@ -61,7 +61,7 @@ class ImportPages:
         """One import: how far it is, and what was wrong."""
         found = await self._find(visit)
         start = whole_number(visit.request.query_params.get("after", "")) or 0
-        errors = await self._site.database.read(lambda c: store.import_errors(c, found["id"], start, _SHOWN + 1))
+        errors = await self._site.database.read(lambda c: resources.import_errors(c, found["id"], start, _SHOWN + 1))
         return self._site.render(
             visit,
             "import.html",
@@ -107,12 +107,12 @@ class ImportPages:
             yield csv_lines([row[name] for name in columns] for row in named)
             after = rows[-1]["line_number"]
 
-    async def _read_errors(self, import_id: int, after: int) -> store.Rows:
-        return await self._site.database.read(lambda c: store.import_errors(c, import_id, after, _EXPORTED_AT_ONCE))
+    async def _read_errors(self, import_id: int, after: int) -> resources.Rows:
+        return await self._site.database.read(lambda c: resources.import_errors(c, import_id, after, _EXPORTED_AT_ONCE))
 
     async def _find(self, visit: Visit) -> Mapping[str, Any]:
         import_id = self._id(visit)
-        found = await self._site.database.read(lambda c: store.find_import(c, import_id))
+        found = await self._site.database.read(lambda c: resources.find_import(c, import_id))
         if found is None:
             raise NotHereError(f"There is no import {import_id}.")
         return found

@@ -9,10 +9,10 @@ from starlette.responses import Response
 
 from mo_grpc.auth.api_keys.rules import BUSINESS_SCOPES
 from mo_grpc.rpc.access import GRANTABLE
-from mo_grpc.web.admin import store
 from mo_grpc.web.admin.api import Refusal
-from mo_grpc.web.admin.lists import KEYS
 from mo_grpc.web.admin.pages.listing import ListPage
+from mo_grpc.web.admin.queries import resources
+from mo_grpc.web.admin.queries.lists import KEYS
 from mo_grpc.web.admin.rules import KEY_ID, chosen
 from mo_grpc.web.admin.site import NotHereError, Site, Visit
 
@@ -101,7 +101,7 @@ class KeyPages:
 
     async def _find(self, visit: Visit) -> Mapping[str, Any]:
         key_id = self._id(visit)
-        found = await self._site.database.read(lambda c: store.find_key(c, key_id))
+        found = await self._site.database.read(lambda c: resources.find_key(c, key_id))
         if found is None:
             raise NotHereError(f"There is no API key {key_id}.")
         return found

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from starlette.responses import Response, StreamingResponse
 
 from mo_grpc.spreadsheets import csv_lines
-from mo_grpc.web.admin.lists import Listing, Page, Query, count, export, read_page
+from mo_grpc.web.admin.queries.lists import Listing, Page, Query, count, export, read_page
 from mo_grpc.web.admin.rules import EXTERNAL_ID, chosen, whole_number
 from mo_grpc.web.admin.site import Site, Visit
 

@@ -14,9 +14,9 @@ from mo_grpc.auth.users.administration import Administration
 from mo_grpc.auth.users.rules import NewUser, Role, User, normal_email
 from mo_grpc.auth.users.store import find_user
 from mo_grpc.errors import InvalidFields, PreconditionFailed
-from mo_grpc.web.admin import store
-from mo_grpc.web.admin.lists import EVENTS, HONEYPOT, USERS
 from mo_grpc.web.admin.pages.listing import ListPage
+from mo_grpc.web.admin.queries import resources
+from mo_grpc.web.admin.queries.lists import EVENTS, HONEYPOT, USERS
 from mo_grpc.web.admin.rules import chosen, whole_number
 from mo_grpc.web.admin.site import NotHereError, Site, Visit
 
@@ -150,7 +150,7 @@ class RecordPages:
         """A stream of events, and who fails to log in."""
         if visit.request.query_params.get("stream") not in set(Stream):
             return self._site.go(f"events?stream={Stream.LOGINS}")
-        failures = await self._site.database.read(store.login_failures)
+        failures = await self._site.database.read(resources.login_failures)
         return await self._events.render(visit, streams=list(Stream), failures=failures)
 
     async def honeypot(self, visit: Visit) -> Response:
