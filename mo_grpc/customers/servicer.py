@@ -12,7 +12,8 @@ from mo_grpc.db.engine import Database
 from mo_grpc.errors import FieldViolation, InvalidFields
 from mo_grpc.idempotency.writer import Writer, request_key
 from mo_grpc.rpc.context import Context
-from mo_grpc.rpc.conversions import moment, money, page_size, page_token, parse_money, parse_page_token, timestamp
+from mo_grpc.rpc.conversions import moment, money, parse_money, timestamp
+from mo_grpc.rpc.pages import PageRequest
 from mo_grpc.rpc.validation import validate
 
 _ETAG = re.compile(r'(W/)?"[!#-~]*"')
@@ -43,14 +44,10 @@ class CustomerServicer(customers_pb2_grpc.CustomerServiceServicer):
     async def ListCustomers(
         self, request: customers_pb2.ListCustomersRequest, context: Context
     ) -> customers_pb2.ListCustomersResponse:
-        limit = page_size(request.page_size)
-        before = parse_page_token(request.page_token, request)
-        found = await self._database.read(lambda c: store.list_customers(c, before, limit + 1))
-        page = found[:limit]
-        return customers_pb2.ListCustomersResponse(
-            customers=map(to_message, page),
-            next_page_token=page_token(page[-1].id, request) if len(found) > limit else "",
-        )
+        page = PageRequest(request)
+        found = await self._database.read(lambda c: store.list_customers(c, page.after, page.size + 1))
+        rows, token = page.cut(found, attrgetter("id"))
+        return customers_pb2.ListCustomersResponse(customers=map(to_message, rows), next_page_token=token)
 
     async def UpdateCustomer(self, request: customers_pb2.UpdateCustomerRequest, context: Context) -> customers_pb2.Customer:
         heed_if_match(request, context)

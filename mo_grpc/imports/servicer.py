@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from operator import attrgetter
 
 from google.api.httpbody_pb2 import HttpBody
 from google.rpc import code_pb2
@@ -19,7 +20,8 @@ from mo_grpc.imports.runner import Background
 from mo_grpc.imports.upload import Upload
 from mo_grpc.rpc.caller import caller
 from mo_grpc.rpc.context import Context
-from mo_grpc.rpc.conversions import page_size, page_token, parse_page_token, timestamp
+from mo_grpc.rpc.conversions import timestamp
+from mo_grpc.rpc.pages import PageRequest
 
 _WITHOUT_EFFECT = (code_pb2.INVALID_ARGUMENT, code_pb2.ABORTED, code_pb2.RESOURCE_EXHAUSTED)
 """How a create is refused that has certainly created nothing."""
@@ -105,23 +107,19 @@ class ImportServicer(imports_pb2_grpc.ImportServiceServicer):
         return to_message(await self._get(int(request.id)))
 
     async def ListImports(self, request: imports_pb2.ListImportsRequest, context: Context) -> imports_pb2.ListImportsResponse:
-        limit = page_size(request.page_size)
-        before = parse_page_token(request.page_token, request)
-        found = await self._database.read(lambda c: store.list_imports(c, before, limit + 1))
-        page = found[:limit]
-        token = page_token(page[-1].id, request) if len(found) > limit else ""
-        return imports_pb2.ListImportsResponse(imports=map(to_message, page), next_page_token=token)
+        page = PageRequest(request)
+        found = await self._database.read(lambda c: store.list_imports(c, page.after, page.size + 1))
+        rows, token = page.cut(found, attrgetter("id"))
+        return imports_pb2.ListImportsResponse(imports=map(to_message, rows), next_page_token=token)
 
     async def ListImportErrors(
         self, request: imports_pb2.ListImportErrorsRequest, context: Context
     ) -> imports_pb2.ListImportErrorsResponse:
-        limit = page_size(request.page_size)
-        after = parse_page_token(request.page_token, request) or 0
+        page = PageRequest(request)
         await self._get(int(request.id))
-        found = await self._database.read(lambda c: store.list_errors(c, int(request.id), after, limit + 1))
-        page = found[:limit]
-        token = page_token(page[-1].line_number, request) if len(found) > limit else ""
-        return imports_pb2.ListImportErrorsResponse(errors=map(error_message, page), next_page_token=token)
+        found = await self._database.read(lambda c: store.list_errors(c, int(request.id), page.after or 0, page.size + 1))
+        rows, token = page.cut(found, attrgetter("line_number"))
+        return imports_pb2.ListImportErrorsResponse(errors=map(error_message, rows), next_page_token=token)
 
     async def CancelImport(self, request: imports_pb2.CancelImportRequest, context: Context) -> imports_pb2.Import:
         return await self._cancel(int(request.id), request_key(request, context), context)

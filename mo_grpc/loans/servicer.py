@@ -9,7 +9,8 @@ from mo_grpc.idempotency.writer import Writer, request_key
 from mo_grpc.loans import store
 from mo_grpc.loans.rules import Loan, NewLoan
 from mo_grpc.rpc.context import Context
-from mo_grpc.rpc.conversions import moment, money, page_size, page_token, parse_money, parse_page_token, timestamp
+from mo_grpc.rpc.conversions import moment, money, parse_money, timestamp
+from mo_grpc.rpc.pages import PageRequest
 
 
 class LoanServicer(loans_pb2_grpc.LoanServiceServicer):
@@ -37,15 +38,11 @@ class LoanServicer(loans_pb2_grpc.LoanServiceServicer):
         return to_message(await self._get(request.external_id))
 
     async def ListLoans(self, request: loans_pb2.ListLoansRequest, context: Context) -> loans_pb2.ListLoansResponse:
-        limit = page_size(request.page_size)
+        page = PageRequest(request)
         filters = (request.customer_external_id, int(request.status))
-        before = parse_page_token(request.page_token, request)
-        found = await self._database.read(lambda c: store.list_loans(c, *filters, before, limit + 1))
-        page = found[:limit]
-        return loans_pb2.ListLoansResponse(
-            loans=map(to_message, page),
-            next_page_token=page_token(page[-1].id, request) if len(found) > limit else "",
-        )
+        found = await self._database.read(lambda c: store.list_loans(c, *filters, page.after, page.size + 1))
+        rows, token = page.cut(found, attrgetter("id"))
+        return loans_pb2.ListLoansResponse(loans=map(to_message, rows), next_page_token=token)
 
     async def ActivateLoan(self, request: loans_pb2.ActivateLoanRequest, context: Context) -> loans_pb2.Loan:
         return await self._activate(request.external_id, request_key(request, context), context)

@@ -16,7 +16,8 @@ from mo_grpc.payments import store
 from mo_grpc.payments.rules import NewPayment, Payment, PaymentRejection
 from mo_grpc.rpc.caller import caller
 from mo_grpc.rpc.context import Context
-from mo_grpc.rpc.conversions import money, page_size, page_token, parse_money, parse_page_token, timestamp
+from mo_grpc.rpc.conversions import money, parse_money, timestamp
+from mo_grpc.rpc.pages import PageRequest
 from mo_grpc.rpc.validation import validate
 
 CREATE_PAYMENT = "/mo.payments.v1.PaymentService/CreatePayment"
@@ -48,14 +49,11 @@ class PaymentServicer(payments_pb2_grpc.PaymentServiceServicer):
     async def ListPayments(
         self, request: payments_pb2.ListPaymentsRequest, context: Context
     ) -> payments_pb2.ListPaymentsResponse:
-        limit = page_size(request.page_size)
+        page = PageRequest(request)
         filters = (request.customer_external_id, request.loan_external_id, int(request.status))
-        before = parse_page_token(request.page_token, request)
-        page, more = await self._database.read(lambda c: store.list_payments(c, *filters, before, limit))
-        return payments_pb2.ListPaymentsResponse(
-            payments=map(to_message, page),
-            next_page_token=page_token(page[-1].id, request) if more else "",
-        )
+        rows, more = await self._database.read(lambda c: store.list_payments(c, *filters, page.after, page.size))
+        token = page.next_token(rows[-1].id) if more else ""
+        return payments_pb2.ListPaymentsResponse(payments=map(to_message, rows), next_page_token=token)
 
     async def RejectPayment(self, request: payments_pb2.RejectPaymentRequest, context: Context) -> payments_pb2.Payment:
         command = PaymentRejection(request.external_id, request.reason)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from operator import attrgetter
 
 from mo.auth.v1 import api_keys_pb2, api_keys_pb2_grpc
 
@@ -15,8 +16,9 @@ from mo_grpc.errors import FieldViolation, InvalidFields, PermissionDenied
 from mo_grpc.rpc.access import GRANTABLE
 from mo_grpc.rpc.caller import caller
 from mo_grpc.rpc.context import Context
-from mo_grpc.rpc.conversions import moment, page_size, page_token, parse_page_token, timestamp
+from mo_grpc.rpc.conversions import moment, timestamp
 from mo_grpc.rpc.metadata import NO_STORE, Addresses
+from mo_grpc.rpc.pages import PageRequest
 
 
 class ApiKeyServicer(api_keys_pb2_grpc.ApiKeyServiceServicer):
@@ -57,12 +59,10 @@ class ApiKeyServicer(api_keys_pb2_grpc.ApiKeyServiceServicer):
         return to_message(await self._find(request.id))
 
     async def ListApiKeys(self, request: api_keys_pb2.ListApiKeysRequest, context: Context) -> api_keys_pb2.ListApiKeysResponse:
-        limit = page_size(request.page_size)
-        before = parse_page_token(request.page_token, request)
-        found = await self._database.read(lambda connection: store.page_api_keys(connection, before, limit + 1))
-        page = found[:limit]
-        token = page_token(page[-1].number, request) if len(found) > limit else ""
-        return api_keys_pb2.ListApiKeysResponse(api_keys=map(to_message, page), next_page_token=token)
+        page = PageRequest(request)
+        found = await self._database.read(lambda connection: store.page_api_keys(connection, page.after, page.size + 1))
+        rows, token = page.cut(found, attrgetter("number"))
+        return api_keys_pb2.ListApiKeysResponse(api_keys=map(to_message, rows), next_page_token=token)
 
     async def RotateApiKey(self, request: api_keys_pb2.RotateApiKeyRequest, context: Context) -> api_keys_pb2.ApiKey:
         # Whoever rotates a key holds it: that must not buy scopes.
