@@ -1,1 +1,1 @@
-"""What the service costs, measured side by side with the limits (DESIGN §7): `make bench`."""
+"""What the service costs, measured in one run with the limit of each: `make bench`."""

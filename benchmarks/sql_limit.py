@@ -1,4 +1,4 @@
-"""The limit of payments: the work of a set of payments in literal SQL, with its parameters prepared, by synchronous psycopg.
+"""The limit of payments: the work of a batch of payments in literal SQL, with its parameters prepared, by synchronous psycopg.
 
 The statements do the work of the store's (mo_grpc/payments/store.py), and stand here by themselves so that the limit stays
 what it is when the store changes: lock the customers, read their loans, the ids that are taken, new ids and the clock; write
@@ -41,7 +41,7 @@ _WRITE = """
 
 
 class RawPayments:
-    """Sets of payments, each over customers of its own who owe one loan."""
+    """Batches of payments, each over customers of its own who owe one loan."""
 
     def __init__(self, connection: "psycopg.Connection[Any]", load: Load) -> None:
         self._cursor = connection.cursor()
@@ -57,7 +57,7 @@ class RawPayments:
             [CUSTOMERS],
         ).fetchall()
 
-    def _set(self, size: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _batch(self, size: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The parameters of the two statements, as literals of arrays."""
         start = self._numbers
         self._numbers += size
@@ -67,9 +67,9 @@ class RawPayments:
         columns = (_array(row[0] for row in ids), _array(owner[1] for owner in owners), _array(owner[2] for owner in owners))
         return (_array(owner[0] for owner in owners), names), (*columns, names, _array(["0.01"] * size))
 
-    def sample(self, sets: int, size: int) -> Sample:
-        """So many sets, one after the other; rates and costs are a payment's, latencies a set's."""
-        prepared = [self._set(size) for _ in range(sets)]
+    def sample(self, batches: int, size: int) -> Sample:
+        """So many batches, one after the other; rates and costs are of one payment, latencies of one batch."""
+        prepared = [self._batch(size) for _ in range(batches)]
         postgres, client = cpu_seconds(self._load.stack.postgres.pid), time.process_time()
         execute, latencies = self._cursor.execute, []
         for lock_and_read, write in prepared:
@@ -79,11 +79,11 @@ class RawPayments:
             execute(_WRITE, write)
             execute("COMMIT")
             latencies.append(time.perf_counter() - started)
-        each = 1e6 / (sets * size)
+        each = 1e6 / (batches * size)
         costs = ((cpu_seconds(self._load.stack.postgres.pid) - postgres) * each, (time.process_time() - client) * each)
         seconds = sum(latencies)
-        p50, p95, p99 = (sorted(latencies)[int(sets * share)] * 1000 for share in (0.5, 0.95, 0.99))
-        return Sample(sets * size / seconds, p50, p95, p99, server=0.0, postgres=costs[0], envoy=0.0, client=costs[1])
+        p50, p95, p99 = (sorted(latencies)[int(batches * share)] * 1000 for share in (0.5, 0.95, 0.99))
+        return Sample(batches * size / seconds, p50, p95, p99, server=0.0, postgres=costs[0], envoy=0.0, client=costs[1])
 
 
 def _array(values: Any) -> str:

@@ -17,7 +17,7 @@ PROTOS = Path(__file__).parent
 GENERATED = PROTOS.parent / "generated"
 GOOGLE = Path(annotations_pb2.__file__).parents[1]
 
-# Envoy shows an error's details as JSON only if the descriptor set has their types (DESIGN §9).
+# Envoy writes the details of an error as JSON only if the descriptor set has their types.
 ERROR_DETAILS = [PROTOS / "google/rpc/error_details.proto", PROTOS / "google/rpc/status.proto"]
 
 

@@ -1,4 +1,4 @@
-"""The invariants of DESIGN §3 as SQL: each statement finds the rows that break one."""
+"""The invariants of docs/rules.md (R19, R70 to R73) as SQL: each statement finds the rows that break one."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -28,6 +28,7 @@ def text_of(name: str) -> str:
 
 README = text_of("README.md")
 API = text_of("docs/api.md")
+RULES = re.findall(r"^\| (R\d+) \| (.*)$", text_of("docs/rules.md"), re.MULTILINE)
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 TOUR = README[README.index("\n## Five-minute tour\n") : README.index("\n## Command line\n")]
@@ -103,6 +104,30 @@ def test_every_rpc_is_in_the_api_guide_with_its_path_and_scope() -> None:
             path = re.sub(r"\{[a-z_]+\.", "{", getattr(rule, verb))
             expected.append((method.name, f"{verb.upper()} {path}", ACCESS[f"/{service}/{method.name}"] or "public"))
     assert rows == expected
+
+
+def test_every_rule_has_a_number_of_its_own_and_tests_that_exist() -> None:
+    numbers = [number for number, _ in RULES]
+    assert numbers
+    assert len(set(numbers)) == len(numbers)
+    for number, row in RULES:
+        shown = re.findall(r"`([\w/]+\.py)::(test_\w+)`", row)
+        assert shown, f"{number} names no test"
+        for file, test in shown:
+            assert re.search(rf"^(async )?def {test}\(", text_of(f"tests/{file}"), re.MULTILINE), f"{number}: {file}::{test}"
+
+
+def test_every_rule_that_is_cited_exists() -> None:
+    sources = [
+        path
+        for folder in ("mo_grpc", "protos/mo", "migrations", "benchmarks", "docs", "tests")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".proto", ".md")
+    ]
+    lines = [line for path in sources for line in path.read_text(encoding="utf-8").splitlines() if "docs/rules.md" in line]
+    cited = {number for line in lines for number in re.findall(r"\bR\d+\b", line)}
+    assert cited
+    assert cited <= {number for number, _ in RULES}
 
 
 def anchors(document: Path) -> set[str]:

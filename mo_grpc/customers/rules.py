@@ -1,4 +1,4 @@
-"""The values of a customer, and the decisions about one, without any SQL."""
+"""The values of a customer, and the decisions about one, without any SQL (docs/rules.md, R10 to R17)."""
 
 from collections.abc import Mapping
 from datetime import datetime

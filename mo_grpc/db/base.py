@@ -19,6 +19,6 @@ class Base(DeclarativeBase):
 
 
 def external_id_check() -> CheckConstraint:
-    """The format of a client's id (DESIGN §3); the wire says the same in `mo/rules/v1/rules.proto`."""
+    """The format of an `external_id` (docs/rules.md, R4); the same rule for the wire is in `mo/rules/v1/rules.proto`."""
     # An unbounded repetition beside length(): a bounded one is many times slower in PostgreSQL.
     return CheckConstraint("external_id ~ '^[A-Za-z0-9][A-Za-z0-9._~-]*$' AND length(external_id) <= 60", "external_id")

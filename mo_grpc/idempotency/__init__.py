@@ -1,1 +1,1 @@
-"""Retries that take effect once: what a caller's key was answered is kept, and answered again (DESIGN §4)."""
+"""Retries take effect once: the answer to an idempotency key is stored, and sent again (docs/rules.md, R48 to R55)."""

@@ -46,7 +46,7 @@ class Writer(Generic[C, R, M]):
         if key is None:
             result = await self._coalesced(Keyed(command, None))
         else:
-            # Another set of this process might hold the same advisory lock, so look here first.
+            # Another batch of this process might hold the same advisory lock, so look here first.
             if key[:2] in self._in_flight:
                 raise in_flight()
             self._in_flight.add(key[:2])

@@ -1,4 +1,4 @@
-"""The values of an import, and the decisions about one, without any SQL."""
+"""The values of an import, and the decisions about one, without any SQL (docs/rules.md, R62 to R69)."""
 
 import re
 from datetime import datetime

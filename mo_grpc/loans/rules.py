@@ -1,4 +1,4 @@
-"""The values of a loan, and the decisions about one, without any SQL (DESIGN §3)."""
+"""The values of a loan, and the decisions about one, without any SQL (docs/rules.md, R18 to R27)."""
 
 from datetime import datetime
 from decimal import Decimal

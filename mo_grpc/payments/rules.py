@@ -1,4 +1,4 @@
-"""The values of a payment, and the decisions about one, without any SQL (DESIGN §3)."""
+"""The values of a payment, and the decisions about one, without any SQL (docs/rules.md, R28 to R38)."""
 
 from collections.abc import Iterable, MutableMapping
 from datetime import datetime

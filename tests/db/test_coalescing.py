@@ -1,4 +1,4 @@
-"""Calls that run as one set stay calls of their own. All goes through the public door; a set forms behind a held lock."""
+"""Calls that run as one batch stay separate calls. All goes through the public door; a batch forms behind a held lock."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -135,7 +135,9 @@ def test_one_that_makes_the_statement_fail_fails_alone(over_grpc: GrpcDoor, stac
     assert over_grpc("loans.GetLoan", external_id=loan)["outstanding"] == "60.00"
 
 
-def test_a_call_cancelled_before_its_set_has_no_effect(over_grpc: GrpcDoor, stack: Stack, pool: ThreadPoolExecutor) -> None:
+def test_a_call_cancelled_before_its_batch_is_dispatched_has_no_effect(
+    over_grpc: GrpcDoor, stack: Stack, pool: ThreadPoolExecutor
+) -> None:
     customer = a_customer(over_grpc)
     a_loan(over_grpc, customer, "100")
     hasty = GrpcDoor(over_grpc.channel, over_grpc.metadata, timeout=0.5)
@@ -151,7 +153,7 @@ def test_a_call_cancelled_before_its_set_has_no_effect(over_grpc: GrpcDoor, stac
     assert outcome(over_grpc, "payments.GetPayment", external_id=cancelled) == "PAYMENT_NOT_FOUND"
 
 
-def test_a_set_that_nobody_waits_for_frees_its_connection(over_grpc: GrpcDoor, stack: Stack) -> None:
+def test_a_batch_that_nobody_waits_for_frees_its_connection(over_grpc: GrpcDoor, stack: Stack) -> None:
     customer = a_customer(over_grpc)
     hasty = GrpcDoor(over_grpc.channel, over_grpc.metadata, timeout=0.5)
     with locked(stack.data_dir, customer) as holder:
@@ -173,7 +175,7 @@ def test_calls_with_a_key_keep_their_order_and_never_overlap() -> None:
         running.update(keys)
         sizes.append(len(commands))
         for turn in range(1 + len(sizes) % 4):
-            await asyncio.sleep(0.001 * turn)  # a set takes its time, and not always the same
+            await asyncio.sleep(0.001 * turn)  # a batch takes its time, and not always the same
         for key, number in commands:
             done[key].append(number)
         running.difference_update(keys)

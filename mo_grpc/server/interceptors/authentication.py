@@ -1,4 +1,4 @@
-"""Lets a call in only with an API key, or a person's access token, that has the scope its RPC asks for (DESIGN §5)."""
+"""Lets a call in only with an API key, or a person's access token, that has the scope its RPC asks for."""
 
 from google.protobuf.message import DecodeError, Message
 from mo.errors.v1.error_reason_pb2 import ErrorReason

@@ -1,4 +1,4 @@
-"""Calls that run as one set share its fate no more than they must, and a batch's items have keys of their own."""
+"""Calls that run as one batch fail together only when they must; the items of BatchCreatePayments have keys of their own."""
 
 import itertools
 from typing import Any
@@ -18,7 +18,7 @@ CALLS = 24
 
 
 class Together:
-    """Keyed payments of 1.00, each by a customer of its own, sent at the same time; the fault strikes a set of them."""
+    """Keyed payments of 1.00, each by a customer of its own, sent at the same time; the fault strikes a batch of them."""
 
     def __init__(self, faulty: Faulty, door: GrpcDoor, statement: int, fault: Fault, **plan: Any) -> None:
         self._door = faulty.door
@@ -41,7 +41,7 @@ class Together:
         ]
 
     def struck(self) -> list[int]:
-        """The calls whose set went wrong."""
+        """The calls of the batch that went wrong."""
         assert self.plan.seen.wait(20)
         return [index for index, key in enumerate(self._keys) if key.encode() in self.plan.first]
 
@@ -62,7 +62,7 @@ def outcomes(calls: list[Any]) -> list[str]:
         (COMMIT, Fault.FAIL, {"sqlstate": b"40001"}),
     ],
 )
-def test_a_set_that_can_be_tried_again_succeeds_as_a_whole(
+def test_a_batch_that_can_be_tried_again_succeeds_as_a_whole(
     faulty: Faulty, over_grpc: GrpcDoor, statement: int, fault: Fault, plan: dict[str, Any]
 ) -> None:
     together = Together(faulty, over_grpc, statement, fault, **plan)
@@ -71,7 +71,7 @@ def test_a_set_that_can_be_tried_again_succeeds_as_a_whole(
     assert {outstanding(over_grpc, loan) for loan in together.loans} == {("99.00", "ACTIVE")}
 
 
-def test_when_the_fate_of_a_set_is_unknown_each_retry_takes_effect_once(faulty: Faulty, over_grpc: GrpcDoor) -> None:
+def test_when_the_outcome_of_a_batch_is_unknown_each_retry_takes_effect_once(faulty: Faulty, over_grpc: GrpcDoor) -> None:
     together = Together(faulty, over_grpc, COMMIT, Fault.CUT_ANSWER)
     struck = together.struck()
     assert outcomes(together.calls) == ["DATABASE_UNAVAILABLE" if index in struck else "COMPLETED" for index in range(CALLS)]
@@ -79,7 +79,7 @@ def test_when_the_fate_of_a_set_is_unknown_each_retry_takes_effect_once(faulty: 
     assert {outstanding(over_grpc, loan) for loan in together.loans} == {("99.00", "ACTIVE")}
 
 
-def test_a_set_goes_on_for_those_who_still_wait_for_it(faulty: Faulty, over_grpc: GrpcDoor) -> None:
+def test_a_batch_goes_on_for_those_who_still_wait_for_it(faulty: Faulty, over_grpc: GrpcDoor) -> None:
     together = Together(faulty, over_grpc, 1, Fault.HOLD_ANSWER)
     hasty, *_ = together.struck()
     together.calls[hasty].cancel()
