@@ -18,9 +18,6 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-ROOT = Path(__file__).resolve().parent.parent
-"""The source tree: where `migrations/`, `envoy/` and `generated/` are."""
-
 DRIVER = "postgresql+psycopg"
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from mo_grpc.config import ROOT
 from tests.conftest import read_greeting, settings_environment
 from tests.databases import owner
+from tests.repository import ROOT
 from tests.secrets import PASSWORD
 
 PICTURES = ROOT / "docs" / "pictures"

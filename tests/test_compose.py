@@ -10,12 +10,13 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from psycopg import sql
 
-from mo_grpc.config import ROOT, Settings
+from mo_grpc.config import Settings
 from mo_grpc.db import embedded
 from mo_grpc.db.embedded import EmbeddedPostgres, embedded_url
 from tests import secrets
 from tests.conftest import KEY, run_cli
 from tests.databases import connect
+from tests.repository import ROOT
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 GIVEN = {

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from mo_grpc.config import ROOT, Settings
+from mo_grpc.config import Settings
 from mo_grpc.db.engine import database_url, migration_url
 from tests.conftest import run_cli, settings_environment
+from tests.repository import ROOT
 
 EXAMPLE = (ROOT / "env.example").read_text(encoding="utf-8")
 SHOWN = re.findall(r"^#([A-Z0-9_]+)=(.*)$", EXAMPLE, re.MULTILINE)

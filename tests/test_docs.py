@@ -16,10 +16,10 @@ from google.protobuf import descriptor_pool
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.cli.app import app
-from mo_grpc.config import ROOT
 from mo_grpc.rpc.access import ACCESS
 from mo_grpc.server.server import SERVICES
 from tests.conftest import Stack
+from tests.repository import ROOT
 
 
 def text_of(name: str) -> str:

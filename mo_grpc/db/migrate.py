@@ -8,16 +8,17 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import URL
 
-from mo_grpc.config import ROOT, Settings
+from mo_grpc.config import Settings
 from mo_grpc.db.engine import database_url, migration_url
 from mo_grpc.db.logins import let_in
 from mo_grpc.db.sentences import MigrationError
+from mo_grpc.package_data import data_path
 
 
 def alembic_config(url: URL) -> Config:
     """Alembic's configuration for one database; there is no `alembic.ini`."""
     config = Config()
-    config.set_main_option("script_location", str(ROOT / "migrations"))
+    config.set_main_option("script_location", str(data_path("migrations")))
     config.set_main_option("path_separator", "os")
     config.attributes["url"] = url
     return config

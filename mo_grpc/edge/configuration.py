@@ -18,13 +18,14 @@ from google.rpc.status_pb2 import Status
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
-from mo_grpc.config import ROOT, Settings
+from mo_grpc.config import Settings
 from mo_grpc.edge.routes import body_members, by_verb, rest_paths
 from mo_grpc.errors import DOMAIN
+from mo_grpc.package_data import data_path
 from mo_grpc.process.places import endpoints, web_endpoint
 
-TEMPLATES = ROOT / "envoy"
-DESCRIPTOR_SET = ROOT / "generated" / "descriptor.binpb"
+TEMPLATES = data_path("envoy")
+DESCRIPTOR_SET = data_path("generated/descriptor.binpb")
 
 # What a browser may send beside the API key.
 CORS_HEADERS = (

@@ -8,12 +8,12 @@ import httpx
 import pytest
 
 from mo_grpc.auth.users.rules import Role
-from mo_grpc.config import ROOT
 from tests.auth.users.conftest import NewPerson, basic, new_person, patience  # noqa: F401 - fixtures
 from tests.conftest import ORIGIN, TLS, Stack
 from tests.doors import Json
 from tests.e2e.test_edge import GET_CUSTOMER, exchange, refusal
 from tests.factories import SOME_DAY, new_id
+from tests.repository import ROOT
 
 EDGE_TABLE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8").partition("## What Envoy decides")[2].partition("\n## ")[0]
 CUSTOMER = {"score": "1.00"}

@@ -9,11 +9,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from mo_grpc.config import ROOT, Settings
+from mo_grpc.config import Settings
+from mo_grpc.package_data import data_path
 from mo_grpc.web.assets import ASK_AGAIN, Assets, asset
 from mo_grpc.web.headers import policy
 
-DOCUMENT = ROOT / "generated" / "openapi.json"
+DOCUMENT = data_path("generated/openapi.json")
 PAGES = Path(__file__).parent / "static"
 _TEMPLATES = Environment(loader=FileSystemLoader(PAGES), autoescape=True)
 

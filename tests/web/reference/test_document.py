@@ -10,10 +10,10 @@ from google.api import annotations_pb2
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.auth.users.rules import Role
-from mo_grpc.config import ROOT
 from tests.auth.users.conftest import NewPerson, basic, totp
 from tests.conftest import TLS, Stack
 from tests.doors import method
+from tests.repository import ROOT
 from tests.secrets import PASSWORD
 from tests.web.reading import Document
 
