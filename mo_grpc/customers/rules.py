@@ -58,8 +58,13 @@ class Balance(NamedTuple):
 
     @property
     def available_amount(self) -> Decimal:
-        """What may still be lent; negative when the debt is above the score."""
-        return self.score - self.total_debt
+        """What may still be lent."""
+        return available_amount(self.score, self.total_debt)
+
+
+def available_amount(score: Decimal, total_debt: Decimal) -> Decimal:
+    """What may still be lent; negative when the debt is above the score."""
+    return score - total_debt
 
 
 def etag(customer: Customer) -> str:

@@ -7,6 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.customers import models
+from mo_grpc.customers.debt import debt_of
 from mo_grpc.customers.rules import RESOURCE, Balance, Customer, CustomerChange, NewCustomer, Status, change
 from mo_grpc.db.batches import BatchRead, BatchWrite, Decision
 from mo_grpc.db.coalescing import Locked, Locks
@@ -53,12 +54,9 @@ _CHANGE = Query("""
 
 _NOW = Statement(Query("SELECT mo_clock()"))
 
-_BALANCES = Query("""
-    SELECT external_id, score, (
-        SELECT coalesce(sum(outstanding), 0.00) FROM loans WHERE customer_id = customers.id AND status IN (1, 2)
-    )
-    FROM customers WHERE external_id = ANY(:external_ids)
-""")
+_BALANCES = Query(f"""
+    SELECT external_id, score, {debt_of("customers.id")} FROM customers WHERE external_id = ANY(:external_ids)
+""")  # noqa: S608 - constants
 
 
 class LockedCustomers(NamedTuple):

@@ -6,6 +6,12 @@ from typing import NamedTuple
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mo_grpc.customers.debt import debts
+from mo_grpc.imports.rules import State
+from mo_grpc.loans.rules import Status as LoanStatus
+from mo_grpc.payments.rules import RejectionKind
+from mo_grpc.payments.rules import Status as PaymentStatus
+
 SHOWN = 20
 """How many broken rows of an invariant are named."""
 
@@ -31,13 +37,13 @@ INVARIANTS = (
     Invariant(
         "A loan's outstanding is between 0 and its amount, and 0 just when it is PAID",
         "loans",
-        """
+        f"""
         SELECT external_id, format('status %s, amount %s, outstanding %s', status, amount, outstanding) AS remark FROM loans
         WHERE NOT (outstanding BETWEEN 0 AND amount)
-            OR (status = 4) <> (outstanding = 0)
-            OR (status IN (2, 4)) <> (taken_at IS NOT NULL)
-            OR (status IN (1, 3) AND outstanding <> amount)
-        """,
+            OR (status = {LoanStatus.PAID}) <> (outstanding = 0)
+            OR (status IN ({LoanStatus.ACTIVE}, {LoanStatus.PAID})) <> (taken_at IS NOT NULL)
+            OR (status IN ({LoanStatus.PENDING}, {LoanStatus.REJECTED}) AND outstanding <> amount)
+        """,  # noqa: S608 - constants
     ),
     Invariant(
         "A payment that was spread has details that sum up to it; one that never was has none",
@@ -53,14 +59,14 @@ INVARIANTS = (
     Invariant(
         "What COMPLETED payments paid of a loan is what is missing of its outstanding",
         "loans",
-        """
+        f"""
         SELECT external_id, format('amount %s, outstanding %s, paid %s', amount, outstanding, coalesce(paid, 0)) AS remark
         FROM loans LEFT JOIN (
             SELECT loan_id AS id, sum(amount) AS paid FROM payment_details
-            JOIN payments ON payments.id = payment_id WHERE status = 1 GROUP BY loan_id
+            JOIN payments ON payments.id = payment_id WHERE status = {PaymentStatus.COMPLETED} GROUP BY loan_id
         ) AS payments USING (id)
         WHERE amount - outstanding <> coalesce(paid, 0)
-        """,
+        """,  # noqa: S608 - constants
     ),
     Invariant(
         "A payment pays loans of its own customer",
@@ -76,26 +82,25 @@ INVARIANTS = (
     Invariant(
         "Nobody owes more than the credit line, unless it was changed or a payment bounced",
         "customers",
-        """
+        f"""
         SELECT external_id, format('score %s, debt %s', score, debt) AS remark
-        FROM customers JOIN (
-            SELECT customer_id AS id, sum(outstanding) AS debt FROM loans WHERE status IN (1, 2) GROUP BY customer_id
-        ) AS debts USING (id)
-        WHERE debt > score AND version = 1
-            AND NOT EXISTS (SELECT FROM payments WHERE customer_id = customers.id AND rejection_kind = 2)
-        """,
+        FROM customers JOIN ({debts()}) AS debts ON debts.customer_id = customers.id
+        WHERE debt > score AND version = 1 AND NOT EXISTS (
+            SELECT FROM payments WHERE customer_id = customers.id AND rejection_kind = {RejectionKind.BOUNCED}
+        )
+        """,  # noqa: S608 - constants
     ),
     Invariant(
         "An import has an error for each line that failed, and has read a file that SUCCEEDED to its end",
         "imports",
-        """
+        f"""
         SELECT format('%s (%s)', id, source) AS external_id,
             format('failed %s, errors %s, bytes %s of %s', failed_count, coalesce(errors, 0), bytes_done, bytes_total) AS remark
         FROM imports LEFT JOIN (
             SELECT import_id AS id, count(*) AS errors FROM import_errors GROUP BY import_id
         ) AS reported USING (id)
-        WHERE failed_count <> coalesce(errors, 0) OR (state = 3 AND bytes_done <> bytes_total)
-        """,
+        WHERE failed_count <> coalesce(errors, 0) OR (state = {State.SUCCEEDED} AND bytes_done <> bytes_total)
+        """,  # noqa: S608 - constants
     ),
 )
 

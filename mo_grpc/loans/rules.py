@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
-from mo_grpc.customers.rules import Customer
+from mo_grpc.customers.rules import Customer, available_amount
 from mo_grpc.customers.rules import Status as CustomerStatus
 from mo_grpc.errors import FieldViolation, InvalidFields, PreconditionFailed, Resource, ServiceError
 
@@ -66,7 +66,7 @@ def may_lend(customer: Customer, debt: Debt, new: NewLoan, now: datetime) -> Ser
         return InvalidFields([FieldViolation("maximum_payment_date", "must be in the future")])
     if customer.status != CustomerStatus.ACTIVE:
         return _inactive(customer)
-    available = customer.score - debt.total
+    available = available_amount(customer.score, debt.total)
     if new.amount > available:
         message = f"A loan of {new.amount:.2f} does not fit the {available:.2f} left of the credit line."
         return _over_the_line(customer, new.amount, available, message)
@@ -87,7 +87,7 @@ def activate(loan: Loan, customer: Customer, debt: Debt, now: datetime) -> Loan 
     if customer.status != CustomerStatus.ACTIVE:
         return _inactive(customer)
     # The line may have been lowered, or a payment may have bounced, since the loan was made.
-    available = customer.score - debt.total
+    available = available_amount(customer.score, debt.total)
     if available < 0:
         message = f"A loan of {loan.amount:.2f} is not paid out while {available:.2f} is left of the credit line."
         return _over_the_line(customer, loan.amount, available, message)

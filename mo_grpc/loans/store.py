@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.customers import models as customer_models
 from mo_grpc.customers import store as customers
+from mo_grpc.customers.debt import debts
 from mo_grpc.customers.rules import Customer
 from mo_grpc.db.batches import BatchRead, BatchWrite, Decision
 from mo_grpc.db.coalescing import Locked, Locks
@@ -37,12 +38,9 @@ _PREPARE = Query("""
         ARRAY(SELECT nextval('loans_id_seq') FROM generate_series(1, :count))
 """)
 
-_DEBTS = Query("""
-    SELECT customer_id, sum(outstanding), count(*) FROM loans
-    WHERE customer_id = ANY(ARRAY(SELECT id FROM customers WHERE external_id = ANY(:customer_external_ids)))
-        AND status IN (1, 2)
-    GROUP BY customer_id
-""")
+_DEBTS = Query(
+    debts("customer_id = ANY(ARRAY(SELECT id FROM customers WHERE external_id = ANY(:customer_external_ids)))"),
+)
 
 _CREATE = Query("""
     INSERT INTO loans (id, customer_id, external_id, amount, outstanding, status, contract_version, maximum_payment_date,
@@ -67,10 +65,8 @@ _LOCK_FREE = Query(f"{_LOCK} SKIP LOCKED")
 
 # The time, once, and beside it whatever debts there are.
 _NOW_AND_DEBTS = Query(f"""
-    SELECT now, customer_id, total, open_loans FROM mo_clock() AS now LEFT JOIN (
-        SELECT customer_id, sum(outstanding) AS total, count(*) AS open_loans FROM loans
-        WHERE customer_id = ANY(ARRAY({_OWNERS})) AND status IN (1, 2) GROUP BY customer_id
-    ) AS debts ON true
+    SELECT now, customer_id, debt, open_loans
+    FROM mo_clock() AS now LEFT JOIN ({debts(f"customer_id = ANY(ARRAY({_OWNERS}))")}) AS debts ON true
 """)  # noqa: S608 - constants
 
 _CHANGE = Query("""

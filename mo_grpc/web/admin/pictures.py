@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
+from mo_grpc.loans.rules import Status as LoanStatus
+from mo_grpc.payments.rules import Status as PaymentStatus
 from mo_grpc.web.admin.charts import day_and_time, rect, svg
 
 _ROW = 26
 _HUES = 6
-PENDING, ACTIVE, REJECTED, PAID = 1, 2, 3, 4
-COMPLETED = 1
 
 
 class Place(NamedTuple):
@@ -42,20 +42,19 @@ def time_line(width: int, loans: Sequence[Mapping[str, Any]], payments: Sequence
     for row, loan in enumerate(ordered):
         y = 12 + _ROW * row
         since = loan["taken_at"] or loan["created_at"]
-        end = loan["updated_at"] if loan["status"] in (PAID, REJECTED) else place.last
+        end = loan["updated_at"] if loan["status"] in (LoanStatus.PAID, LoanStatus.REJECTED) else place.last
         x = place.x(since)
-        names = {PENDING: "bar-pending", ACTIVE: "bar-active", REJECTED: "bar-rejected", PAID: "bar-paid"}
-        words = {PENDING: "pending", ACTIVE: "active", REJECTED: "rejected", PAID: "paid"}[loan["status"]]
+        words = LoanStatus(loan["status"]).name.lower()
         title = f"{loan['external_id']}: {loan['amount']:,.2f}, {words}, from {day_and_time(since)}"
         if end is not place.last:
             title += f" to {day_and_time(end)}"
-        bar = rect(names[loan["status"]], x, y, max(4.0, place.x(end) - x), 14)
+        bar = rect(f"bar-{words}", x, y, max(4.0, place.x(end) - x), 14)
         label = _text(4, y + 11, _cut(loan["external_id"], left // 7))
         drawn.append(Markup("<g><title>{}</title>{}{}</g>").format(title, label, bar))
     y = bottom + 10
     drawn.append(_text(4, y + 4, "payments"))
     for payment in payments:
-        x, good = place.x(payment["created_at"]), payment["status"] == COMPLETED
+        x, good = place.x(payment["created_at"]), payment["status"] == PaymentStatus.COMPLETED
         words = "completed" if good else "rejected"
         title = f"{payment['external_id']}: {payment['total_amount']:,.2f}, {words}, {day_and_time(payment['created_at'])}"
         mark = (
@@ -90,11 +89,11 @@ def spread(
         drawn.append(rect("track", left, y, float(loan["amount"]) * scale, 22))
         for part in (part for part in parts if part["loan_id"] == loan["id"]):
             mine = part["payment_id"] == payment_id
-            if part["status"] != COMPLETED and not mine:
+            if part["status"] != PaymentStatus.COMPLETED and not mine:
                 continue
             number = numbers[part["payment_id"]]
             name = f"part-{(number - 1) % _HUES + 1}" if payment_id is None else "part-1" if mine else "part-other"
-            name = "part-bounced" if part["status"] != COMPLETED else name
+            name = "part-bounced" if part["status"] != PaymentStatus.COMPLETED else name
             size = float(part["amount"]) * scale
             title = f"{part['payment']}: {part['amount']:,.2f} of {loan['external_id']}"
             label = Markup("")
@@ -105,7 +104,7 @@ def spread(
             shape = rect(name, x, y, max(1.0, size - 1), 22)
             drawn.append(Markup("<g><title>{}</title>{}{}</g>").format(title, shape, label))
             x += size
-        owed = "paid" if loan["status"] == PAID else f"{loan['outstanding']:,.2f} left"
+        owed = "paid" if loan["status"] == LoanStatus.PAID else f"{loan['outstanding']:,.2f} left"
         drawn.append(_text(left + float(loan["amount"]) * scale + 6, y + 15, owed))
     description = "; ".join(_words(loan, parts) for loan in loans) or "No payment has gone to a loan yet."
     title = "How the payment was spread" if payment_id else "How each payment was spread, loan by loan"
@@ -114,7 +113,7 @@ def spread(
 
 def legend(parts: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, str, bool]]:
     """The payments of the picture: number, colour, id, and whether it counts."""
-    payments = {part["payment_id"]: (part["payment"], part["status"] == COMPLETED) for part in parts}
+    payments = {part["payment_id"]: (part["payment"], part["status"] == PaymentStatus.COMPLETED) for part in parts}
     return [
         (number, f"part-{(number - 1) % _HUES + 1}" if counts else "part-bounced", payment, counts)
         for number, (_, (payment, counts)) in enumerate(sorted(payments.items()), 1)

@@ -21,6 +21,9 @@ from mo_grpc.config import Settings
 from mo_grpc.crypto import Vault
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import ServiceError
+from mo_grpc.loans.rules import Status as LoanStatus
+from mo_grpc.payments.rules import RejectionKind
+from mo_grpc.payments.rules import Status as PaymentStatus
 from mo_grpc.web.admin import charts
 from mo_grpc.web.admin.api import Api, Refusal
 from mo_grpc.web.admin.queries import resources
@@ -92,6 +95,7 @@ class Site:
         self._templates = Environment(loader=PackageLoader("mo_grpc.web.admin"), autoescape=True, trim_blocks=True)
         self.assets = Assets(f"{self.base}static/", {file.name: file.read_bytes() for file in _STATIC.iterdir()})
         self._templates.globals |= {"base": self.base, "asset": self.assets.url, "new_id": lambda: secrets.token_urlsafe(12)}
+        self._templates.globals |= {"LoanStatus": LoanStatus, "PaymentStatus": PaymentStatus, "RejectionKind": RejectionKind}
         self._templates.filters |= {"money": _money, "number": "{:,}".format, "when": charts.day_and_time, "bytes": _bytes}
 
     def page(self, handler: Handler, scope: str = "", *, public: bool = False, streams: bool = False) -> Any:

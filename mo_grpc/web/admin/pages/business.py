@@ -11,17 +11,20 @@ from mo.loans.v1 import loans_pb2
 from mo.payments.v1 import payments_pb2
 from starlette.responses import Response
 
+from mo_grpc.customers.rules import Status as CustomerStatus
+from mo_grpc.loans.rules import Status as LoanStatus
+from mo_grpc.payments.rules import RejectionKind
+from mo_grpc.payments.rules import Status as PaymentStatus
 from mo_grpc.web.admin import charts, pictures
 from mo_grpc.web.admin.pages.listing import Export, ListPage
 from mo_grpc.web.admin.queries import resources
 from mo_grpc.web.admin.queries.lists import CUSTOMERS, LOANS, PAYMENTS
-from mo_grpc.web.admin.rules import EXTERNAL_ID, used
+from mo_grpc.web.admin.rules import EXTERNAL_ID, chosen, used, words_of
 from mo_grpc.web.admin.site import NotHereError, Site, Visit
 
-CUSTOMER_STATUS = {1: "active", 2: "inactive"}
-LOAN_STATUS = {1: "pending", 2: "active", 3: "rejected", 4: "paid"}
-PAYMENT_STATUS = {1: "completed", 2: "rejected"}
-REJECTION = {1: "insufficient debt", 2: "bounced"}
+CUSTOMER_STATUS, LOAN_STATUS, PAYMENT_STATUS, REJECTION = (
+    words_of(each) for each in (CustomerStatus, LoanStatus, PaymentStatus, RejectionKind)
+)
 _DETAILS_IN_LIST = 10
 
 
@@ -122,10 +125,11 @@ class BusinessPages:
     async def change_customer(self, visit: Visit) -> Response:
         """Change a customer's line or status, unless somebody else did since the page was read."""
         external_id = self._id(visit)
+        inactive = chosen(visit.form.get("status", ""), CUSTOMER_STATUS) == CustomerStatus.INACTIVE
         customer = customers_pb2.Customer(
             external_id=external_id,
             score=visit.form.get("score", "").strip(),
-            status=customers_pb2.Customer.INACTIVE if visit.form.get("status") == "2" else customers_pb2.Customer.ACTIVE,
+            status=customers_pb2.Customer.INACTIVE if inactive else customers_pb2.Customer.ACTIVE,
             etag=visit.form.get("etag", ""),
         )
         request = customers_pb2.UpdateCustomerRequest(customer=customer)

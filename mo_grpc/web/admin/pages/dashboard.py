@@ -14,6 +14,7 @@ from mo_grpc.web.admin import charts
 from mo_grpc.web.admin.charts import Bar, twice
 from mo_grpc.web.admin.queries import figures
 from mo_grpc.web.admin.queries.figures import Figures, Kept
+from mo_grpc.web.admin.rules import words_of
 from mo_grpc.web.admin.site import Site, Visit
 
 
@@ -42,7 +43,7 @@ class Dashboard:
             rejected=found.of(Status.REJECTED),
             today=found.days[-1],
             imports=imports,
-            states={int(state): state.name.lower() for state in State},
+            states=words_of(State),
             health=dict(health),
             uptime=_span((datetime.now(UTC) - health["started_at"]).total_seconds()),
             answered=answered,

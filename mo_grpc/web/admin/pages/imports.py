@@ -14,10 +14,10 @@ from mo_grpc.web.admin.api import Refusal
 from mo_grpc.web.admin.pages.listing import ListPage
 from mo_grpc.web.admin.queries import resources
 from mo_grpc.web.admin.queries.lists import IMPORTS
-from mo_grpc.web.admin.rules import whole_number
+from mo_grpc.web.admin.rules import whole_number, words_of
 from mo_grpc.web.admin.site import NotHereError, Site, Visit
 
-STATES = {int(state): state.name.lower() for state in State}
+STATES = words_of(State)
 REASONS = {value.number: value.name for value in imports_pb2.ImportError.Reason.DESCRIPTOR.values}
 _SHOWN = 50
 _EXPORTED_AT_ONCE = 2000

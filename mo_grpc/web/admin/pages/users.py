@@ -17,10 +17,10 @@ from mo_grpc.errors import InvalidFields, PreconditionFailed
 from mo_grpc.web.admin.pages.listing import ListPage
 from mo_grpc.web.admin.queries import resources
 from mo_grpc.web.admin.queries.lists import EVENTS, HONEYPOT, USERS
-from mo_grpc.web.admin.rules import chosen, whole_number
+from mo_grpc.web.admin.rules import chosen, whole_number, words_of
 from mo_grpc.web.admin.site import NotHereError, Site, Visit
 
-_ROLES = {int(role): role.name.lower() for role in Role}
+_ROLES = words_of(Role)
 _IRREVERSIBLE = {
     "reset": (
         "Make a new password for",

@@ -10,7 +10,11 @@ from typing import Any, NamedTuple
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mo_grpc.customers.debt import debt_of, debts
 from mo_grpc.db.engine import Database
+from mo_grpc.loans.rules import Status as LoanStatus
+from mo_grpc.payments.rules import RejectionKind
+from mo_grpc.payments.rules import Status as PaymentStatus
 
 DAYS = 60
 SAMPLED = 20_000
@@ -23,44 +27,38 @@ _SNAPSHOT = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 # Each statement here is served by a pass over the table, which other statements of the service must never make.
 _WHOLE_TABLES = text("SELECT set_config('enable_seqscan', 'on', true), set_config('jit', 'off', true)")
 
-_LOANS = text("""
+_OVERDUE = f"status = {LoanStatus.ACTIVE} AND maximum_payment_date < now()"
+_LOANS = text(f"""
     SELECT status, count(*), sum(amount), sum(outstanding),
-        count(*) FILTER (WHERE status = 2 AND maximum_payment_date < now()),
-        sum(outstanding) FILTER (WHERE status = 2 AND maximum_payment_date < now())
+        count(*) FILTER (WHERE {_OVERDUE}), sum(outstanding) FILTER (WHERE {_OVERDUE})
     FROM loans GROUP BY status
-""")
+""")  # noqa: S608 - constants
 _LENT = text("""
     SELECT CAST(taken_at AS date), sum(amount) FROM loans WHERE taken_at >= :since GROUP BY 1
 """)
-_PAYMENTS = text("""
-    SELECT CAST(created_at AS date), count(*) FILTER (WHERE status = 1), count(*) FILTER (WHERE status = 2),
-        coalesce(sum(total_amount) FILTER (WHERE status = 1), 0)
+_PAYMENTS = text(f"""
+    SELECT CAST(created_at AS date), count(*) FILTER (WHERE status = {PaymentStatus.COMPLETED}),
+        count(*) FILTER (WHERE status = {PaymentStatus.REJECTED}),
+        coalesce(sum(total_amount) FILTER (WHERE status = {PaymentStatus.COMPLETED}), 0)
     FROM payments WHERE created_at >= :since GROUP BY 1
-""")
+""")  # noqa: S608 - constants
 # A bounced payment counted from its payment to its bounce.
-_REPAID = text("""
+_REPAID = text(f"""
     SELECT CAST(paid_at AS date), sum(total_amount) FROM payments WHERE paid_at >= :since GROUP BY 1
     UNION ALL
     SELECT CAST(rejected_at AS date), -sum(total_amount) FROM payments
-    WHERE rejected_at >= :since AND rejection_kind = 2 GROUP BY 1
-""")
-_TOP = text("""
-    SELECT external_id, status, score, debt FROM (
-        SELECT customer_id, sum(outstanding) AS debt FROM loans WHERE status IN (1, 2)
-        GROUP BY customer_id ORDER BY debt DESC LIMIT 10
-    ) AS top JOIN customers ON customers.id = customer_id ORDER BY debt DESC, external_id
-""")
+    WHERE rejected_at >= :since AND rejection_kind = {RejectionKind.BOUNCED} GROUP BY 1
+""")  # noqa: S608 - constants
+_TOP = text(f"""
+    SELECT external_id, status, score, debt FROM ({debts()} ORDER BY debt DESC LIMIT 10) AS top
+    JOIN customers ON customers.id = customer_id ORDER BY debt DESC, external_id
+""")  # noqa: S608 - constants
 _NOW_AND_ESTIMATE = text("SELECT now(), greatest(reltuples, 0) FROM pg_class WHERE oid = 'customers'::regclass")
 # Ten bars of a tenth each, and one for those above their line; -1 is whoever has no line at all.
-_UTILISATION = """
+_UTILISATION = f"""
     SELECT CASE WHEN debt > score THEN 10 WHEN score = 0 THEN -1 ELSE least(9, floor(debt / score * 10)) END AS bar, count(*)
-    FROM (
-        SELECT score, (
-            SELECT coalesce(sum(outstanding), 0) FROM loans WHERE customer_id = customers.id AND status IN (1, 2)
-        ) AS debt
-        FROM customers {sample}
-    ) AS used GROUP BY 1
-"""
+    FROM (SELECT score, {debt_of("customers.id")} AS debt FROM customers {{sample}}) AS used GROUP BY 1
+"""  # noqa: S608 - constants
 _WHOLE = text(_UTILISATION.format(sample=""))
 _SAMPLE = text(_UTILISATION.format(sample="TABLESAMPLE SYSTEM (:percent)"))
 _IMPORTS = text("""
@@ -141,7 +139,8 @@ async def _read(connection: AsyncConnection) -> Figures:
     looked_at = sum(number for _, number in bars)
     factor = estimate / looked_at if sampled and looked_at else 1
     utilisation = {int(bar): round(number * factor) for bar, number in bars}
-    days = _days(now.date(), sum((each.outstanding for each in loans if each.status == 2), Decimal(0)), lent, repaid, payments)
+    outstanding = sum((each.outstanding for each in loans if each.status == LoanStatus.ACTIVE), Decimal(0))
+    days = _days(now.date(), outstanding, lent, repaid, payments)
     return Figures(now, loans, days, utilisation, looked_at if sampled else 0, top, sum(utilisation.values()))
 
 

@@ -6,6 +6,9 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mo_grpc.customers.debt import OPEN
+from mo_grpc.customers.rules import available_amount
+from mo_grpc.loans.rules import Status
 from mo_grpc.web.admin.rules import Person
 
 Rows = Sequence[Mapping[str, Any]]
@@ -20,15 +23,16 @@ _PERSON = text("""
         AND NOT must_change_password
 """)
 
-_CUSTOMER = text("""
-    SELECT customers.*, debt.pending, debt.active, debt.total, customers.score - debt.total AS available
+_CUSTOMER = text(f"""
+    SELECT customers.*, debt.pending, debt.active, debt.total
     FROM customers, LATERAL (
-        SELECT coalesce(sum(outstanding) FILTER (WHERE status = 1), 0.00) AS pending,
-            coalesce(sum(outstanding) FILTER (WHERE status = 2), 0.00) AS active, coalesce(sum(outstanding), 0.00) AS total
-        FROM loans WHERE customer_id = customers.id AND status IN (1, 2)
+        SELECT coalesce(sum(outstanding) FILTER (WHERE status = {Status.PENDING}), 0.00) AS pending,
+            coalesce(sum(outstanding) FILTER (WHERE status = {Status.ACTIVE}), 0.00) AS active,
+            coalesce(sum(outstanding), 0.00) AS total
+        FROM loans WHERE customer_id = customers.id AND {OPEN}
     ) AS debt
     WHERE external_id = :external_id
-""")
+""")  # noqa: S608 - constants
 
 _LOANS = text("""
     SELECT * FROM loans WHERE customer_id = :customer_id ORDER BY id DESC LIMIT :limit
@@ -92,7 +96,8 @@ async def find_person(connection: AsyncConnection, login: str) -> Person | None:
 
 async def find_customer(connection: AsyncConnection, external_id: str) -> Mapping[str, Any] | None:
     """A customer and what is owed."""
-    return await _one(connection, _CUSTOMER, external_id=external_id)
+    found = await _one(connection, _CUSTOMER, external_id=external_id)
+    return {**found, "available": available_amount(found["score"], found["total"])} if found else None
 
 
 async def find_loan(connection: AsyncConnection, external_id: str) -> Mapping[str, Any] | None:
