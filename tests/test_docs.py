@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -104,6 +105,14 @@ def test_every_rpc_is_in_the_api_guide_with_its_path_and_scope() -> None:
             path = re.sub(r"\{[a-z_]+\.", "{", getattr(rule, verb))
             expected.append((method.name, f"{verb.upper()} {path}", ACCESS[f"/{service}/{method.name}"] or "public"))
     assert rows == expected
+
+
+def test_the_layers_are_drawn_as_they_are_checked() -> None:
+    [picture] = re.findall(r"```text\n(.*?)```", text_of("docs/architecture.md"), re.DOTALL)
+    drawn = [re.split(r" · ", re.split(r" {2,}", line[1:])[0]) for line in picture.splitlines() if "---" not in line]
+    contracts = tomllib.loads(text_of("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    [layers] = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    assert drawn == [re.split(r" [|:] ", layer) for layer in layers]
 
 
 def test_every_rule_has_a_number_of_its_own_and_tests_that_exist() -> None:
