@@ -17,6 +17,8 @@ from mo.imports.v1.imports_pb2_grpc import ImportServiceStub
 from benchmarks.client import grpc_call, run
 from benchmarks.measure import CUSTOMERS, GET, GRPC_OK, Load, Row
 from benchmarks.stack import cpu_seconds
+from mo_grpc.db.base import is_external_id
+from mo_grpc.formats import AMOUNT
 
 LINES = 1_000_000
 WRONG = 20  # each so many lines, one
@@ -99,11 +101,10 @@ def _raw(connection: "psycopg.Connection[Any]", path: Path) -> None:
         with connection.cursor() as cursor, cursor.copy("COPY raw FROM STDIN (FORMAT csv)") as copy, path.open("rb") as file:
             while block := file.read(_BLOCK):
                 copy.write(block)
-        connection.execute("""
+        connection.execute(f"""
             INSERT INTO customers (external_id, score, created_at, updated_at)
             SELECT external_id, score::numeric, now(), now() FROM raw
-            WHERE external_id ~ '^[A-Za-z0-9][A-Za-z0-9._~-]*$' AND length(external_id) <= 60
-                AND score ~ '^(0|[1-9][0-9]*)([.][0-9][0-9]?)?$'
+            WHERE {is_external_id("external_id")} AND score ~ '{AMOUNT}'
             ON CONFLICT (external_id) DO NOTHING
         """)
         connection.execute("DROP TABLE raw")

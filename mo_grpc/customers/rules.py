@@ -63,7 +63,7 @@ class Balance(NamedTuple):
 
 
 def available_amount(score: Decimal, total_debt: Decimal) -> Decimal:
-    """What may still be lent; negative when the debt is above the score."""
+    """What may still be lent; negative when the debt is above the score (docs/rules.md, R13)."""
     return score - total_debt
 
 

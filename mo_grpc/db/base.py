@@ -3,6 +3,8 @@
 from sqlalchemy import CheckConstraint, MetaData
 from sqlalchemy.orm import DeclarativeBase
 
+from mo_grpc.formats import EXTERNAL_ID, EXTERNAL_ID_LENGTH
+
 
 class Base(DeclarativeBase):
     """The declarative base; constraints are named alike everywhere, because errors are mapped by those names."""
@@ -18,7 +20,12 @@ class Base(DeclarativeBase):
     )
 
 
-def external_id_check() -> CheckConstraint:
-    """The format of an `external_id` (docs/rules.md, R4); the same rule for the wire is in `mo/rules/v1/rules.proto`."""
+def is_external_id(column: str) -> str:
+    """The condition, in SQL, that a text has the format of an `external_id` (docs/rules.md, R4)."""
     # An unbounded repetition beside length(): a bounded one is many times slower in PostgreSQL.
-    return CheckConstraint("external_id ~ '^[A-Za-z0-9][A-Za-z0-9._~-]*$' AND length(external_id) <= 60", "external_id")
+    return f"{column} ~ '{EXTERNAL_ID}' AND length({column}) <= {EXTERNAL_ID_LENGTH}"
+
+
+def external_id_check() -> CheckConstraint:
+    """The constraint of a table whose rows have an `external_id`."""
+    return CheckConstraint(is_external_id("external_id"), "external_id")

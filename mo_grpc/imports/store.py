@@ -3,13 +3,16 @@
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
+from mo.customers.v1.customers_pb2 import Customer
 from sqlalchemy import TextClause, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mo_grpc.db.base import is_external_id
 from mo_grpc.db.batches import BatchRead, BatchWrite, Decision
 from mo_grpc.db.coalescing import Locked, Locks
 from mo_grpc.db.pipeline import Query, Rows, Statement, array, text_array
 from mo_grpc.errors import NotFound, ServiceError
+from mo_grpc.formats import AMOUNT, EXTERNAL_ID_LENGTH, EXTERNAL_ID_RULE, money_digits
 from mo_grpc.imports import models
 from mo_grpc.imports.layout import NAMES, Layout
 from mo_grpc.imports.lines import MAX_LINE, Chunk
@@ -79,7 +82,8 @@ _FINER = "([.][0-9][0-9][0-9][0-9][0-9][0-9])[0-9]+"
 
 # Points between all thousands, or between none; then, perhaps, the comma and the cents.
 _DECIMAL_COMMA = "^(0|[1-9][0-9]*|[1-9][0-9]?[0-9]?([.][0-9][0-9][0-9])+)(,[0-9][0-9]?)?$"
-_MOST_DIGITS = "at most 10 digits, and at most two after the"
+_DIGITS = money_digits(Customer, "score")
+_MOST_DIGITS = f"at most {_DIGITS} digits, and at most two after the"
 
 
 @lru_cache(maxsize=32)
@@ -104,9 +108,9 @@ def _take(layout: Layout) -> TextClause:
             WHEN ascii(line) = 30 THEN substr(split_part(line, E'\x1f', 1), 2)
             WHEN octet_length(line) > {MAX_LINE} THEN 'long'
             WHEN malformed THEN 'line'
-            WHEN external_id !~ '^[A-Za-z0-9][A-Za-z0-9._~-]*$' OR length(external_id) > 60 THEN 'external_id'
-            WHEN score !~ '^(0|[1-9][0-9]*)([.][0-9][0-9]?)?$'
-                OR (length(score) > 10 AND length(split_part(score, '.', 1)) > 10) THEN 'score'
+            WHEN NOT ({is_external_id("external_id")}) THEN 'external_id'
+            WHEN score !~ '{AMOUNT}'
+                OR (length(score) > {_DIGITS} AND length(split_part(score, '.', 1)) > {_DIGITS}) THEN 'score'
             WHEN preapproved_at IS NOT NULL AND CASE
                 WHEN preapproved_at !~ '{_MOMENT}' OR NOT pg_input_is_valid(preapproved_at, 'timestamptz') THEN true
                 ELSE preapproved_at::timestamptz NOT BETWEEN '0001-01-01Z' AND '9999-12-31 23:59:59.999999Z'
@@ -144,14 +148,13 @@ def _take(layout: Layout) -> TextClause:
             AND (SELECT count(*) FROM created) < (SELECT count(*) FROM checked WHERE fault IS NULL)
     ), bad AS (
         INSERT INTO import_errors (import_id, line_number, external_id, field, reason, message)
-        SELECT :id, line_number, left(coalesce(external_id, ''), 60), field, reason, message
+        SELECT :id, line_number, left(coalesce(external_id, ''), {EXTERNAL_ID_LENGTH}), field, reason, message
         FROM wrong
         JOIN (VALUES
             ('line', '', 1, 'must have {layout.description}'),
             ('text', '', 2, 'must be UTF-8 text without control characters'),
             ('long', '', 3, 'must not be longer than {MAX_LINE} bytes'),
-            ('external_id', 'external_id', 4,
-                'must be 1 to 60 characters of A-Z a-z 0-9 . _ ~ -, the first a letter or a digit'),
+            ('external_id', 'external_id', 4, '{EXTERNAL_ID_RULE}'),
             ('score', 'score', 4,
                 'must be a decimal amount such as {hint}'),
             ('preapproved_at', 'preapproved_at', 4, 'must be a moment such as "2026-01-31T12:00:00Z"'),

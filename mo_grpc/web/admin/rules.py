@@ -12,8 +12,6 @@ from mo_grpc.auth.users.rules import ROLE_SCOPES, Role
 USERS: Final = "users"
 """What administrators alone may see and do: accounts, the record of events, the trap."""
 
-EXTERNAL_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,59}")
-KEY_ID: Final = re.compile(r"[A-Za-z0-9]{12}")
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _PAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~/-]*(\?[!-~]*)?")
 

@@ -8,19 +8,20 @@ from google.api import field_behavior_pb2
 from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet
 from mo.rules.v1 import rules_pb2
 
+from mo_grpc.formats import EXTERNAL_ID_LENGTH, money_pattern, pattern_of
 from mo_grpc.web.reference.examples import VALUES
 
 Schema = dict[str, Any]
 Type = FieldDescriptorProto.Type
 
-_PATTERNS: Final = (
-    (rules_pb2.import_id, "^[1-9][0-9]{0,17}$"),
-    (rules_pb2.key_id, "^[0-9A-Za-z]{12}$"),
-    (rules_pb2.one_line, r"^[^\x00-\x1f\x7f]*$"),
-    (rules_pb2.no_null, r"^[^\x00]*$"),
-    (rules_pb2.idempotency_key, "^[!-~]{1,255}$"),
+_RULES: Final = (
+    rules_pb2.external_id,
+    rules_pb2.import_id,
+    rules_pb2.key_id,
+    rules_pb2.one_line,
+    rules_pb2.no_null,
+    rules_pb2.idempotency_key,
 )
-ID_PATTERN: Final = "^[A-Za-z0-9][A-Za-z0-9._~-]*$"
 STATUS: Final = ".google.rpc.Status"
 
 _KNOWN: Final[dict[str, Schema]] = {
@@ -184,11 +185,11 @@ def _string_rules(rules: validate_pb2.StringRules) -> Schema:
         found["minLength"] = rules.min_len
     if rules.HasField("max_len"):
         found["maxLength"] = rules.max_len
-    for rule, pattern in _PATTERNS:
-        if rules.Extensions[rule]:
-            found["pattern"] = pattern
     if rules.Extensions[rules_pb2.external_id]:
-        found |= {"minLength": 1, "maxLength": 60, "pattern": ID_PATTERN}
+        found |= {"minLength": 1, "maxLength": EXTERNAL_ID_LENGTH}
+    for rule in _RULES:
+        if rules.Extensions[rule]:
+            found["pattern"] = pattern_of(rule)
     if digits := rules.Extensions[rules_pb2.money_digits]:
-        found["pattern"] = f"^(0|[1-9][0-9]{{0,{digits - 1}}})([.][0-9]{{1,2}})?$"
+        found["pattern"] = money_pattern(digits)
     return found

@@ -12,6 +12,7 @@ from mo.payments.v1 import payments_pb2
 from starlette.responses import Response
 
 from mo_grpc.customers.rules import Status as CustomerStatus
+from mo_grpc.formats import is_external_id
 from mo_grpc.loans.rules import Status as LoanStatus
 from mo_grpc.payments.rules import RejectionKind
 from mo_grpc.payments.rules import Status as PaymentStatus
@@ -19,7 +20,7 @@ from mo_grpc.web.admin import charts, pictures
 from mo_grpc.web.admin.pages.listing import Export, ListPage
 from mo_grpc.web.admin.queries import resources
 from mo_grpc.web.admin.queries.lists import CUSTOMERS, LOANS, PAYMENTS
-from mo_grpc.web.admin.rules import EXTERNAL_ID, chosen, used, words_of
+from mo_grpc.web.admin.rules import chosen, used, words_of
 from mo_grpc.web.admin.site import NotHereError, Site, Visit
 
 CUSTOMER_STATUS, LOAN_STATUS, PAYMENT_STATUS, REJECTION = (
@@ -228,6 +229,6 @@ class BusinessPages:
 
     def _id(self, visit: Visit) -> str:
         external_id = str(visit.request.path_params["external_id"])
-        if not EXTERNAL_ID.fullmatch(external_id):
+        if not is_external_id(external_id):
             raise NotHereError("There is nothing with this id.")
         return external_id

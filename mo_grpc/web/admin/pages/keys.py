@@ -8,12 +8,13 @@ from mo.auth.v1 import api_keys_pb2
 from starlette.responses import Response
 
 from mo_grpc.auth.api_keys.rules import BUSINESS_SCOPES
+from mo_grpc.formats import is_key_id
 from mo_grpc.rpc.access import GRANTABLE
 from mo_grpc.web.admin.api import Refusal
 from mo_grpc.web.admin.pages.listing import ListPage
 from mo_grpc.web.admin.queries import resources
 from mo_grpc.web.admin.queries.lists import KEYS
-from mo_grpc.web.admin.rules import KEY_ID, chosen
+from mo_grpc.web.admin.rules import chosen
 from mo_grpc.web.admin.site import NotHereError, Site, Visit
 
 _OVERLAPS = {0: "at once", 3600: "an hour", 86_400: "a day", 604_800: "a week"}
@@ -108,7 +109,7 @@ class KeyPages:
 
     def _id(self, visit: Visit) -> str:
         key_id = str(visit.request.path_params["id"])
-        if not KEY_ID.fullmatch(key_id):
+        if not is_key_id(key_id):
             raise NotHereError("There is no such API key.")
         return key_id
 

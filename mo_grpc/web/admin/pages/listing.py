@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 from starlette.responses import Response, StreamingResponse
 
+from mo_grpc.formats import is_external_id
 from mo_grpc.spreadsheets import csv_lines
 from mo_grpc.web.admin.queries.lists import Listing, Page, Query, count, export, read_page
-from mo_grpc.web.admin.rules import EXTERNAL_ID, chosen, whole_number
+from mo_grpc.web.admin.rules import chosen, whole_number
 from mo_grpc.web.admin.site import Site, Visit
 
 MAX_TEXT = 254
@@ -100,7 +101,7 @@ class ListPage:
                 if (number := chosen(value, self._choices[name])) is None:
                     return None
                 filters[name] = number
-            elif EXTERNAL_ID.fullmatch(value):
+            elif is_external_id(value):
                 filters[name] = value
             else:
                 return None
