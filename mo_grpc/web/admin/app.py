@@ -9,6 +9,7 @@ from starlette.routing import Route
 
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database
+from mo_grpc.web.admin.context import NotHereError, RequestContext
 from mo_grpc.web.admin.pages.business import BusinessPages
 from mo_grpc.web.admin.pages.dashboard import Dashboard
 from mo_grpc.web.admin.pages.imports import ImportPages
@@ -16,7 +17,7 @@ from mo_grpc.web.admin.pages.keys import KeyPages
 from mo_grpc.web.admin.pages.login import LoginPages
 from mo_grpc.web.admin.pages.users import RecordPages, UserPages
 from mo_grpc.web.admin.rules import USERS
-from mo_grpc.web.admin.site import Handler, NotHereError, Site, Visit
+from mo_grpc.web.admin.site import Handler, Site
 
 
 def make_admin(settings: Settings, database: Database, channel: grpc.aio.Channel) -> Starlette:
@@ -25,10 +26,10 @@ def make_admin(settings: Settings, database: Database, channel: grpc.aio.Channel
     routes = [*_login(site), *_business(site), *_imports(site), *_keys(site), *_users(site)]
     routes.append(_route(site, "/", Dashboard(site).show, "loans:read"))
 
-    async def missing(visit: Visit) -> Response:
+    async def missing(context: RequestContext) -> Response:
         raise NotHereError("There is no such page.")
 
-    page = site.page(missing, public=True)
+    page = site.endpoint(missing, public=True)
 
     async def not_found(request: Request, _: Exception) -> Response:
         answer: Response = await page(request)
@@ -41,7 +42,7 @@ def make_admin(settings: Settings, database: Database, channel: grpc.aio.Channel
 def _route(
     site: Site, path: str, handler: Handler, scope: str = "", *, post: bool = False, public: bool = False, streams: bool = False
 ) -> Route:
-    endpoint = site.page(handler, scope, public=public, streams=streams)
+    endpoint = site.endpoint(handler, scope, public=public, streams=streams)
     return Route(path, endpoint, methods=["POST" if post else "GET"])
 
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable
 from decimal import Decimal
-from enum import IntEnum
 from math import ceil, floor
 from typing import Final, NamedTuple
 
@@ -19,11 +18,6 @@ _PAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~/-]*(\?[!-~]*)?")
 def whole_number(text: str) -> int | None:
     """The number that a text of digits is; None for anything else, or for more digits than any number here has (a bigint's)."""
     return int(text) if _NUMBER.fullmatch(text) else None
-
-
-def words_of(values: type[IntEnum]) -> dict[int, str]:
-    """What the pages call each value of an enum, by its number."""
-    return {int(value): value.name.lower().replace("_", " ") for value in values}
 
 
 def chosen(text: str, choices: Iterable[int]) -> int | None:

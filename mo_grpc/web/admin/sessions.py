@@ -29,7 +29,7 @@ def _token() -> str:
 
 
 @dataclass
-class Session:
+class BrowserSession:
     """What the cookie holds. Before the login, it holds the CSRF token alone, so that a login cannot be forged either."""
 
     csrf: str = field(default_factory=_token)
@@ -72,12 +72,12 @@ class Cookies:
         self._idle = idle_seconds
         self._tls = tls
 
-    def read(self, request: Request) -> tuple[Session, str]:
+    def read(self, request: Request) -> tuple[BrowserSession, str]:
         """The session, a new one if there is none that counts, and what it was, to see whether it changes."""
         session = self._open(request.cookies.get(COOKIE, ""))
         return session, json.dumps(asdict(session))
 
-    def write(self, request: Request, response: Response, session: Session, before: str) -> None:
+    def write(self, request: Request, response: Response, session: BrowserSession, before: str) -> None:
         """Set the cookie, if the session changed or was quiet for a while."""
         now = int(time.time())
         if json.dumps(asdict(session)) == before and now - session.seen < _RENEWED_AFTER:
@@ -89,19 +89,19 @@ class Cookies:
         # It goes with the browser's window; how long it counts at most is said inside.
         response.set_cookie(COOKIE, value, path=self._path, secure=secure, httponly=True, samesite="strict")
 
-    def _open(self, value: str) -> Session:
+    def _open(self, value: str) -> BrowserSession:
         try:
             values: dict[str, Any] = json.loads(
                 self._vault.decrypt(urlsafe_b64decode(value + "=" * (-len(value) % 4)), _PURPOSE)
             )
-            session = Session(**values)
+            session = BrowserSession(**values)
         except (Base64Error, VaultError, ValueError, TypeError):
-            return Session()
+            return BrowserSession()
         session.flash = [(kind, text) for kind, text in session.flash]
         now = time.time()
         idle = now - session.seen > self._idle
         if idle or (session.login and now > session.expires):
-            ended = Session()
+            ended = BrowserSession()
             if session.login:
                 ended.say("You were logged out because nothing happened for a while; please log in again.", "note")
             return ended

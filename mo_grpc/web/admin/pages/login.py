@@ -4,9 +4,10 @@ import grpc
 from mo.auth.v1 import tokens_pb2
 from starlette.responses import Response
 
-from mo_grpc.web.admin.api import Refusal, login_id
+from mo_grpc.web.admin.client import CallFailed, login_id
+from mo_grpc.web.admin.context import RequestContext
 from mo_grpc.web.admin.rules import page_of_ours
-from mo_grpc.web.admin.site import Site, Visit
+from mo_grpc.web.admin.site import Site
 
 _WAIT = "Too many attempts failed; please wait some minutes."
 
@@ -17,93 +18,93 @@ class LoginPages:
     def __init__(self, site: Site) -> None:
         self._site = site
 
-    async def show(self, visit: Visit) -> Response:
+    async def show(self, context: RequestContext) -> Response:
         """Ask for e-mail and password."""
-        if visit.person.id:
-            return self._site.go("")
-        return self._page(visit, "login.html")
+        if context.person.id:
+            return self._site.redirect("")
+        return self._page(context, "login.html")
 
-    async def log_in(self, visit: Visit) -> Response:
+    async def log_in(self, context: RequestContext) -> Response:
         """Take e-mail and password."""
-        email = visit.form.get("email", "").strip()
-        visit.session.email = email[:254]
-        return await self._attempt(visit, "login.html", email, visit.form.get("password", ""))
+        email = context.form.get("email", "").strip()
+        context.session.email = email[:254]
+        return await self._attempt(context, "login.html", email, context.form.get("password", ""))
 
-    async def show_code(self, visit: Visit) -> Response:
+    async def show_code(self, context: RequestContext) -> Response:
         """Ask for the one-time code."""
-        return self._page(visit, "code.html") if visit.session.challenge else self._site.go("login")
+        return self._page(context, "code.html") if context.session.challenge else self._site.redirect("login")
 
-    async def check_code(self, visit: Visit) -> Response:
+    async def check_code(self, context: RequestContext) -> Response:
         """Take the one-time code."""
         try:
-            challenge, code = visit.session.challenge, visit.form.get("code", "").strip()
-            answer = await self._site.api.answer_challenge(challenge, code, visit.address)
-        except Refusal as refusal:
-            return self._again(visit, "code.html", refusal, "The code is not right, or the login took too long.")
-        return await self._enter(visit, answer.tokens)
+            challenge, code = context.session.challenge, context.form.get("code", "").strip()
+            answer = await self._site.client.answer_challenge(challenge, code, context.address)
+        except CallFailed as failure:
+            return self._again(context, "code.html", failure, "The code is not right, or the login took too long.")
+        return await self._enter(context, answer.tokens)
 
-    async def show_password(self, visit: Visit) -> Response:
+    async def show_password(self, context: RequestContext) -> Response:
         """Ask for a new password."""
-        return self._page(visit, "password.html")
+        return self._page(context, "password.html")
 
-    async def change_password(self, visit: Visit) -> Response:
+    async def change_password(self, context: RequestContext) -> Response:
         """Take a new password, with the old one and perhaps a code."""
-        new = visit.form.get("new_password", "")
-        if new != visit.form.get("again", ""):
-            return self._page(visit, "password.html", "The two new passwords are not the same.")
-        email = visit.form.get("email", "").strip() or visit.session.email
-        old, code = visit.form.get("password", ""), visit.form.get("code", "").strip()
-        return await self._attempt(visit, "password.html", email, old, new_password=new, code=code)
+        new = context.form.get("new_password", "")
+        if new != context.form.get("again", ""):
+            return self._page(context, "password.html", "The two new passwords are not the same.")
+        email = context.form.get("email", "").strip() or context.session.email
+        old, code = context.form.get("password", ""), context.form.get("code", "").strip()
+        return await self._attempt(context, "password.html", email, old, new_password=new, code=code)
 
-    async def log_out(self, visit: Visit) -> Response:
+    async def log_out(self, context: RequestContext) -> Response:
         """End the login everywhere it counts."""
         try:
-            await self._site.api.log_out(visit.session, visit.address)
-        except Refusal as refusal:
+            await self._site.client.log_out(context)
+        except CallFailed as failure:
             # One that has ended already is what was wanted.
-            if refusal.code != grpc.StatusCode.UNAUTHENTICATED:
+            if failure.code != grpc.StatusCode.UNAUTHENTICATED:
                 raise
-        self._site.end(visit)
-        visit.session.say("You are logged out.")
-        return self._site.go("login")
+        context.end_session()
+        context.session.say("You are logged out.")
+        return self._site.redirect("login")
 
-    async def _attempt(self, visit: Visit, page: str, email: str, password: str, **request: str) -> Response:
+    async def _attempt(self, context: RequestContext, page: str, email: str, password: str, **request: str) -> Response:
         try:
-            answer = await self._site.api.log_in(email, password, visit.address, **request)
-        except Refusal as refusal:
-            if refusal.reason == "PASSWORD_CHANGE_REQUIRED" and page != "password.html":
-                visit.session.email = email
-                return self._site.go(f"password{self._next(visit)}")
-            return self._again(visit, page, refusal, "The e-mail or the password is not right.")
+            answer = await self._site.client.log_in(email, password, context.address, **request)
+        except CallFailed as failure:
+            if failure.reason == "PASSWORD_CHANGE_REQUIRED" and page != "password.html":
+                context.session.email = email
+                return self._site.redirect(f"password{self._next(context)}")
+            return self._again(context, page, failure, "The e-mail or the password is not right.")
         if answer.HasField("otp_challenge"):
             if page == "password.html":
-                return self._page(visit, page, "A one-time code is needed, too.")
-            visit.session.challenge = answer.otp_challenge.challenge
-            return self._site.go(f"login/code{self._next(visit)}")
-        return await self._enter(visit, answer.tokens)
+                return self._page(context, page, "A one-time code is needed, too.")
+            context.session.challenge = answer.otp_challenge.challenge
+            return self._site.redirect(f"login/code{self._next(context)}")
+        return await self._enter(context, answer.tokens)
 
-    async def _enter(self, visit: Visit, tokens: tokens_pb2.Tokens) -> Response:
+    async def _enter(self, context: RequestContext, tokens: tokens_pb2.Tokens) -> Response:
         login = login_id(tokens.access_token)
-        self._site.api.keep(visit.session, tokens)
-        visit.session.begin(login)
+        self._site.client.keep(context.session, tokens)
+        context.session.begin(login)
         if not await self._site.find_person(login):
-            await self._site.api.log_out(visit.session, visit.address)
-            self._site.end(visit)
-            return self._page(visit, "login.html", "This account may not use these pages.", 403)
-        return self._site.go(page_of_ours(visit.request.query_params.get("next", "")))
+            await self._site.client.log_out(context)
+            context.end_session()
+            return self._page(context, "login.html", "This account may not use these pages.", 403)
+        return self._site.redirect(page_of_ours(context.request.query_params.get("next", "")))
 
-    def _again(self, visit: Visit, page: str, refusal: Refusal, wrong: str) -> Response:
-        if refusal.code == grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return self._page(visit, page, _WAIT if refusal.reason == "TOO_MANY_ATTEMPTS" else refusal.message, 429)
-        if refusal.code == grpc.StatusCode.UNAUTHENTICATED:
-            return self._page(visit, page, wrong, 401)
-        message = refusal.message.replace("new_password:", "The new password").replace("code:", "The code")
-        return self._page(visit, page, message, 400)
+    def _again(self, context: RequestContext, page: str, failure: CallFailed, wrong: str) -> Response:
+        if failure.code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return self._page(context, page, _WAIT if failure.reason == "TOO_MANY_ATTEMPTS" else failure.message, 429)
+        if failure.code == grpc.StatusCode.UNAUTHENTICATED:
+            return self._page(context, page, wrong, 401)
+        message = failure.message.replace("new_password:", "The new password").replace("code:", "The code")
+        return self._page(context, page, message, 400)
 
-    def _page(self, visit: Visit, name: str, fault: str = "", status: int = 200) -> Response:
+    def _page(self, context: RequestContext, name: str, fault: str = "", status: int = 200) -> Response:
         status = 400 if fault and status == 200 else status
-        return self._site.render(visit, name, status, fault=fault, email=visit.session.email, next=self._next(visit))
+        return self._site.render.page(context, name, status, fault=fault, email=context.session.email, next=self._next(context))
 
-    def _next(self, visit: Visit) -> str:
-        query = visit.query
+    def _next(self, context: RequestContext) -> str:
+        query = context.query
         return f"?{query}" if query else ""

@@ -14,13 +14,13 @@ from mo_grpc.auth.users.administration import Administration
 from mo_grpc.auth.users.rules import NewUser, Role, User, normal_email
 from mo_grpc.auth.users.store import find_user
 from mo_grpc.errors import InvalidFields, PreconditionFailed
+from mo_grpc.web.admin.context import NotHereError, RequestContext
 from mo_grpc.web.admin.pages.listing import ListPage
 from mo_grpc.web.admin.queries import resources
 from mo_grpc.web.admin.queries.lists import EVENTS, HONEYPOT, USERS
-from mo_grpc.web.admin.rules import chosen, whole_number, words_of
-from mo_grpc.web.admin.site import NotHereError, Site, Visit
+from mo_grpc.web.admin.rules import chosen, whole_number
+from mo_grpc.web.admin.site import Site
 
-_ROLES = words_of(Role)
 _IRREVERSIBLE = {
     "reset": (
         "Make a new password for",
@@ -45,46 +45,46 @@ class UserPages:
         self._accounts = Accounts(site.settings, site.database, site.vault)
         self.list = ListPage(site, USERS, "users.html")
 
-    async def show_list(self, visit: Visit) -> Response:
+    async def show_list(self, context: RequestContext) -> Response:
         """The accounts."""
-        return await self.list.render(visit, roles=_ROLES)
+        return await self.list.render(context)
 
-    async def show_form(self, visit: Visit) -> Response:
+    async def show_form(self, context: RequestContext) -> Response:
         """The form for a new account."""
-        return self._site.render(visit, "user_new.html", roles=_ROLES, fault="", form=visit.form)
+        return self._site.render.page(context, "user_new.html", fault="", form=context.form)
 
-    async def create(self, visit: Visit) -> Response:
+    async def create(self, context: RequestContext) -> Response:
         """Make an account with a password for the first login, shown this once, which then has to be changed."""
-        form = visit.form
+        form = context.form
         email = normal_email(form.get("email", ""))
         first, last = (form.get(name, "").strip()[:_MAX_NAME] for name in ("first_name", "last_name"))
         fault = "" if email else "This is no e-mail."
         if not fault:
             password = _first_password()
             hashed = await self._accounts.hash(password, email)
-            command = NewUser(email, first, last, self._role(visit), True, hashed, True)
-            user = await self._administration(visit).create(command)
+            command = NewUser(email, first, last, self._role(context), True, hashed, True)
+            user = await self._administration(context).create(command)
             if user:
-                return self._site.render(visit, "password_made.html", email=email, password=password, id=user.id)
+                return self._site.render.page(context, "password_made.html", email=email, password=password, id=user.id)
             fault = f"There is an account {email} already."
-        return self._site.render(visit, "user_new.html", 400, roles=_ROLES, fault=fault, form=form)
+        return self._site.render.page(context, "user_new.html", 400, fault=fault, form=form)
 
-    async def show(self, visit: Visit) -> Response:
+    async def show(self, context: RequestContext) -> Response:
         """One account."""
-        user = await self._find(visit)
+        user = await self._find(context)
         keys = await self._site.database.read(lambda c: keys_made_by(c, f"user-{user.id}"))
-        return self._site.render(visit, "user.html", user=user, roles=_ROLES, own=user.id == visit.person.id, keys=keys)
+        return self._site.render.page(context, "user.html", user=user, own=user.id == context.person.id, keys=keys)
 
-    async def confirm(self, visit: Visit) -> Response:
+    async def confirm(self, context: RequestContext) -> Response:
         """Ask once more before a password, or what makes one-time codes, is gone."""
-        user = await self._find(visit)
-        action = str(visit.request.path_params["action"])
+        user = await self._find(context)
+        action = str(context.request.path_params["action"])
         if action not in _IRREVERSIBLE:
             raise NotHereError("There is no such page.")
         title, text, button = _IRREVERSIBLE[action]
         to = f"users/{user.id}"
-        return self._site.ask(
-            visit,
+        return self._site.render.confirm(
+            context,
             "confirm_account.html",
             title=f"{title} {user.email}",
             text=text,
@@ -94,44 +94,44 @@ class UserPages:
             action=action,
         )
 
-    async def change(self, visit: Visit) -> Response:
+    async def change(self, context: RequestContext) -> Response:
         """Lock or unlock an account, or give it another role, another password, or no codes."""
-        user = await self._find(visit)
-        if user.id == visit.person.id:
-            visit.session.say("Nobody changes their own account here: ask another administrator.", "bad")
-            return self._site.go(f"users/{user.id}")
-        administration = self._administration(visit)
-        action = visit.form.get("action", "")
+        user = await self._find(context)
+        if user.id == context.person.id:
+            context.session.say("Nobody changes their own account here: ask another administrator.", "bad")
+            return self._site.redirect(f"users/{user.id}")
+        administration = self._administration(context)
+        action = context.form.get("action", "")
         try:
             if action == "reset":
                 password = _first_password()
                 hashed = await self._accounts.hash(password, user.email)
                 await administration.set_password(user, hashed, must_change=True)
-                return self._site.render(visit, "password_made.html", email=user.email, password=password, id=user.id)
+                return self._site.render.page(context, "password_made.html", email=user.email, password=password, id=user.id)
             if action == "lock":
-                await administration.lock(user, revoke_keys="revoke_keys" in visit.form)
+                await administration.lock(user, revoke_keys="revoke_keys" in context.form)
             elif action == "unlock":
                 await administration.unlock(user)
             elif action == "role":
-                await administration.set_role(user, self._role(visit))
+                await administration.set_role(user, self._role(context))
             elif action == "otp":
                 await administration.disable_otp(user)
             else:
                 raise NotHereError("There is no such action.")
         except (PreconditionFailed, InvalidFields) as refusal:
-            visit.session.say(refusal.message, "bad")
+            context.session.say(refusal.message, "bad")
         else:
-            visit.session.say("Done.")
-        return self._site.go(f"users/{user.id}")
+            context.session.say("Done.")
+        return self._site.redirect(f"users/{user.id}")
 
-    def _administration(self, visit: Visit) -> Administration:
-        return Administration(self._site.database, self._site.vault, By(f"user-{visit.person.id}", visit.address))
+    def _administration(self, context: RequestContext) -> Administration:
+        return Administration(self._site.database, self._site.vault, By(f"user-{context.person.id}", context.address))
 
-    def _role(self, visit: Visit) -> Role:
-        return Role(chosen(visit.form.get("role", ""), _ROLES) or Role.VIEWER)
+    def _role(self, context: RequestContext) -> Role:
+        return Role(chosen(context.form.get("role", ""), Role) or Role.VIEWER)
 
-    async def _find(self, visit: Visit) -> User:
-        user_id = whole_number(visit.request.path_params["id"]) or 0
+    async def _find(self, context: RequestContext) -> User:
+        user_id = whole_number(context.request.path_params["id"]) or 0
         user = await self._site.database.read(lambda c: find_user(c, user_id))
         if user is None:
             raise NotHereError("There is no such account.")
@@ -146,16 +146,16 @@ class RecordPages:
         self._events = ListPage(site, EVENTS, "events.html")
         self._honeypot = ListPage(site, HONEYPOT, "honeypot.html")
 
-    async def events(self, visit: Visit) -> Response:
+    async def events(self, context: RequestContext) -> Response:
         """A stream of events, and who fails to log in."""
-        if visit.request.query_params.get("stream") not in set(Stream):
-            return self._site.go(f"events?stream={Stream.LOGINS}")
+        if context.request.query_params.get("stream") not in set(Stream):
+            return self._site.redirect(f"events?stream={Stream.LOGINS}")
         failures = await self._site.database.read(resources.login_failures)
-        return await self._events.render(visit, streams=list(Stream), failures=failures)
+        return await self._events.render(context, streams=list(Stream), failures=failures)
 
-    async def honeypot(self, visit: Visit) -> Response:
+    async def honeypot(self, context: RequestContext) -> Response:
         """Who walked into the trap."""
-        return await self._honeypot.render(visit)
+        return await self._honeypot.render(context)
 
 
 def _first_password() -> str:

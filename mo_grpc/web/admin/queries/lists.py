@@ -12,6 +12,8 @@ EXPORTED_AT_ONCE = 2000
 COUNTED = 1000
 """Rows that match filters are counted up to here; of a whole table, the planner's estimate is told."""
 
+Rows = Sequence[Mapping[str, Any]]
+
 
 class Listing(NamedTuple):
     """A table as it is listed. Every order and every filter has an index that serves it."""
@@ -88,7 +90,7 @@ HONEYPOT = Listing(
 )
 
 
-class Query(NamedTuple):
+class ListQuery(NamedTuple):
     """Which rows, and in which order."""
 
     listing: Listing
@@ -112,12 +114,12 @@ class Query(NamedTuple):
 class Page(NamedTuple):
     """A page, and the cursors of its neighbours; empty where there is none."""
 
-    rows: Sequence[Mapping[str, Any]]
+    rows: Rows
     before: str
     after: str
 
 
-async def read_page(database: Database, query: Query, before: str = "", after: str = "", limit: int = PAGE) -> Page:
+async def read_page(database: Database, query: ListQuery, before: str = "", after: str = "", limit: int = PAGE) -> Page:
     """The page after a cursor, or before one, or the first."""
     backwards = bool(before)
     rows = await _read(database, query, before or after, limit + 1, backwards=backwards)
@@ -131,7 +133,7 @@ async def read_page(database: Database, query: Query, before: str = "", after: s
     return Page(rows, ends[0] if earlier else "", ends[1] if later else "")
 
 
-async def export(database: Database, query: Query) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
+async def export(database: Database, query: ListQuery) -> AsyncIterator[Rows]:
     """All rows, in pieces; no transaction is held open while somebody downloads slowly."""
     after = ""
     while True:
@@ -142,7 +144,7 @@ async def export(database: Database, query: Query) -> AsyncIterator[Sequence[Map
             return
 
 
-async def count(database: Database, query: Query) -> str:
+async def count(database: Database, query: ListQuery) -> str:
     """How many rows there are, as far as it is known soon."""
     conditions, values = _conditions(query)
     if not conditions:
@@ -155,7 +157,7 @@ async def count(database: Database, query: Query) -> str:
     return f"more than {COUNTED:,}" if number > COUNTED else f"{number:,}"
 
 
-async def _read(database: Database, query: Query, cursor: str, limit: int, *, backwards: bool) -> Sequence[Mapping[str, Any]]:
+async def _read(database: Database, query: ListQuery, cursor: str, limit: int, *, backwards: bool) -> Rows:
     conditions, values = _conditions(query)
     key = query.listing.text_key if query.by_text else query.listing.key
     down = query.descending != backwards
@@ -170,7 +172,7 @@ async def _read(database: Database, query: Query, cursor: str, limit: int, *, ba
     return [dict(row) for row in rows.mappings()]
 
 
-def _conditions(query: Query) -> tuple[list[str], dict[str, Any]]:
+def _conditions(query: ListQuery) -> tuple[list[str], dict[str, Any]]:
     # Numbers stand in the statement itself: they are few, and only so an index of one of them alone can serve it.
     numbers = {name: str(value) for name, value in query.filters.items() if isinstance(value, int)}
     values = {name: value for name, value in query.filters.items() if name not in numbers}

@@ -1,16 +1,14 @@
-"""Charts as SVG, drawn here: no script, no other host, and readable without seeing them, by a title and a description.
-
-Colours are classes of the style sheet, so that they follow light and dark. Each chart is drawn for a wide and for a narrow
-page; the style sheet shows one of them.
-"""
+"""Columns, areas and shares; and the parts that every chart is drawn of."""
 
 import itertools
 from collections.abc import Callable, Sequence
-from datetime import date, datetime
+from datetime import date
 from decimal import Decimal
 from typing import NamedTuple
 
 from markupsafe import Markup, escape
+
+from mo_grpc.web.admin.filters import money
 
 WIDE, HALF, NARROW = 720, 460, 340
 _ids = itertools.count(1)
@@ -83,7 +81,7 @@ def bars(width: int, title: str, description: str, columns: Sequence[Bar], label
         target = rect("target", frame.left + place * step, frame.top, step, frame.down)
         drawn.append(Markup("<g><title>{}</title>{}{}</g>").format(column.title, Markup("").join(rects), target))
         if place % every == 0:
-            drawn.append(_text(frame.left + (place + 0.5) * step, frame.height - 8, column.label, "middle"))
+            drawn.append(text_at(frame.left + (place + 0.5) * step, frame.height - 8, column.label, "middle"))
     return svg(width, frame.height, title, description, Markup("").join(drawn))
 
 
@@ -105,9 +103,9 @@ def area(width: int, title: str, description: str, points: Sequence[tuple[date, 
     every = max(1, len(points) // (6 if width > NARROW else 3))
     for place, (day, value) in enumerate(points):
         hover = rect("target", frame.left + (place - 0.5) * step, frame.top, step, frame.down)
-        drawn.append(Markup("<g><title>{}: {}</title>{}</g>").format(f"{day:%d %B %Y}", f"{value:,.2f}", hover))
+        drawn.append(Markup("<g><title>{}: {}</title>{}</g>").format(f"{day:%d %B %Y}", money(value), hover))
         if place % every == every // 2:
-            drawn.append(_text(frame.left + place * step, frame.height - 8, f"{day:%d %b}", "middle"))
+            drawn.append(text_at(frame.left + place * step, frame.height - 8, f"{day:%d %b}", "middle"))
     return svg(width, frame.height, title, description, Markup("").join(drawn))
 
 
@@ -149,12 +147,8 @@ def short(number: float) -> str:
     return f"{number:,.4g}"
 
 
-def day_and_time(moment: datetime | None) -> str:
-    """A moment as the pages show it."""
-    return f"{moment:%d %b %Y, %H:%M}" if moment else ""
-
-
-def _text(x: float, y: float, content: str, anchor: str) -> Markup:
+def text_at(x: float, y: float, content: str, anchor: str = "start") -> Markup:
+    """A text at a place."""
     return Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(round(x, 1), round(y, 1), anchor, escape(content))
 
 
@@ -165,5 +159,5 @@ def _grid(frame: Frame, top: float) -> Markup:
         lines.append(
             Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(frame.left, frame.width - frame.right, y, y)
         )
-        lines.append(_text(frame.left - 8, y + 4, short(top * quarter / 4), "end"))
+        lines.append(text_at(frame.left - 8, y + 4, short(top * quarter / 4), "end"))
     return Markup("").join(lines)

@@ -1,17 +1,30 @@
-"""Pictures of a customer: when loans were taken and paid, and how each payment was spread over them, loan by loan."""
+"""Charts of a customer: the credit line, when loans were taken and paid, and how each payment was spread over them."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any, NamedTuple
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from mo_grpc.loans.rules import Status as LoanStatus
 from mo_grpc.payments.rules import Status as PaymentStatus
-from mo_grpc.web.admin.charts import day_and_time, rect, svg
+from mo_grpc.web.admin.charts.plots import rect, share, svg, text_at
+from mo_grpc.web.admin.filters import day_and_time, money, words
 
 _ROW = 26
 _HUES = 6
+
+
+def credit_line(customer: Mapping[str, Any]) -> Markup:
+    """How much of the line is owed, pending, and available."""
+    active, pending, available = customer["active"], customer["pending"], customer["available"]
+    description = (
+        f"Of a line of {money(customer['score'])}, {money(active)} is owed, {money(pending)} is pending, "
+        f"and {money(available)} is available."
+    )
+    parts = [("part-1", active), ("part-3", pending), ("part-free", max(Decimal(0), available))]
+    return share("Credit line", description, parts)
 
 
 class Place(NamedTuple):
@@ -44,22 +57,22 @@ def time_line(width: int, loans: Sequence[Mapping[str, Any]], payments: Sequence
         since = loan["taken_at"] or loan["created_at"]
         end = loan["updated_at"] if loan["status"] in (LoanStatus.PAID, LoanStatus.REJECTED) else place.last
         x = place.x(since)
-        words = LoanStatus(loan["status"]).name.lower()
-        title = f"{loan['external_id']}: {loan['amount']:,.2f}, {words}, from {day_and_time(since)}"
+        word = words(LoanStatus(loan["status"]))
+        title = f"{loan['external_id']}: {money(loan['amount'])}, {word}, from {day_and_time(since)}"
         if end is not place.last:
             title += f" to {day_and_time(end)}"
-        bar = rect(f"bar-{words}", x, y, max(4.0, place.x(end) - x), 14)
-        label = _text(4, y + 11, _cut(loan["external_id"], left // 7))
-        drawn.append(Markup("<g><title>{}</title>{}{}</g>").format(title, label, bar))
+        bar = rect(f"bar-{word}", x, y, max(4.0, place.x(end) - x), 14)
+        name = text_at(4, y + 11, _cut(loan["external_id"], left // 7))
+        drawn.append(Markup("<g><title>{}</title>{}{}</g>").format(title, name, bar))
     y = bottom + 10
-    drawn.append(_text(4, y + 4, "payments"))
+    drawn.append(text_at(4, y + 4, "payments"))
     for payment in payments:
-        x, good = place.x(payment["created_at"]), payment["status"] == PaymentStatus.COMPLETED
-        words = "completed" if good else "rejected"
-        title = f"{payment['external_id']}: {payment['total_amount']:,.2f}, {words}, {day_and_time(payment['created_at'])}"
+        x, status = place.x(payment["created_at"]), PaymentStatus(payment["status"])
+        when = day_and_time(payment["created_at"])
+        title = f"{payment['external_id']}: {money(payment['total_amount'])}, {words(status)}, {when}"
         mark = (
             Markup('<circle class="mark-good" cx="{}" cy="{}" r="5"/>').format(round(x, 1), y)
-            if good
+            if status == PaymentStatus.COMPLETED
             else Markup('<path class="mark-bad" d="M{} {}l8 8m0 -8l-8 8"/>').format(round(x - 4, 1), y - 4)
         )
         drawn.append(Markup("<g><title>{}</title>{}</g>").format(title, mark))
@@ -85,7 +98,7 @@ def spread(
     for row, loan in enumerate(loans):
         y, scale = 8 + 34 * row, across / greatest
         x = float(left)
-        drawn.append(_text(4, y + 15, _cut(loan["external_id"], left // 7)))
+        drawn.append(text_at(4, y + 15, _cut(loan["external_id"], left // 7)))
         drawn.append(rect("track", left, y, float(loan["amount"]) * scale, 22))
         for part in (part for part in parts if part["loan_id"] == loan["id"]):
             mine = part["payment_id"] == payment_id
@@ -95,7 +108,7 @@ def spread(
             name = f"part-{(number - 1) % _HUES + 1}" if payment_id is None else "part-1" if mine else "part-other"
             name = "part-bounced" if part["status"] != PaymentStatus.COMPLETED else name
             size = float(part["amount"]) * scale
-            title = f"{part['payment']}: {part['amount']:,.2f} of {loan['external_id']}"
+            title = f"{part['payment']}: {money(part['amount'])} of {loan['external_id']}"
             label = Markup("")
             if size > 14 and not payment_id:
                 label = Markup('<text class="on-part" x="{}" y="{}" text-anchor="middle">{}</text>').format(
@@ -104,9 +117,9 @@ def spread(
             shape = rect(name, x, y, max(1.0, size - 1), 22)
             drawn.append(Markup("<g><title>{}</title>{}{}</g>").format(title, shape, label))
             x += size
-        owed = "paid" if loan["status"] == LoanStatus.PAID else f"{loan['outstanding']:,.2f} left"
-        drawn.append(_text(left + float(loan["amount"]) * scale + 6, y + 15, owed))
-    description = "; ".join(_words(loan, parts) for loan in loans) or "No payment has gone to a loan yet."
+        owed = "paid" if loan["status"] == LoanStatus.PAID else f"{money(loan['outstanding'])} left"
+        drawn.append(text_at(left + float(loan["amount"]) * scale + 6, y + 15, owed))
+    description = "; ".join(_parts_of(loan, parts) for loan in loans) or "No payment has gone to a loan yet."
     title = "How the payment was spread" if payment_id else "How each payment was spread, loan by loan"
     return svg(width, 12 + 34 * len(loans), title, description, Markup("").join(drawn))
 
@@ -120,8 +133,8 @@ def legend(parts: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, str, bool
     ]
 
 
-def _words(loan: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> str:
-    mine = [f"{part['amount']:,.2f} by {part['payment']}" for part in parts if part["loan_id"] == loan["id"]]
+def _parts_of(loan: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> str:
+    mine = [f"{money(part['amount'])} by {part['payment']}" for part in parts if part["loan_id"] == loan["id"]]
     return f"{loan['external_id']}: {', '.join(mine) or 'nothing yet'}"
 
 
@@ -140,12 +153,8 @@ def _axis(place: Place, y: float, width: int) -> Markup:
         if with_time and moment.date() != before:
             label = f"{moment:%d %b}, {label}"
         before = moment.date()
-        drawn.append(Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(x, y + 2, anchor, label))
+        drawn.append(text_at(x, y + 2, label, anchor))
     return Markup("").join(drawn)
-
-
-def _text(x: float, y: float, content: str) -> Markup:
-    return Markup('<text x="{}" y="{}">{}</text>').format(round(x, 1), round(y, 1), escape(content))
 
 
 def _cut(text: str, length: int) -> str:

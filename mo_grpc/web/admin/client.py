@@ -18,7 +18,8 @@ from mo.loans.v1 import loans_pb2_grpc
 from mo.payments.v1 import payments_pb2_grpc
 
 from mo_grpc.imports.form import disposition
-from mo_grpc.web.admin.sessions import Session
+from mo_grpc.web.admin.context import RequestContext
+from mo_grpc.web.admin.sessions import BrowserSession
 
 R = TypeVar("R")
 Metadata = tuple[tuple[str, str], ...]
@@ -30,7 +31,7 @@ _REMEMBERED = 120.0
 """Seconds for which a renewed pair is given to whoever still comes with the old one: another tab, at the same moment."""
 
 
-class Refusal(Exception):
+class CallFailed(Exception):
     """The service refused a call; the message is for the person."""
 
     def __init__(self, error: grpc.aio.AioRpcError) -> None:
@@ -44,7 +45,7 @@ class Refusal(Exception):
         return str(self)
 
 
-class Api:
+class Client:
     """The service, as somebody who is logged in reaches it."""
 
     def __init__(self, channel: grpc.aio.Channel, token_header: str) -> None:
@@ -53,8 +54,7 @@ class Api:
         self.payments = payments_pb2_grpc.PaymentServiceStub(channel)
         self.keys = api_keys_pb2_grpc.ApiKeyServiceStub(channel)
         self.otp = otp_pb2_grpc.OtpServiceStub(channel)
-        self._imports = imports_pb2_grpc.ImportServiceStub(channel)
-        self.imports = self._imports
+        self.imports = imports_pb2_grpc.ImportServiceStub(channel)
         self._tokens = tokens_pb2_grpc.TokenServiceStub(channel)
         self._header = token_header
         self._renewals: dict[str, tuple[float, asyncio.Task[tokens_pb2.Tokens]]] = {}
@@ -63,7 +63,7 @@ class Api:
         """Try to log in.
 
         Raises:
-            Refusal: it is not allowed.
+            CallFailed: it is not allowed.
         """
         basic = base64.b64encode(f"{email}:{password}".encode()).decode()
         metadata = ((self._header, f"Basic {basic}"), *_forwarded(address))
@@ -76,40 +76,38 @@ class Api:
         """Go on with a one-time code.
 
         Raises:
-            Refusal: it is not right.
+            CallFailed: it is not right.
         """
         request = tokens_pb2.CreateTokenRequest(challenge=challenge, code=code)
         answer: tokens_pb2.CreateTokenResponse = await self._call(self._tokens.CreateToken, request, _forwarded(address))
         return answer
 
-    async def log_out(self, session: Session, address: str) -> None:
+    async def log_out(self, context: RequestContext) -> None:
         """End the login, for every server.
 
         Raises:
-            Refusal: it has ended already.
+            CallFailed: it has ended already.
         """
-        await self.call(self._tokens.RevokeToken, tokens_pb2.RevokeTokenRequest(), session, address)
+        await self.call(self._tokens.RevokeToken, tokens_pb2.RevokeTokenRequest(), context)
 
-    async def call(
-        self, rpc: Callable[..., Any], request: Any, session: Session, address: str, idempotency_key: str = ""
-    ) -> Any:
+    async def call(self, rpc: Callable[..., Any], request: Any, context: RequestContext, idempotency_key: str = "") -> Any:
         """Call an RPC as the person of the session; the same form sent twice takes effect once.
 
         Raises:
-            Refusal: the service says no.
+            CallFailed: the service says no.
         """
-        metadata = await self._credentials(session, address)
+        metadata = await self._credentials(context)
         if idempotency_key:
             metadata = (*metadata, ("idempotency-key", idempotency_key))
         return await self._call(rpc, request, metadata)
 
-    async def upload(self, chunks: AsyncIterator[bytes], name: str, session: Session, address: str) -> imports_pb2.Import:
+    async def upload(self, chunks: AsyncIterator[bytes], name: str, context: RequestContext) -> imports_pb2.Import:
         """Upload a file of customers, as it arrives.
 
         Raises:
-            Refusal: the service says no.
+            CallFailed: the service says no.
         """
-        metadata = (*await self._credentials(session, address), disposition(name))
+        metadata = (*await self._credentials(context), disposition(name))
 
         failures: list[Exception] = []
 
@@ -123,26 +121,27 @@ class Api:
                 raise
 
         try:
-            return await self._imports.UploadCustomers(bodies(), metadata=metadata)
+            return await self.imports.UploadCustomers(bodies(), metadata=metadata)
         except grpc.aio.AioRpcError as error:
-            raise Refusal(error) from error
+            raise CallFailed(error) from error
         except asyncio.CancelledError:
             # gRPC cancels the call when its requests end in an exception, and does not say which.
             if failures:
                 raise failures[0] from None
             raise
 
-    def keep(self, session: Session, tokens: tokens_pb2.Tokens) -> None:
+    def keep(self, session: BrowserSession, tokens: tokens_pb2.Tokens) -> None:
         """Put tokens into the session."""
         session.access_token = tokens.access_token
         session.access_expires = tokens.access_expires_at.seconds
         session.refresh_token = tokens.refresh_token
         session.expires = tokens.session_expires_at.seconds
 
-    async def _credentials(self, session: Session, address: str) -> Metadata:
+    async def _credentials(self, context: RequestContext) -> Metadata:
+        session = context.session
         if session.access_expires - _MARGIN < time.time():
             self.keep(session, await self._renewed(session.refresh_token))
-        return ((self._header, f"Bearer {session.access_token}"), *_forwarded(address))
+        return ((self._header, f"Bearer {session.access_token}"), *_forwarded(context.address))
 
     async def _renewed(self, refresh_token: str) -> tokens_pb2.Tokens:
         """The pair that follows; a refresh token is good for once, and two tabs may bring the same one."""
@@ -164,7 +163,7 @@ class Api:
         try:
             return await rpc(request, metadata=metadata, timeout=_TIMEOUT)
         except grpc.aio.AioRpcError as error:
-            raise Refusal(error) from error
+            raise CallFailed(error) from error
 
 
 def login_id(access_token: str) -> str:
