@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class ApiKeyServiceStub:
-    """API keys: what programs call with. The key itself is answered once, when it is made; answers that hold one are never kept,
-    so an idempotency key has no effect here.
+    """API keys, which programs call with. The key itself is in the answer of the call that creates it, and nowhere else. Answers with
+    a key are never stored, so an idempotency key has no effect here.
     """
 
     def __init__(self, channel):
@@ -64,15 +64,15 @@ class ApiKeyServiceStub:
 
 
 class ApiKeyServiceServicer:
-    """API keys: what programs call with. The key itself is answered once, when it is made; answers that hold one are never kept,
-    so an idempotency key has no effect here.
+    """API keys, which programs call with. The key itself is in the answer of the call that creates it, and nowhere else. Answers with
+    a key are never stored, so an idempotency key has no effect here.
     """
 
     def CreateApiKey(self, request, context):
-        """Makes an API key, with some of the caller's own scopes.
+        """Creates an API key, with some of the caller's own scopes.
 
         Returns PERMISSION_DENIED if the caller lacks one of the scopes, INVALID_ARGUMENT if there is no such scope or network, or
-        the end is not in the future.
+        `expires_at` is not in the future.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -81,7 +81,7 @@ class ApiKeyServiceServicer:
     def GetApiKey(self, request, context):
         """Gets one API key, without the key itself.
 
-        Returns NOT_FOUND if there is none with this `id`.
+        Returns NOT_FOUND if it does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,10 +97,10 @@ class ApiKeyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RotateApiKey(self, request, context):
-        """Gives an API key another secret. The old one counts for a while still, so that nothing stops while the new one is brought
-        to where it is used. The `id` stays, and with it what its idempotency keys were answered.
+        """Gives an API key a new secret. The old one stays valid for a while, so that callers can change to the new one without an
+        interruption. The `id` does not change, and retries with idempotency keys still get their stored answers.
 
-        Returns NOT_FOUND if there is none with this `id`, FAILED_PRECONDITION if it is revoked, PERMISSION_DENIED if the caller
+        Returns NOT_FOUND if it does not exist, FAILED_PRECONDITION if it is revoked, PERMISSION_DENIED if the caller
         lacks one of its scopes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -108,11 +108,11 @@ class ApiKeyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeApiKey(self, request, context):
-        """Revokes an API key for good. Every server refuses it within a second, and ends the streaming calls that were made with it:
-        an upload that had not arrived whole creates nothing. Imports that were accepted go on; CancelImport stops them. Revoking
-        it again changes nothing.
+        """Revokes an API key for ever. Every server refuses it within a second, and ends streaming calls that were made with it: an
+        upload that has not arrived completely creates nothing. Imports that were accepted continue; CancelImport stops them.
+        Revoking it again changes nothing.
 
-        Returns NOT_FOUND if there is none with this `id`.
+        Returns NOT_FOUND if it does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,8 +155,8 @@ def add_ApiKeyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ApiKeyService:
-    """API keys: what programs call with. The key itself is answered once, when it is made; answers that hold one are never kept,
-    so an idempotency key has no effect here.
+    """API keys, which programs call with. The key itself is in the answer of the call that creates it, and nowhere else. Answers with
+    a key are never stored, so an idempotency key has no effect here.
     """
 
     @staticmethod

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class OtpServiceStub:
-    """One-time codes by an authenticator app (TOTP, RFC 6238), as a second factor beside the password. Each is for the person whose
-    access token the call carries; an API key is refused with PERMISSION_DENIED. Answers that hold a secret are never kept.
+    """One-time codes by an authenticator app (TOTP, RFC 6238), as a second factor besides the password. Each call is for the user of
+    its access token; an API key is refused with PERMISSION_DENIED. Answers with a secret are never stored.
     """
 
     def __init__(self, channel):
@@ -54,12 +54,12 @@ class OtpServiceStub:
 
 
 class OtpServiceServicer:
-    """One-time codes by an authenticator app (TOTP, RFC 6238), as a second factor beside the password. Each is for the person whose
-    access token the call carries; an API key is refused with PERMISSION_DENIED. Answers that hold a secret are never kept.
+    """One-time codes by an authenticator app (TOTP, RFC 6238), as a second factor besides the password. Each call is for the user of
+    its access token; an API key is refused with PERMISSION_DENIED. Answers with a secret are never stored.
     """
 
     def EnrollOtp(self, request, context):
-        """Makes a new secret, to be scanned by the app. Nothing changes until ConfirmOtp has seen a code; until then, another call
+        """Creates a new secret, to be scanned by the app. Nothing changes until ConfirmOtp receives a code; until then, another call
         replaces the secret.
 
         Returns UNAUTHENTICATED if the password is wrong, RESOURCE_EXHAUSTED after too many failures, FAILED_PRECONDITION if codes
@@ -70,7 +70,7 @@ class OtpServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ConfirmOtp(self, request, context):
-        """Turns the codes on, and answers the recovery codes, this once.
+        """Turns the codes on, and answers the recovery codes, only once.
 
         Returns UNAUTHENTICATED if the code is wrong, RESOURCE_EXHAUSTED after too many failures, FAILED_PRECONDITION if there is
         nothing to confirm.
@@ -116,8 +116,8 @@ def add_OtpServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OtpService:
-    """One-time codes by an authenticator app (TOTP, RFC 6238), as a second factor beside the password. Each is for the person whose
-    access token the call carries; an API key is refused with PERMISSION_DENIED. Answers that hold a secret are never kept.
+    """One-time codes by an authenticator app (TOTP, RFC 6238), as a second factor besides the password. Each call is for the user of
+    its access token; an API key is refused with PERMISSION_DENIED. Answers with a secret are never stored.
     """
 
     @staticmethod

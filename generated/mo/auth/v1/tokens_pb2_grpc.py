@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class TokenServiceStub:
-    """Tokens for people: an e-mail and a password buy a short access token, which opens RPCs as an API key does, and a refresh
-    token, which buys the next pair. Answers that hold a token are never kept, so an idempotency key has no effect here.
+    """Tokens for users. An e-mail and a password are exchanged for a short-lived access token, which is used like an API key, and a
+    refresh token, which is exchanged for the next pair. Answers with a token are never stored, so an idempotency key has no effect
+    here.
     """
 
     def __init__(self, channel):
@@ -59,14 +60,15 @@ class TokenServiceStub:
 
 
 class TokenServiceServicer:
-    """Tokens for people: an e-mail and a password buy a short access token, which opens RPCs as an API key does, and a refresh
-    token, which buys the next pair. Answers that hold a token are never kept, so an idempotency key has no effect here.
+    """Tokens for users. An e-mail and a password are exchanged for a short-lived access token, which is used like an API key, and a
+    refresh token, which is exchanged for the next pair. Answers with a token are never stored, so an idempotency key has no effect
+    here.
     """
 
     def CreateToken(self, request, context):
-        """Logs a person in. The e-mail and the password travel as HTTP Basic credentials (RFC 7617) in the `authorization` header or
-        metadata (`x-authorization` where AUTH_JWT_BEHIND_BASIC is set). Whoever has one-time codes enrolled sends one along, or
-        is answered a challenge, and sends that with the code, and without the password, in a second call.
+        """Logs a user in. The e-mail and the password are HTTP Basic credentials (RFC 7617) in the `authorization` header or metadata
+        (`x-authorization` where AUTH_JWT_BEHIND_BASIC is set). A user with one-time codes also sends a code, or else is answered a
+        challenge, and sends it with the code, and without the password, in a second call.
 
         Returns UNAUTHENTICATED if the e-mail, the password, the code or the challenge is wrong (which of them is not told) or the
         account is locked, RESOURCE_EXHAUSTED after too many failures, FAILED_PRECONDITION if the password must be changed first
@@ -77,8 +79,8 @@ class TokenServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RefreshToken(self, request, context):
-        """Buys the next pair of tokens. A refresh token is good for once: when one comes a second time, it was stolen, and its
-        whole session ends.
+        """Exchanges a refresh token for the next pair of tokens. A refresh token can be used once: if it is used again, it was stolen,
+        and its whole session ends.
 
         Returns UNAUTHENTICATED if the refresh token is unknown, used, expired or revoked; which of them is not told.
         """
@@ -87,7 +89,7 @@ class TokenServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeToken(self, request, context):
-        """Ends the session of the access token that the call carries, or all of its person's sessions. Every server refuses their
+        """Ends the session of the access token that the call carries, or all sessions of its user. Every server refuses their
         tokens within a second.
 
         Returns PERMISSION_DENIED if the call carries an API key instead.
@@ -97,8 +99,8 @@ class TokenServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetJwks(self, request, context):
-        """Gets the public keys that access tokens are signed with, as a JSON Web Key Set (RFC 7517), for others who verify them.
-        Needs no key.
+        """Gets the public keys that access tokens are signed with, as a JSON Web Key Set (RFC 7517), for services that verify
+        them. Needs no key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,8 +138,9 @@ def add_TokenServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TokenService:
-    """Tokens for people: an e-mail and a password buy a short access token, which opens RPCs as an API key does, and a refresh
-    token, which buys the next pair. Answers that hold a token are never kept, so an idempotency key has no effect here.
+    """Tokens for users. An e-mail and a password are exchanged for a short-lived access token, which is used like an API key, and a
+    refresh token, which is exchanged for the next pair. Answers with a token are never stored, so an idempotency key has no effect
+    here.
     """
 
     @staticmethod

@@ -23,7 +23,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Customer(_message.Message):
-    """Someone with a credit line."""
+    """A person with a credit line."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -34,21 +34,21 @@ class Customer(_message.Message):
     class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Customer._Status.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         STATUS_UNSPECIFIED: Customer._Status.ValueType  # 0
-        """Not said."""
+        """Not specified."""
         ACTIVE: Customer._Status.ValueType  # 1
         """May borrow, within the credit line."""
         INACTIVE: Customer._Status.ValueType  # 2
-        """Gets no loan and no activation. May always pay."""
+        """Gets no new loan, and no loan is activated. May always pay."""
 
     class Status(_Status, metaclass=_StatusEnumTypeWrapper):
         """Whether a customer may borrow."""
 
     STATUS_UNSPECIFIED: Customer.Status.ValueType  # 0
-    """Not said."""
+    """Not specified."""
     ACTIVE: Customer.Status.ValueType  # 1
     """May borrow, within the credit line."""
     INACTIVE: Customer.Status.ValueType  # 2
-    """Gets no loan and no activation. May always pay."""
+    """Gets no new loan, and no loan is activated. May always pay."""
 
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
@@ -58,18 +58,19 @@ class Customer(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     external_id: _builtins.str
-    """Required. The client's id of the customer; unique among customers, and fixed."""
+    """Required. The client's id of the customer; unique among customers, and it never changes."""
     status: Global___Customer.Status.ValueType
-    """Optional. ACTIVE at creation, whatever was sent; UpdateCustomer changes it."""
+    """Optional. ACTIVE when it is created, whatever was sent; UpdateCustomer changes it."""
     score: _builtins.str
     """Required. The credit line: a decimal string of up to ten digits, zero or more, such as "1000.00"."""
     etag: _builtins.str
-    """Optional. Changes whenever the customer does. UpdateCustomer, sent the one that was read, answers ABORTED if
-    another call has changed the customer since; sent none, it does not check. Over REST, the header `If-Match` counts as it.
+    """Optional. It changes with every change of the customer (AIP-154). If UpdateCustomer is sent the etag that was read, it
+    answers ABORTED if another call has changed the customer since; without an etag it does not check. Over REST, the header
+    `If-Match` can be used instead.
     """
     @_builtins.property
     def preapproved_at(self) -> _timestamp_pb2.Timestamp:
-        """Optional. When the credit line was approved beforehand; absent if it was not."""
+        """Optional. When the credit line was approved in advance; absent if it was not."""
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
@@ -134,7 +135,7 @@ Global___CustomerBalance: _TypeAlias = CustomerBalance  # noqa: Y015
 
 @_typing.final
 class CreateCustomerRequest(_message.Message):
-    """What CreateCustomer takes. Over REST, the body is the customer itself."""
+    """The request of CreateCustomer. Over REST, the body is the customer itself."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -158,7 +159,7 @@ Global___CreateCustomerRequest: _TypeAlias = CreateCustomerRequest  # noqa: Y015
 
 @_typing.final
 class GetCustomerRequest(_message.Message):
-    """What GetCustomer takes."""
+    """The request of GetCustomer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -180,16 +181,16 @@ Global___GetCustomerRequest: _TypeAlias = GetCustomerRequest  # noqa: Y015
 
 @_typing.final
 class ListCustomersRequest(_message.Message):
-    """What ListCustomers takes."""
+    """The request of ListCustomers."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Optional. How many customers to answer at most: 50 if unset, 1000 at most (more means 1000)."""
+    """Optional. How many customers a page has at most: 50 if unset; more than 1000 means 1000."""
     page_token: _builtins.str
-    """Optional. The `next_page_token` of the page before; the first page if unset."""
+    """Optional. The `next_page_token` of the previous page; the first page if unset."""
     def __init__(
         self,
         *,
@@ -213,7 +214,7 @@ class ListCustomersResponse(_message.Message):
     CUSTOMERS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Output only. Asks for the next page; empty on the last."""
+    """Output only. The token of the next page; empty on the last one."""
     @_builtins.property
     def customers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Customer]:
         """Output only. The customers, newest first."""
@@ -234,7 +235,7 @@ Global___ListCustomersResponse: _TypeAlias = ListCustomersResponse  # noqa: Y015
 
 @_typing.final
 class UpdateCustomerRequest(_message.Message):
-    """What UpdateCustomer takes. Over REST, the body is the customer and `update_mask` a query parameter."""
+    """The request of UpdateCustomer. Over REST, the body is the customer and `update_mask` a query parameter."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -248,8 +249,8 @@ class UpdateCustomerRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Optional. Which of `score`, `status` and `preapproved_at` to change; `*` means all three. If unset, those that were
-        sent. A named `preapproved_at` that was not sent is cleared.
+        """Optional. Which of `score`, `status` and `preapproved_at` to change; `*` means all three. If unset, the fields
+        that were sent are changed. If `preapproved_at` is named and was not sent, it is cleared.
         """
 
     def __init__(
@@ -268,7 +269,7 @@ Global___UpdateCustomerRequest: _TypeAlias = UpdateCustomerRequest  # noqa: Y015
 
 @_typing.final
 class GetCustomerBalanceRequest(_message.Message):
-    """What GetCustomerBalance takes."""
+    """The request of GetCustomerBalance."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class CustomerServiceStub:
-    """The people who may borrow, and how much.
+    """Customers, and how much each may borrow.
     """
 
     def __init__(self, channel):
@@ -63,11 +63,11 @@ class CustomerServiceStub:
 
 
 class CustomerServiceServicer:
-    """The people who may borrow, and how much.
+    """Customers, and how much each may borrow.
     """
 
     def CreateCustomer(self, request, context):
-        """Creates a customer, ACTIVE whatever status was sent.
+        """Creates a customer, who is ACTIVE, whatever status was sent.
 
         Returns ALREADY_EXISTS if the `external_id` is taken.
         """
@@ -78,7 +78,7 @@ class CustomerServiceServicer:
     def GetCustomer(self, request, context):
         """Gets one customer.
 
-        Returns NOT_FOUND if there is none with this `external_id`.
+        Returns NOT_FOUND if it does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,8 +94,8 @@ class CustomerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateCustomer(self, request, context):
-        """Changes `score`, `status` or `preapproved_at`. The score may be set below the debt: then nothing new is lent until
-        enough is paid back.
+        """Changes `score`, `status` or `preapproved_at`. The score may be set below the debt; then nothing is lent until enough is
+        paid back.
 
         Returns NOT_FOUND if there is no such customer, ABORTED if an `etag` was sent and the customer has changed since.
         """
@@ -104,7 +104,7 @@ class CustomerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetCustomerBalance(self, request, context):
-        """Gets what a customer owes and what is left of the credit line.
+        """Gets what a customer owes, and what is left of the credit line.
 
         Returns NOT_FOUND if there is no such customer.
         """
@@ -149,7 +149,7 @@ def add_CustomerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CustomerService:
-    """The people who may borrow, and how much.
+    """Customers, and how much each may borrow.
     """
 
     @staticmethod

@@ -27,21 +27,21 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CustomerServiceStub:
-    """The people who may borrow, and how much."""
+    """Customers, and how much each may borrow."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CustomerServiceAsyncStub: ...
     CreateCustomer: _grpc.UnaryUnaryMultiCallable[_customers_pb2.CreateCustomerRequest, _customers_pb2.Customer]
-    """Creates a customer, ACTIVE whatever status was sent.
+    """Creates a customer, who is ACTIVE, whatever status was sent.
 
     Returns ALREADY_EXISTS if the `external_id` is taken.
     """
     GetCustomer: _grpc.UnaryUnaryMultiCallable[_customers_pb2.GetCustomerRequest, _customers_pb2.Customer]
     """Gets one customer.
 
-    Returns NOT_FOUND if there is none with this `external_id`.
+    Returns NOT_FOUND if it does not exist.
     """
     ListCustomers: _grpc.UnaryUnaryMultiCallable[_customers_pb2.ListCustomersRequest, _customers_pb2.ListCustomersResponse]
     """Lists the customers, newest first.
@@ -49,31 +49,31 @@ class CustomerServiceStub:
     Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list.
     """
     UpdateCustomer: _grpc.UnaryUnaryMultiCallable[_customers_pb2.UpdateCustomerRequest, _customers_pb2.Customer]
-    """Changes `score`, `status` or `preapproved_at`. The score may be set below the debt: then nothing new is lent until
-    enough is paid back.
+    """Changes `score`, `status` or `preapproved_at`. The score may be set below the debt; then nothing is lent until enough is
+    paid back.
 
     Returns NOT_FOUND if there is no such customer, ABORTED if an `etag` was sent and the customer has changed since.
     """
     GetCustomerBalance: _grpc.UnaryUnaryMultiCallable[_customers_pb2.GetCustomerBalanceRequest, _customers_pb2.CustomerBalance]
-    """Gets what a customer owes and what is left of the credit line.
+    """Gets what a customer owes, and what is left of the credit line.
 
     Returns NOT_FOUND if there is no such customer.
     """
 
 @_typing.type_check_only
 class CustomerServiceAsyncStub(CustomerServiceStub):
-    """The people who may borrow, and how much."""
+    """Customers, and how much each may borrow."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateCustomer: _aio.UnaryUnaryMultiCallable[_customers_pb2.CreateCustomerRequest, _customers_pb2.Customer]  # type: ignore[assignment]
-    """Creates a customer, ACTIVE whatever status was sent.
+    """Creates a customer, who is ACTIVE, whatever status was sent.
 
     Returns ALREADY_EXISTS if the `external_id` is taken.
     """
     GetCustomer: _aio.UnaryUnaryMultiCallable[_customers_pb2.GetCustomerRequest, _customers_pb2.Customer]  # type: ignore[assignment]
     """Gets one customer.
 
-    Returns NOT_FOUND if there is none with this `external_id`.
+    Returns NOT_FOUND if it does not exist.
     """
     ListCustomers: _aio.UnaryUnaryMultiCallable[_customers_pb2.ListCustomersRequest, _customers_pb2.ListCustomersResponse]  # type: ignore[assignment]
     """Lists the customers, newest first.
@@ -81,19 +81,19 @@ class CustomerServiceAsyncStub(CustomerServiceStub):
     Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list.
     """
     UpdateCustomer: _aio.UnaryUnaryMultiCallable[_customers_pb2.UpdateCustomerRequest, _customers_pb2.Customer]  # type: ignore[assignment]
-    """Changes `score`, `status` or `preapproved_at`. The score may be set below the debt: then nothing new is lent until
-    enough is paid back.
+    """Changes `score`, `status` or `preapproved_at`. The score may be set below the debt; then nothing is lent until enough is
+    paid back.
 
     Returns NOT_FOUND if there is no such customer, ABORTED if an `etag` was sent and the customer has changed since.
     """
     GetCustomerBalance: _aio.UnaryUnaryMultiCallable[_customers_pb2.GetCustomerBalanceRequest, _customers_pb2.CustomerBalance]  # type: ignore[assignment]
-    """Gets what a customer owes and what is left of the credit line.
+    """Gets what a customer owes, and what is left of the credit line.
 
     Returns NOT_FOUND if there is no such customer.
     """
 
 class CustomerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The people who may borrow, and how much."""
+    """Customers, and how much each may borrow."""
 
     @_abc_1.abstractmethod
     def CreateCustomer(
@@ -101,7 +101,7 @@ class CustomerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _customers_pb2.CreateCustomerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_customers_pb2.Customer, _abc.Awaitable[_customers_pb2.Customer]]:
-        """Creates a customer, ACTIVE whatever status was sent.
+        """Creates a customer, who is ACTIVE, whatever status was sent.
 
         Returns ALREADY_EXISTS if the `external_id` is taken.
         """
@@ -114,7 +114,7 @@ class CustomerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_customers_pb2.Customer, _abc.Awaitable[_customers_pb2.Customer]]:
         """Gets one customer.
 
-        Returns NOT_FOUND if there is none with this `external_id`.
+        Returns NOT_FOUND if it does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -134,8 +134,8 @@ class CustomerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _customers_pb2.UpdateCustomerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_customers_pb2.Customer, _abc.Awaitable[_customers_pb2.Customer]]:
-        """Changes `score`, `status` or `preapproved_at`. The score may be set below the debt: then nothing new is lent until
-        enough is paid back.
+        """Changes `score`, `status` or `preapproved_at`. The score may be set below the debt; then nothing is lent until enough is
+        paid back.
 
         Returns NOT_FOUND if there is no such customer, ABORTED if an `etag` was sent and the customer has changed since.
         """
@@ -146,7 +146,7 @@ class CustomerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _customers_pb2.GetCustomerBalanceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_customers_pb2.CustomerBalance, _abc.Awaitable[_customers_pb2.CustomerBalance]]:
-        """Gets what a customer owes and what is left of the credit line.
+        """Gets what a customer owes, and what is left of the credit line.
 
         Returns NOT_FOUND if there is no such customer.
         """

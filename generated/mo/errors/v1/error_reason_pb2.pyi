@@ -61,11 +61,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     SCOPE_MISSING: _ErrorReason.ValueType  # 17
     """PERMISSION_DENIED: the API key lacks the scope that the call needs. Metadata: `scope`."""
     CONFLICT: _ErrorReason.ValueType  # 18
-    """ABORTED: another transaction was in the way, again and again; retry. `google.rpc.RetryInfo` says when."""
+    """ABORTED: the transaction conflicted with others again and again; retry. `google.rpc.RetryInfo` says when."""
     DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 19
     """UNAVAILABLE: the database cannot be reached; nothing is known of the outcome; retry. `google.rpc.RetryInfo` says when."""
     INTERNAL_ERROR: _ErrorReason.ValueType  # 20
-    """INTERNAL: a fault of the service. Metadata: `request_id`, which its log knows."""
+    """INTERNAL: an error in the service. Metadata: `request_id`, which is in the log, too."""
     ROUTE_NOT_FOUND: _ErrorReason.ValueType  # 21
     """NOT_FOUND (HTTP 404), from the edge: no such path."""
     MALFORMED_REQUEST: _ErrorReason.ValueType  # 22
@@ -82,9 +82,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     RATE_LIMITED: _ErrorReason.ValueType  # 26
     """RESOURCE_EXHAUSTED (HTTP 429), from the edge: too many calls from one address."""
     UPSTREAM_UNAVAILABLE: _ErrorReason.ValueType  # 27
-    """UNAVAILABLE (HTTP 502 or 503), from the edge: no server answers behind it; retry."""
+    """UNAVAILABLE (HTTP 502 or 503), from the edge: no server answers; retry."""
     OVERLOADED: _ErrorReason.ValueType  # 28
-    """RESOURCE_EXHAUSTED: more calls wait than can be answered in good time; retry. `google.rpc.RetryInfo` says when."""
+    """RESOURCE_EXHAUSTED: too many calls are waiting; retry. `google.rpc.RetryInfo` says when."""
     IDEMPOTENCY_KEY_REUSED: _ErrorReason.ValueType  # 29
     """INVALID_ARGUMENT: the idempotency key came with another request before."""
     IDEMPOTENCY_KEY_IN_FLIGHT: _ErrorReason.ValueType  # 30
@@ -122,9 +122,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     NETWORK_NOT_ALLOWED: _ErrorReason.ValueType  # 45
     """PERMISSION_DENIED: the API key may not be used from the address of the call. Metadata: `address`, empty if it is unknown."""
     KEY_RATE_EXCEEDED: _ErrorReason.ValueType  # 46
-    """RESOURCE_EXHAUSTED: the API key calls more often than it may in a second; `google.rpc.RetryInfo` says when to try again."""
+    """RESOURCE_EXHAUSTED: more calls with the API key than it may make in a second; `google.rpc.RetryInfo` says when to try again."""
     KEY_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 47
-    """RESOURCE_EXHAUSTED: the API key has made its calls of the day; `google.rpc.RetryInfo` says when the next day begins."""
+    """RESOURCE_EXHAUSTED: the API key has used its calls of the day; `google.rpc.RetryInfo` says when the next day begins."""
     METHOD_NOT_ALLOWED: _ErrorReason.ValueType  # 48
     """UNIMPLEMENTED (HTTP 405), from the edge: the path is there, but does not take this verb; the header `allow` names those that
     it takes.
@@ -132,13 +132,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     UNSUPPORTED_MEDIA_TYPE: _ErrorReason.ValueType  # 49
     """INVALID_ARGUMENT (HTTP 415), from the edge: the body is of a content type, or in an encoding, that is not understood."""
     SERVER_STOPPING: _ErrorReason.ValueType  # 50
-    """UNAVAILABLE: the server that answered stops; call again, with the same idempotency key where it is a change.
+    """UNAVAILABLE: the server is stopping; call again, with the same idempotency key for a change.
     `google.rpc.RetryInfo` says when.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused: the `reason` of the `google.rpc.ErrorInfo` (domain `mo`) that every error carries. The names are
-    stable: programs may decide by them. The comment of each names the status code and the keys of its `metadata`.
+    stable: programs can rely on them. The comment of each names the status code and the keys of its `metadata`.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -180,11 +180,11 @@ API_KEY_INVALID: ErrorReason.ValueType  # 16
 SCOPE_MISSING: ErrorReason.ValueType  # 17
 """PERMISSION_DENIED: the API key lacks the scope that the call needs. Metadata: `scope`."""
 CONFLICT: ErrorReason.ValueType  # 18
-"""ABORTED: another transaction was in the way, again and again; retry. `google.rpc.RetryInfo` says when."""
+"""ABORTED: the transaction conflicted with others again and again; retry. `google.rpc.RetryInfo` says when."""
 DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 19
 """UNAVAILABLE: the database cannot be reached; nothing is known of the outcome; retry. `google.rpc.RetryInfo` says when."""
 INTERNAL_ERROR: ErrorReason.ValueType  # 20
-"""INTERNAL: a fault of the service. Metadata: `request_id`, which its log knows."""
+"""INTERNAL: an error in the service. Metadata: `request_id`, which is in the log, too."""
 ROUTE_NOT_FOUND: ErrorReason.ValueType  # 21
 """NOT_FOUND (HTTP 404), from the edge: no such path."""
 MALFORMED_REQUEST: ErrorReason.ValueType  # 22
@@ -201,9 +201,9 @@ REQUEST_TIMEOUT: ErrorReason.ValueType  # 25
 RATE_LIMITED: ErrorReason.ValueType  # 26
 """RESOURCE_EXHAUSTED (HTTP 429), from the edge: too many calls from one address."""
 UPSTREAM_UNAVAILABLE: ErrorReason.ValueType  # 27
-"""UNAVAILABLE (HTTP 502 or 503), from the edge: no server answers behind it; retry."""
+"""UNAVAILABLE (HTTP 502 or 503), from the edge: no server answers; retry."""
 OVERLOADED: ErrorReason.ValueType  # 28
-"""RESOURCE_EXHAUSTED: more calls wait than can be answered in good time; retry. `google.rpc.RetryInfo` says when."""
+"""RESOURCE_EXHAUSTED: too many calls are waiting; retry. `google.rpc.RetryInfo` says when."""
 IDEMPOTENCY_KEY_REUSED: ErrorReason.ValueType  # 29
 """INVALID_ARGUMENT: the idempotency key came with another request before."""
 IDEMPOTENCY_KEY_IN_FLIGHT: ErrorReason.ValueType  # 30
@@ -241,9 +241,9 @@ API_KEY_REVOKED: ErrorReason.ValueType  # 44
 NETWORK_NOT_ALLOWED: ErrorReason.ValueType  # 45
 """PERMISSION_DENIED: the API key may not be used from the address of the call. Metadata: `address`, empty if it is unknown."""
 KEY_RATE_EXCEEDED: ErrorReason.ValueType  # 46
-"""RESOURCE_EXHAUSTED: the API key calls more often than it may in a second; `google.rpc.RetryInfo` says when to try again."""
+"""RESOURCE_EXHAUSTED: more calls with the API key than it may make in a second; `google.rpc.RetryInfo` says when to try again."""
 KEY_QUOTA_EXCEEDED: ErrorReason.ValueType  # 47
-"""RESOURCE_EXHAUSTED: the API key has made its calls of the day; `google.rpc.RetryInfo` says when the next day begins."""
+"""RESOURCE_EXHAUSTED: the API key has used its calls of the day; `google.rpc.RetryInfo` says when the next day begins."""
 METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 48
 """UNIMPLEMENTED (HTTP 405), from the edge: the path is there, but does not take this verb; the header `allow` names those that
 it takes.
@@ -251,7 +251,7 @@ it takes.
 UNSUPPORTED_MEDIA_TYPE: ErrorReason.ValueType  # 49
 """INVALID_ARGUMENT (HTTP 415), from the edge: the body is of a content type, or in an encoding, that is not understood."""
 SERVER_STOPPING: ErrorReason.ValueType  # 50
-"""UNAVAILABLE: the server that answered stops; call again, with the same idempotency key where it is a change.
+"""UNAVAILABLE: the server is stopping; call again, with the same idempotency key for a change.
 `google.rpc.RetryInfo` says when.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

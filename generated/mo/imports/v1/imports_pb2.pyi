@@ -33,33 +33,33 @@ class Import(_message.Message):
     class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Import._State.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         STATE_UNSPECIFIED: Import._State.ValueType  # 0
-        """Not said."""
+        """Not specified."""
         PENDING: Import._State.ValueType  # 1
-        """Waits to be begun."""
+        """It waits to be started."""
         RUNNING: Import._State.ValueType  # 2
-        """Has been begun."""
+        """It has been started."""
         SUCCEEDED: Import._State.ValueType  # 3
-        """Has read the whole file; some lines, or all of them, may have been wrong."""
+        """The whole file has been read; some lines, or all of them, may have been wrong."""
         FAILED: Import._State.ValueType  # 4
-        """Could not go on, or found no lines in a file that is not empty; `failure` says why. What it has created stays."""
+        """It could not continue, or found no line in a file that is not empty; `failure` has the reason. What it has created stays."""
         CANCELLED: Import._State.ValueType  # 5
-        """Was stopped by CancelImport. What it has created stays."""
+        """It was stopped by CancelImport. What it has created stays."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
-        """How far an import is."""
+        """The state of an import."""
 
     STATE_UNSPECIFIED: Import.State.ValueType  # 0
-    """Not said."""
+    """Not specified."""
     PENDING: Import.State.ValueType  # 1
-    """Waits to be begun."""
+    """It waits to be started."""
     RUNNING: Import.State.ValueType  # 2
-    """Has been begun."""
+    """It has been started."""
     SUCCEEDED: Import.State.ValueType  # 3
-    """Has read the whole file; some lines, or all of them, may have been wrong."""
+    """The whole file has been read; some lines, or all of them, may have been wrong."""
     FAILED: Import.State.ValueType  # 4
-    """Could not go on, or found no lines in a file that is not empty; `failure` says why. What it has created stays."""
+    """It could not continue, or found no line in a file that is not empty; `failure` has the reason. What it has created stays."""
     CANCELLED: Import.State.ValueType  # 5
-    """Was stopped by CancelImport. What it has created stays."""
+    """It was stopped by CancelImport. What it has created stays."""
 
     ID_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
@@ -78,36 +78,36 @@ class Import(_message.Message):
     id: _builtins.str
     """Output only. The service's id of the import."""
     state: Global___Import.State.ValueType
-    """Output only. How far it is."""
+    """Output only. The state of the import."""
     source: _builtins.str
-    """Output only. The file: its name among the stored ones, or `s3://bucket/key`."""
+    """Output only. The file: its name among the stored files, or `s3://bucket/key`."""
     lines_count: _builtins.int
-    """Output only. How many lines have been read, but for blank ones and the header; those of `created_count` and `failed_count`."""
+    """Output only. How many lines have been read, without blank ones and the header: `created_count` plus `failed_count`."""
     created_count: _builtins.int
     """Output only. How many customers were created."""
     failed_count: _builtins.int
-    """Output only. How many lines were wrong; ListImportErrors tells each."""
+    """Output only. How many lines were wrong; ListImportErrors lists them."""
     bytes_done: _builtins.int
     """Output only. How many bytes of the file have been read. A 64-bit number, so JSON has it as a string."""
     bytes_total: _builtins.int
     """Output only. How many bytes the file has. A 64-bit number, so JSON has it as a string."""
     created_by: _builtins.str
-    """Output only. Who asked for it: the id of the API key."""
+    """Output only. Who requested it: the id of the API key."""
     failure: _builtins.str
-    """Output only. Why a FAILED one could not go on; empty otherwise."""
+    """Output only. Why a FAILED import could not continue; empty otherwise."""
     file_name: _builtins.str
-    """Output only. The name of the file, as whoever sent it calls it; empty if nobody said."""
+    """Output only. The name of the file, as the sender wrote it; empty if it was not sent."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When it was asked for."""
+        """Output only. When it was requested."""
 
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When it was begun; absent while it waits."""
+        """Output only. When it was started; absent while it waits."""
 
     @_builtins.property
     def finished_at(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When it was over; absent until then."""
+        """Output only. When it ended; absent until then."""
 
     def __init__(
         self,
@@ -148,33 +148,33 @@ class ImportError(_message.Message):
     class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ImportError._Reason.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         REASON_UNSPECIFIED: ImportError._Reason.ValueType  # 0
-        """Not said."""
+        """Not specified."""
         MALFORMED_LINE: ImportError._Reason.ValueType  # 1
-        """It has not two or three columns, or other ones than the header names, or a quote is not closed."""
+        """It does not have two or three columns, or not those of the header, or a quote is not closed."""
         NOT_TEXT: ImportError._Reason.ValueType  # 2
         """It is not UTF-8 text, or has control characters."""
         LINE_TOO_LONG: ImportError._Reason.ValueType  # 3
         """It is longer than 4,096 bytes."""
         INVALID_VALUE: ImportError._Reason.ValueType  # 4
-        """A value does not have its format."""
+        """A value has a wrong format."""
         CUSTOMER_ALREADY_EXISTS: ImportError._Reason.ValueType  # 5
-        """There is a customer with this `external_id`, or an earlier line has it."""
+        """A customer with this `external_id` exists already, or an earlier line has it."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
-        """What may be wrong with a line."""
+        """The kinds of errors of a line."""
 
     REASON_UNSPECIFIED: ImportError.Reason.ValueType  # 0
-    """Not said."""
+    """Not specified."""
     MALFORMED_LINE: ImportError.Reason.ValueType  # 1
-    """It has not two or three columns, or other ones than the header names, or a quote is not closed."""
+    """It does not have two or three columns, or not those of the header, or a quote is not closed."""
     NOT_TEXT: ImportError.Reason.ValueType  # 2
     """It is not UTF-8 text, or has control characters."""
     LINE_TOO_LONG: ImportError.Reason.ValueType  # 3
     """It is longer than 4,096 bytes."""
     INVALID_VALUE: ImportError.Reason.ValueType  # 4
-    """A value does not have its format."""
+    """A value has a wrong format."""
     CUSTOMER_ALREADY_EXISTS: ImportError.Reason.ValueType  # 5
-    """There is a customer with this `external_id`, or an earlier line has it."""
+    """A customer with this `external_id` exists already, or an earlier line has it."""
 
     LINE_NUMBER_FIELD_NUMBER: _builtins.int
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
@@ -182,7 +182,7 @@ class ImportError(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     line_number: _builtins.int
-    """Output only. The line, counted from one; blank ones and the header count."""
+    """Output only. The number of the line, counted from one, with blank lines and the header."""
     external_id: _builtins.str
     """Output only. The line's `external_id`, as far as it could be read, cut to 60 characters."""
     field: _builtins.str
@@ -210,13 +210,13 @@ Global___ImportError: _TypeAlias = ImportError  # noqa: Y015
 
 @_typing.final
 class CreateImportRequest(_message.Message):
-    """What CreateImport takes."""
+    """The request of CreateImport."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SOURCE_FIELD_NUMBER: _builtins.int
     source: _builtins.str
-    """Required. The file: its name among the stored ones, or `s3://bucket/key`."""
+    """Required. The file: its name among the stored files, or `s3://bucket/key`."""
     def __init__(
         self,
         *,
@@ -232,7 +232,7 @@ Global___CreateImportRequest: _TypeAlias = CreateImportRequest  # noqa: Y015
 
 @_typing.final
 class GetImportRequest(_message.Message):
-    """What GetImport takes."""
+    """The request of GetImport."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -254,16 +254,16 @@ Global___GetImportRequest: _TypeAlias = GetImportRequest  # noqa: Y015
 
 @_typing.final
 class ListImportsRequest(_message.Message):
-    """What ListImports takes."""
+    """The request of ListImports."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Optional. How many imports to answer at most: 50 if unset, 1000 at most (more means 1000)."""
+    """Optional. How many imports a page has at most: 50 if unset; more than 1000 means 1000."""
     page_token: _builtins.str
-    """Optional. The `next_page_token` of the page before; the first page if unset."""
+    """Optional. The `next_page_token` of the previous page; the first page if unset."""
     def __init__(
         self,
         *,
@@ -308,7 +308,7 @@ Global___ListImportsResponse: _TypeAlias = ListImportsResponse  # noqa: Y015
 
 @_typing.final
 class ListImportErrorsRequest(_message.Message):
-    """What ListImportErrors takes."""
+    """The request of ListImportErrors."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -318,9 +318,9 @@ class ListImportErrorsRequest(_message.Message):
     id: _builtins.str
     """Required. The id of the import."""
     page_size: _builtins.int
-    """Optional. How many errors to answer at most: 50 if unset, 1000 at most (more means 1000)."""
+    """Optional. How many errors a page has at most: 50 if unset; more than 1000 means 1000."""
     page_token: _builtins.str
-    """Optional. The `next_page_token` of the page before; the first page if unset."""
+    """Optional. The `next_page_token` of the previous page; the first page if unset."""
     def __init__(
         self,
         *,
@@ -366,7 +366,7 @@ Global___ListImportErrorsResponse: _TypeAlias = ListImportErrorsResponse  # noqa
 
 @_typing.final
 class CancelImportRequest(_message.Message):
-    """What CancelImport takes."""
+    """The request of CancelImport."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -388,7 +388,7 @@ Global___CancelImportRequest: _TypeAlias = CancelImportRequest  # noqa: Y015
 
 @_typing.final
 class WatchImportRequest(_message.Message):
-    """What WatchImport takes."""
+    """The request of WatchImport."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -27,15 +27,15 @@ if _version_not_supported:
 
 
 class ImportServiceStub:
-    """Customers by the file. A file is UTF-8 text with a customer a line: `external_id,score[,preapproved_at]`, the last of them
-    in RFC 3339; what is finer than a microsecond is cut off. LF, CRLF or CR ends a line. A line that is wrong is reported by its
-    number, and never stops the others.
+    """Imports of customers from files. A file is UTF-8 text with a customer in each line: `external_id,score[,preapproved_at]`, the
+    last in RFC 3339; digits beyond the microsecond are cut off. LF, CRLF or CR ends a line. A wrong line is reported by its number,
+    and never stops the others.
 
-    A first line that holds names of columns is a header. Its names may come in any order; one that is unknown, missing or there
-    twice ends the import as FAILED, and nothing is created.
+    A first line with names of columns is a header. The names may be in any order. If one is unknown, missing or repeated, the
+    import is FAILED, and nothing is created.
 
-    Where the header, or else the first line, has `;` between its values, so has the whole file, and its amounts are written as
-    `1.500,00`: the comma before the cents, points between the thousands.
+    If the header (or the first line, if there is no header) has `;` between its values, the whole file does, and amounts are
+    written `1.500,00`: a comma before the cents, points between the thousands.
     """
 
     def __init__(self, channel):
@@ -82,24 +82,24 @@ class ImportServiceStub:
 
 
 class ImportServiceServicer:
-    """Customers by the file. A file is UTF-8 text with a customer a line: `external_id,score[,preapproved_at]`, the last of them
-    in RFC 3339; what is finer than a microsecond is cut off. LF, CRLF or CR ends a line. A line that is wrong is reported by its
-    number, and never stops the others.
+    """Imports of customers from files. A file is UTF-8 text with a customer in each line: `external_id,score[,preapproved_at]`, the
+    last in RFC 3339; digits beyond the microsecond are cut off. LF, CRLF or CR ends a line. A wrong line is reported by its number,
+    and never stops the others.
 
-    A first line that holds names of columns is a header. Its names may come in any order; one that is unknown, missing or there
-    twice ends the import as FAILED, and nothing is created.
+    A first line with names of columns is a header. The names may be in any order. If one is unknown, missing or repeated, the
+    import is FAILED, and nothing is created.
 
-    Where the header, or else the first line, has `;` between its values, so has the whole file, and its amounts are written as
-    `1.500,00`: the comma before the cents, points between the thousands.
+    If the header (or the first line, if there is no header) has `;` between its values, the whole file does, and amounts are
+    written `1.500,00`: a comma before the cents, points between the thousands.
     """
 
     def UploadCustomers(self, request_iterator, context):
         """Uploads a file of customers and imports it. A file of up to 10,000 lines is imported when the call returns; a larger one
-        is stored by then, and imported in the background: follow it by GetImport or WatchImport.
+        is stored by then, and imported in the background: follow it with GetImport or WatchImport.
 
         Over REST, the body is the file itself, or a form with it: `curl -T customers.txt -X POST -H 'content-type: text/csv'
         …/v1/imports/customers`, or `curl -F file=@customers.txt …/v1/imports/customers`. The form's file may be in a field of any
-        name. Without a form, the header (or metadata) `content-disposition` may say the file's name, as RFC 6266 has it:
+        name. Without a form, the header (or metadata) `content-disposition` may have the file's name (RFC 6266):
         `attachment; filename="customers.txt"`.
 
         Returns INVALID_ARGUMENT if the content type is none of `text/plain`, `text/csv` and `multipart/form-data`, if a form does
@@ -121,7 +121,7 @@ class ImportServiceServicer:
     def GetImport(self, request, context):
         """Gets one import.
 
-        Returns NOT_FOUND if there is none with this `id`.
+        Returns NOT_FOUND if it does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,7 +137,7 @@ class ImportServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListImportErrors(self, request, context):
-        """Lists what was wrong with an import's file, by line.
+        """Lists the errors of an import's file, by line.
 
         Returns NOT_FOUND if there is no such import, INVALID_ARGUMENT if the page token is damaged, or belongs to another
         list or import.
@@ -156,8 +156,8 @@ class ImportServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchImport(self, request, context):
-        """Follows an import: answers it as it is, again whenever it has moved on, and ends when it is over. Over REST, each answer is
-        a line of JSON.
+        """Follows an import: sends its current state, sends it again after each progress, and ends when the import is over. Over REST,
+        each message is a line of JSON.
 
         Returns NOT_FOUND if there is no such import.
         """
@@ -212,15 +212,15 @@ def add_ImportServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ImportService:
-    """Customers by the file. A file is UTF-8 text with a customer a line: `external_id,score[,preapproved_at]`, the last of them
-    in RFC 3339; what is finer than a microsecond is cut off. LF, CRLF or CR ends a line. A line that is wrong is reported by its
-    number, and never stops the others.
+    """Imports of customers from files. A file is UTF-8 text with a customer in each line: `external_id,score[,preapproved_at]`, the
+    last in RFC 3339; digits beyond the microsecond are cut off. LF, CRLF or CR ends a line. A wrong line is reported by its number,
+    and never stops the others.
 
-    A first line that holds names of columns is a header. Its names may come in any order; one that is unknown, missing or there
-    twice ends the import as FAILED, and nothing is created.
+    A first line with names of columns is a header. The names may be in any order. If one is unknown, missing or repeated, the
+    import is FAILED, and nothing is created.
 
-    Where the header, or else the first line, has `;` between its values, so has the whole file, and its amounts are written as
-    `1.500,00`: the comma before the cents, points between the thousands.
+    If the header (or the first line, if there is no header) has `;` between its values, the whole file does, and amounts are
+    written `1.500,00`: a comma before the cents, points between the thousands.
     """
 
     @staticmethod

@@ -28,15 +28,15 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ImportServiceStub:
-    """Customers by the file. A file is UTF-8 text with a customer a line: `external_id,score[,preapproved_at]`, the last of them
-    in RFC 3339; what is finer than a microsecond is cut off. LF, CRLF or CR ends a line. A line that is wrong is reported by its
-    number, and never stops the others.
+    """Imports of customers from files. A file is UTF-8 text with a customer in each line: `external_id,score[,preapproved_at]`, the
+    last in RFC 3339; digits beyond the microsecond are cut off. LF, CRLF or CR ends a line. A wrong line is reported by its number,
+    and never stops the others.
 
-    A first line that holds names of columns is a header. Its names may come in any order; one that is unknown, missing or there
-    twice ends the import as FAILED, and nothing is created.
+    A first line with names of columns is a header. The names may be in any order. If one is unknown, missing or repeated, the
+    import is FAILED, and nothing is created.
 
-    Where the header, or else the first line, has `;` between its values, so has the whole file, and its amounts are written as
-    `1.500,00`: the comma before the cents, points between the thousands.
+    If the header (or the first line, if there is no header) has `;` between its values, the whole file does, and amounts are
+    written `1.500,00`: a comma before the cents, points between the thousands.
     """
 
     @_typing.overload
@@ -45,11 +45,11 @@ class ImportServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ImportServiceAsyncStub: ...
     UploadCustomers: _grpc.StreamUnaryMultiCallable[_httpbody_pb2.HttpBody, _imports_pb2.Import]
     """Uploads a file of customers and imports it. A file of up to 10,000 lines is imported when the call returns; a larger one
-    is stored by then, and imported in the background: follow it by GetImport or WatchImport.
+    is stored by then, and imported in the background: follow it with GetImport or WatchImport.
 
     Over REST, the body is the file itself, or a form with it: `curl -T customers.txt -X POST -H 'content-type: text/csv'
     …/v1/imports/customers`, or `curl -F file=@customers.txt …/v1/imports/customers`. The form's file may be in a field of any
-    name. Without a form, the header (or metadata) `content-disposition` may say the file's name, as RFC 6266 has it:
+    name. Without a form, the header (or metadata) `content-disposition` may have the file's name (RFC 6266):
     `attachment; filename="customers.txt"`.
 
     Returns INVALID_ARGUMENT if the content type is none of `text/plain`, `text/csv` and `multipart/form-data`, if a form does
@@ -63,7 +63,7 @@ class ImportServiceStub:
     GetImport: _grpc.UnaryUnaryMultiCallable[_imports_pb2.GetImportRequest, _imports_pb2.Import]
     """Gets one import.
 
-    Returns NOT_FOUND if there is none with this `id`.
+    Returns NOT_FOUND if it does not exist.
     """
     ListImports: _grpc.UnaryUnaryMultiCallable[_imports_pb2.ListImportsRequest, _imports_pb2.ListImportsResponse]
     """Lists the imports, newest first.
@@ -71,7 +71,7 @@ class ImportServiceStub:
     Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list.
     """
     ListImportErrors: _grpc.UnaryUnaryMultiCallable[_imports_pb2.ListImportErrorsRequest, _imports_pb2.ListImportErrorsResponse]
-    """Lists what was wrong with an import's file, by line.
+    """Lists the errors of an import's file, by line.
 
     Returns NOT_FOUND if there is no such import, INVALID_ARGUMENT if the page token is damaged, or belongs to another
     list or import.
@@ -82,33 +82,33 @@ class ImportServiceStub:
     Returns NOT_FOUND if there is no such import, FAILED_PRECONDITION if it is over.
     """
     WatchImport: _grpc.UnaryStreamMultiCallable[_imports_pb2.WatchImportRequest, _imports_pb2.Import]
-    """Follows an import: answers it as it is, again whenever it has moved on, and ends when it is over. Over REST, each answer is
-    a line of JSON.
+    """Follows an import: sends its current state, sends it again after each progress, and ends when the import is over. Over REST,
+    each message is a line of JSON.
 
     Returns NOT_FOUND if there is no such import.
     """
 
 @_typing.type_check_only
 class ImportServiceAsyncStub(ImportServiceStub):
-    """Customers by the file. A file is UTF-8 text with a customer a line: `external_id,score[,preapproved_at]`, the last of them
-    in RFC 3339; what is finer than a microsecond is cut off. LF, CRLF or CR ends a line. A line that is wrong is reported by its
-    number, and never stops the others.
+    """Imports of customers from files. A file is UTF-8 text with a customer in each line: `external_id,score[,preapproved_at]`, the
+    last in RFC 3339; digits beyond the microsecond are cut off. LF, CRLF or CR ends a line. A wrong line is reported by its number,
+    and never stops the others.
 
-    A first line that holds names of columns is a header. Its names may come in any order; one that is unknown, missing or there
-    twice ends the import as FAILED, and nothing is created.
+    A first line with names of columns is a header. The names may be in any order. If one is unknown, missing or repeated, the
+    import is FAILED, and nothing is created.
 
-    Where the header, or else the first line, has `;` between its values, so has the whole file, and its amounts are written as
-    `1.500,00`: the comma before the cents, points between the thousands.
+    If the header (or the first line, if there is no header) has `;` between its values, the whole file does, and amounts are
+    written `1.500,00`: a comma before the cents, points between the thousands.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     UploadCustomers: _aio.StreamUnaryMultiCallable[_httpbody_pb2.HttpBody, _imports_pb2.Import]  # type: ignore[assignment]
     """Uploads a file of customers and imports it. A file of up to 10,000 lines is imported when the call returns; a larger one
-    is stored by then, and imported in the background: follow it by GetImport or WatchImport.
+    is stored by then, and imported in the background: follow it with GetImport or WatchImport.
 
     Over REST, the body is the file itself, or a form with it: `curl -T customers.txt -X POST -H 'content-type: text/csv'
     …/v1/imports/customers`, or `curl -F file=@customers.txt …/v1/imports/customers`. The form's file may be in a field of any
-    name. Without a form, the header (or metadata) `content-disposition` may say the file's name, as RFC 6266 has it:
+    name. Without a form, the header (or metadata) `content-disposition` may have the file's name (RFC 6266):
     `attachment; filename="customers.txt"`.
 
     Returns INVALID_ARGUMENT if the content type is none of `text/plain`, `text/csv` and `multipart/form-data`, if a form does
@@ -122,7 +122,7 @@ class ImportServiceAsyncStub(ImportServiceStub):
     GetImport: _aio.UnaryUnaryMultiCallable[_imports_pb2.GetImportRequest, _imports_pb2.Import]  # type: ignore[assignment]
     """Gets one import.
 
-    Returns NOT_FOUND if there is none with this `id`.
+    Returns NOT_FOUND if it does not exist.
     """
     ListImports: _aio.UnaryUnaryMultiCallable[_imports_pb2.ListImportsRequest, _imports_pb2.ListImportsResponse]  # type: ignore[assignment]
     """Lists the imports, newest first.
@@ -130,7 +130,7 @@ class ImportServiceAsyncStub(ImportServiceStub):
     Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list.
     """
     ListImportErrors: _aio.UnaryUnaryMultiCallable[_imports_pb2.ListImportErrorsRequest, _imports_pb2.ListImportErrorsResponse]  # type: ignore[assignment]
-    """Lists what was wrong with an import's file, by line.
+    """Lists the errors of an import's file, by line.
 
     Returns NOT_FOUND if there is no such import, INVALID_ARGUMENT if the page token is damaged, or belongs to another
     list or import.
@@ -141,22 +141,22 @@ class ImportServiceAsyncStub(ImportServiceStub):
     Returns NOT_FOUND if there is no such import, FAILED_PRECONDITION if it is over.
     """
     WatchImport: _aio.UnaryStreamMultiCallable[_imports_pb2.WatchImportRequest, _imports_pb2.Import]  # type: ignore[assignment]
-    """Follows an import: answers it as it is, again whenever it has moved on, and ends when it is over. Over REST, each answer is
-    a line of JSON.
+    """Follows an import: sends its current state, sends it again after each progress, and ends when the import is over. Over REST,
+    each message is a line of JSON.
 
     Returns NOT_FOUND if there is no such import.
     """
 
 class ImportServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Customers by the file. A file is UTF-8 text with a customer a line: `external_id,score[,preapproved_at]`, the last of them
-    in RFC 3339; what is finer than a microsecond is cut off. LF, CRLF or CR ends a line. A line that is wrong is reported by its
-    number, and never stops the others.
+    """Imports of customers from files. A file is UTF-8 text with a customer in each line: `external_id,score[,preapproved_at]`, the
+    last in RFC 3339; digits beyond the microsecond are cut off. LF, CRLF or CR ends a line. A wrong line is reported by its number,
+    and never stops the others.
 
-    A first line that holds names of columns is a header. Its names may come in any order; one that is unknown, missing or there
-    twice ends the import as FAILED, and nothing is created.
+    A first line with names of columns is a header. The names may be in any order. If one is unknown, missing or repeated, the
+    import is FAILED, and nothing is created.
 
-    Where the header, or else the first line, has `;` between its values, so has the whole file, and its amounts are written as
-    `1.500,00`: the comma before the cents, points between the thousands.
+    If the header (or the first line, if there is no header) has `;` between its values, the whole file does, and amounts are
+    written `1.500,00`: a comma before the cents, points between the thousands.
     """
 
     @_abc_1.abstractmethod
@@ -166,11 +166,11 @@ class ImportServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_imports_pb2.Import, _abc.Awaitable[_imports_pb2.Import]]:
         """Uploads a file of customers and imports it. A file of up to 10,000 lines is imported when the call returns; a larger one
-        is stored by then, and imported in the background: follow it by GetImport or WatchImport.
+        is stored by then, and imported in the background: follow it with GetImport or WatchImport.
 
         Over REST, the body is the file itself, or a form with it: `curl -T customers.txt -X POST -H 'content-type: text/csv'
         …/v1/imports/customers`, or `curl -F file=@customers.txt …/v1/imports/customers`. The form's file may be in a field of any
-        name. Without a form, the header (or metadata) `content-disposition` may say the file's name, as RFC 6266 has it:
+        name. Without a form, the header (or metadata) `content-disposition` may have the file's name (RFC 6266):
         `attachment; filename="customers.txt"`.
 
         Returns INVALID_ARGUMENT if the content type is none of `text/plain`, `text/csv` and `multipart/form-data`, if a form does
@@ -196,7 +196,7 @@ class ImportServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_imports_pb2.Import, _abc.Awaitable[_imports_pb2.Import]]:
         """Gets one import.
 
-        Returns NOT_FOUND if there is none with this `id`.
+        Returns NOT_FOUND if it does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -216,7 +216,7 @@ class ImportServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _imports_pb2.ListImportErrorsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_imports_pb2.ListImportErrorsResponse, _abc.Awaitable[_imports_pb2.ListImportErrorsResponse]]:
-        """Lists what was wrong with an import's file, by line.
+        """Lists the errors of an import's file, by line.
 
         Returns NOT_FOUND if there is no such import, INVALID_ARGUMENT if the page token is damaged, or belongs to another
         list or import.
@@ -239,8 +239,8 @@ class ImportServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _imports_pb2.WatchImportRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_imports_pb2.Import], _abc.AsyncIterator[_imports_pb2.Import]]:
-        """Follows an import: answers it as it is, again whenever it has moved on, and ends when it is over. Over REST, each answer is
-        a line of JSON.
+        """Follows an import: sends its current state, sends it again after each progress, and ends when the import is over. Over REST,
+        each message is a line of JSON.
 
         Returns NOT_FOUND if there is no such import.
         """

@@ -33,29 +33,29 @@ class Loan(_message.Message):
     class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Loan._Status.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         STATUS_UNSPECIFIED: Loan._Status.ValueType  # 0
-        """Not said."""
+        """Not specified."""
         PENDING: Loan._Status.ValueType  # 1
-        """Asked for. Takes up credit, but owes nothing yet."""
+        """Requested. It counts against the credit line, but is not paid out yet."""
         ACTIVE: Loan._Status.ValueType  # 2
         """Paid out, and not yet paid back."""
         REJECTED: Loan._Status.ValueType  # 3
-        """Refused. Takes up no credit. Final."""
+        """Refused. It does not count against the credit line. Final."""
         PAID: Loan._Status.ValueType  # 4
-        """Paid back in full. ACTIVE again if a payment bounces."""
+        """Paid back in full. It becomes ACTIVE again if a payment bounces."""
 
     class Status(_Status, metaclass=_StatusEnumTypeWrapper):
-        """Where a loan is in its life."""
+        """The status of a loan."""
 
     STATUS_UNSPECIFIED: Loan.Status.ValueType  # 0
-    """Not said."""
+    """Not specified."""
     PENDING: Loan.Status.ValueType  # 1
-    """Asked for. Takes up credit, but owes nothing yet."""
+    """Requested. It counts against the credit line, but is not paid out yet."""
     ACTIVE: Loan.Status.ValueType  # 2
     """Paid out, and not yet paid back."""
     REJECTED: Loan.Status.ValueType  # 3
-    """Refused. Takes up no credit. Final."""
+    """Refused. It does not count against the credit line. Final."""
     PAID: Loan.Status.ValueType  # 4
-    """Paid back in full. ACTIVE again if a payment bounces."""
+    """Paid back in full. It becomes ACTIVE again if a payment bounces."""
 
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     CUSTOMER_EXTERNAL_ID_FIELD_NUMBER: _builtins.int
@@ -68,24 +68,24 @@ class Loan(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     external_id: _builtins.str
-    """Required. The client's id of the loan; unique among loans, and fixed."""
+    """Required. The client's id of the loan; unique among loans, and it never changes."""
     customer_external_id: _builtins.str
     """Required. The client's id of the customer who borrows."""
     amount: _builtins.str
-    """Required. What is lent: a decimal string of up to ten digits, more than zero, such as "250.00"."""
+    """Required. The amount of the loan: a decimal string of up to ten digits, more than zero, such as "250.00"."""
     outstanding: _builtins.str
-    """Output only. What is still to be paid back: `amount` less what COMPLETED payments have paid."""
+    """Output only. What remains to be paid back: `amount` less what COMPLETED payments have paid."""
     status: Global___Loan.Status.ValueType
     """Output only. PENDING at creation; ActivateLoan, RejectLoan and payments change it."""
     contract_version: _builtins.str
-    """Optional. Which version of the contract the customer signed; absent if not told."""
+    """Optional. Which version of the contract the customer signed; absent if it was not sent."""
     @_builtins.property
     def taken_at(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the loan became ACTIVE; absent before. Payments pay the oldest `taken_at` first."""
 
     @_builtins.property
     def maximum_payment_date(self) -> _timestamp_pb2.Timestamp:
-        """Required. By when the loan is to be paid back; in the future when the loan is created."""
+        """Required. When the loan must be paid back at the latest; it must be in the future when the loan is created."""
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
@@ -121,7 +121,7 @@ Global___Loan: _TypeAlias = Loan  # noqa: Y015
 
 @_typing.final
 class CreateLoanRequest(_message.Message):
-    """What CreateLoan takes. Over REST, the body is the loan itself."""
+    """The request of CreateLoan. Over REST, the body is the loan itself."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -147,7 +147,7 @@ Global___CreateLoanRequest: _TypeAlias = CreateLoanRequest  # noqa: Y015
 
 @_typing.final
 class GetLoanRequest(_message.Message):
-    """What GetLoan takes."""
+    """The request of GetLoan."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -169,7 +169,7 @@ Global___GetLoanRequest: _TypeAlias = GetLoanRequest  # noqa: Y015
 
 @_typing.final
 class ListLoansRequest(_message.Message):
-    """What ListLoans takes."""
+    """The request of ListLoans."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -178,9 +178,9 @@ class ListLoansRequest(_message.Message):
     CUSTOMER_EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Optional. How many loans to answer at most: 50 if unset, 1000 at most (more means 1000)."""
+    """Optional. How many loans a page has at most: 50 if unset; more than 1000 means 1000."""
     page_token: _builtins.str
-    """Optional. The `next_page_token` of the page before, with the same filters; the first page if unset."""
+    """Optional. The `next_page_token` of the previous page, with the same filters; the first page if unset."""
     customer_external_id: _builtins.str
     """Optional. Only this customer's loans."""
     status: Global___Loan.Status.ValueType
@@ -210,7 +210,7 @@ class ListLoansResponse(_message.Message):
     LOANS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Output only. Asks for the next page; empty on the last."""
+    """Output only. The token of the next page; empty on the last one."""
     @_builtins.property
     def loans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Loan]:
         """Output only. The loans, newest first."""
@@ -231,7 +231,7 @@ Global___ListLoansResponse: _TypeAlias = ListLoansResponse  # noqa: Y015
 
 @_typing.final
 class ActivateLoanRequest(_message.Message):
-    """What ActivateLoan takes."""
+    """The request of ActivateLoan."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -253,7 +253,7 @@ Global___ActivateLoanRequest: _TypeAlias = ActivateLoanRequest  # noqa: Y015
 
 @_typing.final
 class RejectLoanRequest(_message.Message):
-    """What RejectLoan takes."""
+    """The request of RejectLoan."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class LoanServiceStub:
-    """Lending. A loan is created PENDING, is activated or rejected, and is paid by payments alone.
+    """Loans. A loan is created PENDING, is then activated or rejected, and is paid back by payments.
     """
 
     def __init__(self, channel):
@@ -63,7 +63,7 @@ class LoanServiceStub:
 
 
 class LoanServiceServicer:
-    """Lending. A loan is created PENDING, is activated or rejected, and is paid by payments alone.
+    """Loans. A loan is created PENDING, is then activated or rejected, and is paid back by payments.
     """
 
     def CreateLoan(self, request, context):
@@ -80,14 +80,14 @@ class LoanServiceServicer:
     def GetLoan(self, request, context):
         """Gets one loan.
 
-        Returns NOT_FOUND if there is none with this `external_id`.
+        Returns NOT_FOUND if it does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListLoans(self, request, context):
-        """Lists the loans, newest first. A customer who does not exist has no loans.
+        """Lists the loans, newest first. For a customer who does not exist, the list is empty.
 
         Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list, or to other filters.
         """
@@ -96,18 +96,18 @@ class LoanServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ActivateLoan(self, request, context):
-        """Pays a PENDING loan out: it becomes ACTIVE, taken now.
+        """Pays a PENDING loan out: it becomes ACTIVE, and `taken_at` is the current time.
 
         Returns NOT_FOUND if there is no such loan, FAILED_PRECONDITION if it is not PENDING, or its customer is INACTIVE, or the
-        customer's debt (PENDING loans and this one included) is above the credit line, as it may be since the line was lowered
-        or a payment bounced.
+        customer's debt (PENDING loans and this one included) is above the credit line, because the line was lowered or
+        a payment bounced.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RejectLoan(self, request, context):
-        """Refuses a PENDING loan: it becomes REJECTED, and its credit is free again.
+        """Refuses a PENDING loan: it becomes REJECTED, and no longer counts against the credit line.
 
         Returns NOT_FOUND if there is no such loan, FAILED_PRECONDITION if it is not PENDING.
         """
@@ -152,7 +152,7 @@ def add_LoanServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LoanService:
-    """Lending. A loan is created PENDING, is activated or rejected, and is paid by payments alone.
+    """Loans. A loan is created PENDING, is then activated or rejected, and is paid back by payments.
     """
 
     @staticmethod

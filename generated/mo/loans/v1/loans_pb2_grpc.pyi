@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class LoanServiceStub:
-    """Lending. A loan is created PENDING, is activated or rejected, and is paid by payments alone."""
+    """Loans. A loan is created PENDING, is then activated or rejected, and is paid back by payments."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -43,29 +43,29 @@ class LoanServiceStub:
     GetLoan: _grpc.UnaryUnaryMultiCallable[_loans_pb2.GetLoanRequest, _loans_pb2.Loan]
     """Gets one loan.
 
-    Returns NOT_FOUND if there is none with this `external_id`.
+    Returns NOT_FOUND if it does not exist.
     """
     ListLoans: _grpc.UnaryUnaryMultiCallable[_loans_pb2.ListLoansRequest, _loans_pb2.ListLoansResponse]
-    """Lists the loans, newest first. A customer who does not exist has no loans.
+    """Lists the loans, newest first. For a customer who does not exist, the list is empty.
 
     Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list, or to other filters.
     """
     ActivateLoan: _grpc.UnaryUnaryMultiCallable[_loans_pb2.ActivateLoanRequest, _loans_pb2.Loan]
-    """Pays a PENDING loan out: it becomes ACTIVE, taken now.
+    """Pays a PENDING loan out: it becomes ACTIVE, and `taken_at` is the current time.
 
     Returns NOT_FOUND if there is no such loan, FAILED_PRECONDITION if it is not PENDING, or its customer is INACTIVE, or the
-    customer's debt (PENDING loans and this one included) is above the credit line, as it may be since the line was lowered
-    or a payment bounced.
+    customer's debt (PENDING loans and this one included) is above the credit line, because the line was lowered or
+    a payment bounced.
     """
     RejectLoan: _grpc.UnaryUnaryMultiCallable[_loans_pb2.RejectLoanRequest, _loans_pb2.Loan]
-    """Refuses a PENDING loan: it becomes REJECTED, and its credit is free again.
+    """Refuses a PENDING loan: it becomes REJECTED, and no longer counts against the credit line.
 
     Returns NOT_FOUND if there is no such loan, FAILED_PRECONDITION if it is not PENDING.
     """
 
 @_typing.type_check_only
 class LoanServiceAsyncStub(LoanServiceStub):
-    """Lending. A loan is created PENDING, is activated or rejected, and is paid by payments alone."""
+    """Loans. A loan is created PENDING, is then activated or rejected, and is paid back by payments."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateLoan: _aio.UnaryUnaryMultiCallable[_loans_pb2.CreateLoanRequest, _loans_pb2.Loan]  # type: ignore[assignment]
@@ -78,28 +78,28 @@ class LoanServiceAsyncStub(LoanServiceStub):
     GetLoan: _aio.UnaryUnaryMultiCallable[_loans_pb2.GetLoanRequest, _loans_pb2.Loan]  # type: ignore[assignment]
     """Gets one loan.
 
-    Returns NOT_FOUND if there is none with this `external_id`.
+    Returns NOT_FOUND if it does not exist.
     """
     ListLoans: _aio.UnaryUnaryMultiCallable[_loans_pb2.ListLoansRequest, _loans_pb2.ListLoansResponse]  # type: ignore[assignment]
-    """Lists the loans, newest first. A customer who does not exist has no loans.
+    """Lists the loans, newest first. For a customer who does not exist, the list is empty.
 
     Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list, or to other filters.
     """
     ActivateLoan: _aio.UnaryUnaryMultiCallable[_loans_pb2.ActivateLoanRequest, _loans_pb2.Loan]  # type: ignore[assignment]
-    """Pays a PENDING loan out: it becomes ACTIVE, taken now.
+    """Pays a PENDING loan out: it becomes ACTIVE, and `taken_at` is the current time.
 
     Returns NOT_FOUND if there is no such loan, FAILED_PRECONDITION if it is not PENDING, or its customer is INACTIVE, or the
-    customer's debt (PENDING loans and this one included) is above the credit line, as it may be since the line was lowered
-    or a payment bounced.
+    customer's debt (PENDING loans and this one included) is above the credit line, because the line was lowered or
+    a payment bounced.
     """
     RejectLoan: _aio.UnaryUnaryMultiCallable[_loans_pb2.RejectLoanRequest, _loans_pb2.Loan]  # type: ignore[assignment]
-    """Refuses a PENDING loan: it becomes REJECTED, and its credit is free again.
+    """Refuses a PENDING loan: it becomes REJECTED, and no longer counts against the credit line.
 
     Returns NOT_FOUND if there is no such loan, FAILED_PRECONDITION if it is not PENDING.
     """
 
 class LoanServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Lending. A loan is created PENDING, is activated or rejected, and is paid by payments alone."""
+    """Loans. A loan is created PENDING, is then activated or rejected, and is paid back by payments."""
 
     @_abc_1.abstractmethod
     def CreateLoan(
@@ -122,7 +122,7 @@ class LoanServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_loans_pb2.Loan, _abc.Awaitable[_loans_pb2.Loan]]:
         """Gets one loan.
 
-        Returns NOT_FOUND if there is none with this `external_id`.
+        Returns NOT_FOUND if it does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -131,7 +131,7 @@ class LoanServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _loans_pb2.ListLoansRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_loans_pb2.ListLoansResponse, _abc.Awaitable[_loans_pb2.ListLoansResponse]]:
-        """Lists the loans, newest first. A customer who does not exist has no loans.
+        """Lists the loans, newest first. For a customer who does not exist, the list is empty.
 
         Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list, or to other filters.
         """
@@ -142,11 +142,11 @@ class LoanServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _loans_pb2.ActivateLoanRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_loans_pb2.Loan, _abc.Awaitable[_loans_pb2.Loan]]:
-        """Pays a PENDING loan out: it becomes ACTIVE, taken now.
+        """Pays a PENDING loan out: it becomes ACTIVE, and `taken_at` is the current time.
 
         Returns NOT_FOUND if there is no such loan, FAILED_PRECONDITION if it is not PENDING, or its customer is INACTIVE, or the
-        customer's debt (PENDING loans and this one included) is above the credit line, as it may be since the line was lowered
-        or a payment bounced.
+        customer's debt (PENDING loans and this one included) is above the credit line, because the line was lowered or
+        a payment bounced.
         """
 
     @_abc_1.abstractmethod
@@ -155,7 +155,7 @@ class LoanServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _loans_pb2.RejectLoanRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_loans_pb2.Loan, _abc.Awaitable[_loans_pb2.Loan]]:
-        """Refuses a PENDING loan: it becomes REJECTED, and its credit is free again.
+        """Refuses a PENDING loan: it becomes REJECTED, and no longer counts against the credit line.
 
         Returns NOT_FOUND if there is no such loan, FAILED_PRECONDITION if it is not PENDING.
         """

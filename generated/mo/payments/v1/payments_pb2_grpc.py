@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class PaymentServiceStub:
-    """Paying back.
+    """Payments of customers. The service spreads each over the customer's ACTIVE loans.
     """
 
     def __init__(self, channel):
@@ -63,7 +63,7 @@ class PaymentServiceStub:
 
 
 class PaymentServiceServicer:
-    """Paying back.
+    """Payments of customers. The service spreads each over the customer's ACTIVE loans.
     """
 
     def CreatePayment(self, request, context):
@@ -80,15 +80,15 @@ class PaymentServiceServicer:
     def GetPayment(self, request, context):
         """Gets one payment with its details.
 
-        Returns NOT_FOUND if there is none with this `external_id`.
+        Returns NOT_FOUND if it does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPayments(self, request, context):
-        """Lists the payments, newest first. A customer or loan that does not exist has no payments. A page ends early when its
-        payments have many details; only an empty `next_page_token` says that nothing follows.
+        """Lists the payments, newest first. For a customer or loan that does not exist, the list is empty. A page is
+        shorter when its payments have many details; only an empty `next_page_token` means that it is the last.
 
         Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list, or to other filters.
         """
@@ -97,8 +97,8 @@ class PaymentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RejectPayment(self, request, context):
-        """Takes a COMPLETED payment back, because it bounced: it becomes REJECTED, each loan it paid gets its part of
-        `outstanding` back, and a PAID loan is ACTIVE again. The details stay as history, and count no more.
+        """Rejects a COMPLETED payment, because it bounced: it becomes REJECTED, the `outstanding` of each loan that it paid
+        increases again, and a PAID loan is ACTIVE again. The details are kept as history, but no longer count.
 
         Returns NOT_FOUND if there is no such payment, FAILED_PRECONDITION if it is not COMPLETED.
         """
@@ -107,8 +107,8 @@ class PaymentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchCreatePayments(self, request, context):
-        """Takes up to 1,000 payments at once, in their order. Each has a result of its own: one that fails does not stop the
-        others, so the call itself answers OK.
+        """Takes up to 1,000 payments in one call, in their order. Each has a result of its own: one that fails does not stop the
+        others, and the call itself answers OK.
 
         Returns INVALID_ARGUMENT if there are no items or too many.
         """
@@ -153,7 +153,7 @@ def add_PaymentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PaymentService:
-    """Paying back.
+    """Payments of customers. The service spreads each over the customer's ACTIVE loans.
     """
 
     @staticmethod
