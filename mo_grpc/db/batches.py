@@ -1,42 +1,28 @@
 """Batches: what many calls ask for at once, in one round trip to read and one more to write.
 
-This is the hot path. It goes by pipelines over the connections of the engine's pool; lists, models and migrations stay with
-SQLAlchemy.
+This is the hot path. It goes by pipelines over connections of its own; lists, models and migrations stay with SQLAlchemy.
 
 A store says what to lock and read, as statements, and decides with a pure function over the rows; nothing of it waits.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Generic, NamedTuple, TypeVar
 
 import psycopg
-from sqlalchemy import event
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.pool import ConnectionPoolEntry
-from sqlalchemy.util.concurrency import greenlet_spawn
+from psycopg.errors import Diagnostic
 
 from mo_grpc.db.coalescing import Batch, Locked, Locks
 from mo_grpc.db.pipeline import Pipeline, Query, Rows, Statement
-from mo_grpc.errors import OutcomeUnknown, ServiceError, Unavailable
+from mo_grpc.db.pool import PipelinePool, slot
+from mo_grpc.errors import OutcomeUnknown, ServiceError
 
 # idle_in_transaction_session_timeout: this server was paused, and its transaction is over, before it could commit.
 IDLE_TOO_LONG = "25P03"
 
 C = TypeVar("C")
 R = TypeVar("R")
-
-POOL_TIMEOUT = 0.8
-"""Seconds that work waits for a connection at most; after that the caller had better come back."""
-
-PIPELINE = "pipeline"
-"""Where the `info` of a pooled connection has its pipeline."""
-
-# read_only_sql_transaction: this PostgreSQL follows another one now, and new connections find the one that leads.
-DEMOTED = "25006"
 
 
 class BatchRead(NamedTuple, Generic[C, R]):
@@ -64,10 +50,6 @@ class BatchWrite(NamedTuple, Generic[C, R]):
     decide: Callable[[Sequence[C], Iterator[Rows], Locks], Decision[R]]
 
 
-class Disconnected(psycopg.OperationalError):
-    """The connection broke, or leads to a PostgreSQL that only follows now; nothing was committed on it."""
-
-
 _BEGIN = b"BEGIN ISOLATION LEVEL READ COMMITTED"
 _COMMIT = b"COMMIT"
 _WAIT_FOR_LOCKS = Statement(Query("SET LOCAL lock_timeout = 0"))
@@ -80,20 +62,18 @@ _BARRIER = Statement(Query("SELECT pg_logical_emit_message(true, 'mo', '')"))
 
 
 class Batches:
-    """Runs batches on the connections of an engine, which are in autocommit mode."""
+    """Runs batches on the connections of a pool."""
 
-    def __init__(self, engine: AsyncEngine, slots: int, clock: Callable[[], datetime] | None = None) -> None:
-        """Take the engine, how many connections writes may hold at a time, and a clock as that of `Database`."""
-        self._engine = engine
+    def __init__(self, pool: PipelinePool, slots: int, clock: Callable[[], datetime] | None = None) -> None:
+        """Take the pool, how many connections writes may hold at a time, and a clock as that of `Database`."""
+        self._pool = pool
         self._clock = clock
         self._slots = asyncio.Semaphore(slots)
-        self._generation = 0
-        event.listen(engine.sync_engine, "connect", _add_pipeline)
 
     async def read(self, batch: BatchRead[C, R], queries: Sequence[C], locks: Locks) -> Sequence[R | ServiceError]:
         """Run a read; only one that waits for a table's lock needs a transaction, to say so."""
         statements = batch.statements(queries)
-        async with self._pipeline() as pipeline:
+        async with self._pool.pipeline() as pipeline:
             if locks is Locks.WAIT:
                 _, *rows = await pipeline.run([_WAIT_FOR_LOCKS, *statements], first=_BEGIN, last=_COMMIT)
             else:
@@ -112,47 +92,13 @@ class Batches:
         if self._clock:
             settings.append(Statement(_SET_CLOCK, {"now": self._clock().isoformat()}))
         statements = [*settings, *write.lock(commands, locks)]
-        async with self._slot(), self._pipeline() as pipeline:
+        # While writes wait for a standby, reads find a connection.
+        async with slot(self._slots), self._pool.pipeline() as pipeline:
             rows = await pipeline.run(statements, first=_BEGIN)
             results, effects = write.decide(commands, iter(rows[len(settings) :]), locks)
             with batch.committing():
                 await _commit(pipeline, effects or [_BARRIER])
         return results
-
-    @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        """Hold one of the places of writes: while they wait for a standby, reads find a connection."""
-        try:
-            async with asyncio.timeout(POOL_TIMEOUT if self._slots.locked() else None):
-                await self._slots.acquire()
-        except TimeoutError as error:
-            raise Unavailable from error
-        try:
-            yield
-        finally:
-            self._slots.release()
-
-    @asynccontextmanager
-    async def _pipeline(self) -> AsyncIterator[Pipeline]:
-        """Take the pipeline of a connection from the pool; a broken one does not go back."""
-        generation = self._generation
-        pooled = await self._engine.raw_connection()
-        pipeline: Pipeline = pooled.info[PIPELINE]
-        try:
-            yield pipeline
-        except BaseException as error:
-            broken = pipeline.broken or getattr(error, "sqlstate", None) == DEMOTED
-            if broken or not isinstance(error, Exception):  # what is cancelled leaves it in the middle of something
-                await greenlet_spawn(pooled.invalidate)
-            if broken and generation == self._generation:
-                # A restart of PostgreSQL breaks them all.
-                self._generation += 1
-                await self._engine.dispose()
-            if broken and isinstance(error, psycopg.Error):
-                raise Disconnected from error
-            raise
-        finally:
-            await greenlet_spawn(pooled.close)
 
 
 async def _commit(pipeline: Pipeline, effects: Sequence[Statement]) -> None:
@@ -164,18 +110,14 @@ async def _commit(pipeline: Pipeline, effects: Sequence[Statement]) -> None:
         if pipeline.broken and error.sqlstate != IDLE_TOO_LONG:
             raise OutcomeUnknown from error
         raise
-    confirm(pipeline)
+    confirm(pipeline.warnings)
 
 
-def confirm(pipeline: Pipeline) -> None:
+def confirm(warnings: Sequence[Diagnostic]) -> None:
     """Look at the warnings that came with a COMMIT: one says that a synchronous standby has not got it.
 
     Raises:
         OutcomeUnknown: there is one; the transaction counts here, and is lost if the standby takes over.
     """
-    if pipeline.warnings:
+    if warnings:
         raise OutcomeUnknown
-
-
-def _add_pipeline(_: DBAPIConnection, record: ConnectionPoolEntry) -> None:
-    record.info[PIPELINE] = Pipeline(cast("psycopg.AsyncConnection[Any]", record.driver_connection))

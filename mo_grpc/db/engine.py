@@ -4,19 +4,24 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import psycopg
+from psycopg.errors import Diagnostic
 from sqlalchemy import URL, ExceptionContext, event, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from mo_grpc.config import Settings
-from mo_grpc.db.batches import DEMOTED, PIPELINE, POOL_TIMEOUT, Batches, BatchRead, BatchWrite, Disconnected, confirm
+from mo_grpc.db.batches import Batches, BatchRead, BatchWrite, confirm
 from mo_grpc.db.coalescing import CONFIRMATION, MAX_BATCH, Batch, Coalescer, Locked, LockedError, Locks
+from mo_grpc.db.connections import connect_args
 from mo_grpc.db.embedded import SERVICE_ROLE, embedded_url
-from mo_grpc.db.pipeline import FORGOTTEN, Pipeline
+from mo_grpc.db.pipeline import gather_warnings
+from mo_grpc.db.pool import DEMOTED, POOL_TIMEOUT, Disconnected, PipelinePool
 from mo_grpc.errors import Conflict, OutcomeUnknown, ServiceError, Unavailable
 
 T = TypeVar("T")
@@ -31,7 +36,7 @@ NOTICE = 0.2
 
 # serialization_failure, deadlock_detected, and unique_violation: the stores look for taken ids under the customers' locks, so a
 # unique violation means that another customer's call took the id in between. The next attempt sees it.
-_RETRYABLE = {"40001", "40P01", "23505", FORGOTTEN}
+_RETRYABLE = {"40001", "40P01", "23505"}
 
 _LOCK_NOT_AVAILABLE = "55P03"
 
@@ -47,35 +52,6 @@ def database_url(settings: Settings) -> URL:
 def migration_url(settings: Settings) -> URL:
     """The URL of the schema's owner."""
     return settings.external_migration_database_url or embedded_url(settings.mo_data_dir)
-
-
-def connect_args(role: str | None) -> dict[str, object]:
-    """What psycopg is told at each connection."""
-    options = [
-        "-c timezone=UTC",
-        "-c statement_timeout=30s",
-        # A server that is paused or cut off in the middle of a transaction keeps its locks for as long as this.
-        "-c idle_in_transaction_session_timeout=10s",
-        # A killed server's statement that still runs, or waits, keeps them for as long as this.
-        "-c client_connection_check_interval=1s",
-    ]
-    if role:
-        # Every statement has an index that serves it, but a plan that was made, and kept, while the tables were small would
-        # read them whole: 20 times slower for a batch of 500 payments.
-        options += [f"-c role={role}", "-c enable_seqscan=off"]
-        # See `Locks.TRY`: longer than any transaction of ours that is not itself held up.
-        options.append("-c lock_timeout=50ms")
-    return {
-        "options": " ".join(options),
-        "connect_timeout": 2,
-        "application_name": "mo-grpc",
-        "prepare_threshold": 0,
-        # A peer that vanished is noticed within seconds.
-        "keepalives_idle": 5,
-        "keepalives_interval": 2,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 10_000,
-    }
 
 
 _AFFORDABLE = text("""
@@ -102,6 +78,17 @@ async def affordable_pool_size(url: URL, settings: Settings) -> int:
     return max(2, min(settings.mo_database_pool_size, (limit - SPARE_CONNECTIONS) // (settings.mo_workers + 1) - 2))
 
 
+SHARE = 3
+"""One connection in so many is SQLAlchemy's; the others are those of batches."""
+
+_WARNINGS = "warnings"
+"""Where the `info` of SQLAlchemy's connections has the warnings of each."""
+
+
+def _gather_warnings(_: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+    record.info[_WARNINGS] = gather_warnings(cast("psycopg.AsyncConnection[Any]", record.driver_connection))
+
+
 def _leave_demoted(context: ExceptionContext) -> None:
     """Treat a connection that cannot write any more as broken."""
     if getattr(context.original_exception, "sqlstate", None) == DEMOTED:
@@ -117,11 +104,12 @@ class Database:
     def __init__(self, url: URL, pool_size: int, clock: Callable[[], datetime] | None = None) -> None:
         self.url = url
         self._clock = clock
+        shared = max(1, pool_size // SHARE)
         self._engine = create_async_engine(
             url,
             # What needs a transaction says so, in a round trip that it needs anyway.
             isolation_level="AUTOCOMMIT",
-            pool_size=pool_size,
+            pool_size=shared,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT,
             pool_use_lifo=True,
@@ -131,16 +119,22 @@ class Database:
         )
         event.listen(self._engine.sync_engine, "handle_error", _leave_demoted)
         self._transactions = self._engine.execution_options(isolation_level="READ COMMITTED")
-        self._batches = Batches(self._engine, max(1, pool_size - 1), clock)
+        event.listen(self._engine.sync_engine, "connect", _gather_warnings)
+        # Two at least: one write may wait for a lock, and a read shall go on.
+        for_batches = max(2, pool_size - shared)
+        self._pool = PipelinePool(url, for_batches)
+        self._batches = Batches(self._pool, max(1, for_batches - 1), clock)
         # One for all kinds of calls: those for a single locked customer may be of many, and shall leave connections to others.
-        self._lock_wait_slots = asyncio.Semaphore(max(1, pool_size // 2))
+        self._lock_wait_slots = asyncio.Semaphore(max(1, for_batches // 2))
 
     async def close(self) -> None:
         """Close every connection."""
+        await self._pool.close()
         await self._engine.dispose()
 
     async def renew(self) -> None:
         """Use other connections from now on, because nobody answers on these; what runs on them goes on."""
+        await self._pool.renew()
         await self._engine.dispose()
 
     def reader(self, read: BatchRead[C, R]) -> Coalescer[C, R]:
@@ -210,15 +204,15 @@ class Database:
 
 
 async def _commit(connection: AsyncConnection) -> None:
-    pipeline: Pipeline = (await connection.get_raw_connection()).info[PIPELINE]
-    pipeline.warnings.clear()
+    warnings: list[Diagnostic] = (await connection.get_raw_connection()).info[_WARNINGS]
+    warnings.clear()
     try:
         await connection.commit()
     except DBAPIError as error:
         if error.connection_invalidated:
             raise OutcomeUnknown from error
         raise
-    confirm(pipeline)
+    confirm(warnings)
 
 
 async def _confirmed(commit: "asyncio.Future[None]") -> None:

@@ -8,13 +8,12 @@ from datetime import timedelta
 from enum import Enum, auto
 from typing import Protocol
 
-import psycopg
 import structlog
 from psycopg import sql
 from sqlalchemy import URL
 
-from mo_grpc.db.embedded import SERVICE_ROLE
-from mo_grpc.db.engine import Database, connect_args
+from mo_grpc.db.connections import connect
+from mo_grpc.db.engine import Database
 from mo_grpc.process.tasks import is_outage, pause
 
 log = structlog.get_logger()
@@ -83,10 +82,7 @@ async def follow(database: Database, channel: str, held: Held) -> None:
 
 async def _listen(url: URL, channel: str) -> AsyncGenerator[str | Look]:
     """Yield what to read again: all once listening, then what each notification names, and what changed lately now and then."""
-    # As SQLAlchemy does it, so that whatever a URL may hold is read alike.
-    _, parameters = url.get_dialect()().create_connect_args(url)
-    connection = await psycopg.AsyncConnection.connect(**{**parameters, **connect_args(SERVICE_ROLE)}, autocommit=True)
-    async with connection:
+    async with await connect(url) as connection:
         async with asyncio.timeout(SILENCE):
             await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
         yield Look.ALL

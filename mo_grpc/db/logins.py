@@ -5,8 +5,8 @@ import structlog
 from psycopg import sql
 from sqlalchemy import URL
 
+from mo_grpc.db.connections import connect_args
 from mo_grpc.db.embedded import SERVICE_ROLE
-from mo_grpc.db.engine import connect_args
 
 log = structlog.get_logger()
 

@@ -9,20 +9,16 @@ import asyncio
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import psycopg
 from psycopg import errors
 from psycopg.adapt import Transformer
 from psycopg.errors import Diagnostic
-from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus
+from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 
 Rows: TypeAlias = "list[tuple[Any, ...]]"
-
-# invalid_sql_statement_name: a ROLLBACK by psycopg makes PostgreSQL forget all that was prepared on the connection.
-FORGOTTEN = "26000"
 
 _PLACEHOLDER = re.compile(r"(?<!:):(\w+)")
 _numbers = itertools.count(1)
@@ -70,20 +66,31 @@ def _quoted(value: object) -> str:
 
 
 class Pipeline:
-    """The statements of one connection, which is in autocommit mode and otherwise idle meanwhile."""
+    """The statements of one connection, which is in autocommit mode and runs nothing else."""
 
     def __init__(self, connection: "psycopg.AsyncConnection[Any]") -> None:
+        self._connection = connection
         self._libpq: PGconn = connection.pgconn
         self._transformer = Transformer(connection)
         self._prepared: set[bytes] = set()
-        self._generation = 0
-        self.warnings: list[Diagnostic] = []
-        connection.add_notice_handler(self._note)
+        self._ready: asyncio.Future[None] | None = None
+        self.warnings = gather_warnings(connection)
+        self._libpq.nonblocking = 1
+        self._libpq.enter_pipeline_mode()
+        self._loop = asyncio.get_running_loop()
+        self._socket = self._libpq.socket
+        # For as long as the connection lasts: to say so anew for each answer takes six system calls.
+        self._loop.add_reader(self._socket, self._read)
 
     @property
     def broken(self) -> bool:
         """Whether the connection is lost."""
         return self._libpq.status != ConnStatus.OK
+
+    async def close(self) -> None:
+        """Close the connection, whatever it does."""
+        self._loop.remove_reader(self._socket)
+        await self._connection.close()
 
     async def run(self, statements: Sequence[Statement], first: bytes = b"", last: bytes = b"") -> list[Rows]:
         """Run statements, and perhaps one before and one after them; answer the rows of each.
@@ -94,15 +101,13 @@ class Pipeline:
             psycopg.Error: of the first statement that failed; those after it were not run.
         """
         libpq = self._libpq
-        libpq.nonblocking = 1
-        libpq.enter_pipeline_mode()
         answers: list[bytes | None] = []
         """What is to be answered: the name of what is being prepared, None for rows, nothing to know for b""."""
         if first:
             libpq.send_query_params(first, None)
             answers.append(b"")
         for query, parameters in statements:
-            name = b"%b_%d" % (query.name, self._generation)
+            name = query.name
             if name not in self._prepared and name not in answers:  # the same query may come twice
                 libpq.send_prepare(name, query.sql)
                 answers.append(name)
@@ -114,16 +119,20 @@ class Pipeline:
             answers.append(b"")
         libpq.pipeline_sync()
         while libpq.flush():
-            await self._ready(writable=True)
+            await self._room()
         rows, failed = await self._collect(answers)
-        libpq.exit_pipeline_mode()
         if failed:
-            error = _error(failed)
-            if error.sqlstate == FORGOTTEN:
-                self._prepared.clear()
-                self._generation += 1  # what was prepared since is there, and its name taken
-            raise error
+            raise _error(failed)
         return rows
+
+    async def roll_back(self) -> bool:
+        """End a transaction that failed; answer whether the connection can be used again."""
+        try:
+            if self._libpq.transaction_status != TransactionStatus.IDLE:
+                await self.run([], first=b"ROLLBACK")
+        except psycopg.Error:
+            return False
+        return not self.broken
 
     async def _collect(self, answers: Sequence[bytes | None]) -> tuple[list[Rows], PGresult | None]:
         """Take the results, up to the end of the pipeline, and the first one that is a failure."""
@@ -132,7 +141,8 @@ class Pipeline:
         expected = iter(answers)
         while True:
             while self._libpq.is_busy():
-                await self._ready()
+                self._ready = self._loop.create_future()
+                await self._ready
             result = self._libpq.get_result()
             if result is None:  # between two statements
                 if self.broken:
@@ -153,31 +163,38 @@ class Pipeline:
             elif failed is None:
                 failed = result
 
-    async def _ready(self, *, writable: bool = False) -> None:
-        """Wait until there is something to read, or room to write, and read it."""
-        loop = asyncio.get_running_loop()
-        ready = loop.create_future()
-        socket = self._libpq.socket
-        loop.add_reader(socket, _wake, ready)
-        if writable:
-            loop.add_writer(socket, _wake, ready)
+    async def _room(self) -> None:
+        """Wait until there is room to write, or something to read, which may be what keeps PostgreSQL from reading."""
+        self._ready = self._loop.create_future()
+        self._loop.add_writer(self._socket, self._wake)
         try:
-            await ready
+            await self._ready
         finally:
-            loop.remove_reader(socket)
-            if writable:
-                loop.remove_writer(socket)
-        with suppress(psycopg.OperationalError):  # what PostgreSQL said before it hung up is still to be read
+            self._loop.remove_writer(self._socket)
+
+    def _read(self) -> None:
+        """Take in what has come; PostgreSQL's last word, when it is restarted, comes while nothing runs."""
+        try:
             self._libpq.consume_input()
+        except psycopg.OperationalError:  # what PostgreSQL said before it hung up is still to be read
+            self._loop.remove_reader(self._socket)
+        self._wake()
 
-    def _note(self, diagnostic: Diagnostic) -> None:
+    def _wake(self) -> None:
+        if self._ready and not self._ready.done():
+            self._ready.set_result(None)
+
+
+def gather_warnings(connection: "psycopg.AsyncConnection[Any]") -> list[Diagnostic]:
+    """The list to which the warnings of a connection are added from now on."""
+    warnings: list[Diagnostic] = []
+
+    def note(diagnostic: Diagnostic) -> None:
         if diagnostic.severity_nonlocalized == "WARNING":
-            self.warnings.append(diagnostic)
+            warnings.append(diagnostic)
 
-
-def _wake(ready: "asyncio.Future[None]") -> None:
-    if not ready.done():
-        ready.set_result(None)
+    connection.add_notice_handler(note)
+    return warnings
 
 
 def _error(result: PGresult) -> psycopg.Error:
