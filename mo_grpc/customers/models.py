@@ -7,6 +7,7 @@ from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, Numeric, Sm
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
 
+from mo_grpc.customers.rules import Status
 from mo_grpc.db.base import Base, external_id_check
 
 
@@ -17,15 +18,15 @@ class Customer(Base):
     __table_args__ = (
         UniqueConstraint("external_id"),
         external_id_check(),
-        CheckConstraint("status IN (1, 2)", "status"),
+        CheckConstraint(f"status IN ({Status.ACTIVE}, {Status.INACTIVE})", "status"),
         CheckConstraint("score >= 0", "score"),
         # The web admin's list of the few that are INACTIVE, newest first; the others are found without.
-        Index("customers_inactive_idx", "id", postgresql_where=text("status = 2")),
+        Index("customers_inactive_idx", "id", postgresql_where=text(f"status = {Status.INACTIVE}")),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     external_id: Mapped[str] = mapped_column(Text(collation="C"))
-    status: Mapped[int] = mapped_column(SmallInteger, server_default=text("1"))
+    status: Mapped[int] = mapped_column(SmallInteger, server_default=text(str(Status.ACTIVE)))
     score: Mapped[Decimal] = mapped_column(Numeric(12, 2))
     preapproved_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
     version: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))

@@ -1,6 +1,6 @@
 """Every SQL statement about customers. Commands come in batches, and each has a result of its own, in order."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import select
@@ -9,9 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mo_grpc.customers import models
 from mo_grpc.customers.debt import debt_of
 from mo_grpc.customers.rules import RESOURCE, Balance, Customer, CustomerChange, NewCustomer, Status, change
-from mo_grpc.db.batches import BatchRead, BatchWrite, Decision
+from mo_grpc.db.batches import BatchWrite, Decision
 from mo_grpc.db.coalescing import Locked, Locks
 from mo_grpc.db.pipeline import Query, Rows, Statement, array, text_array
+from mo_grpc.db.rows import NOW, NewRows, RowLock, get_by_id
 from mo_grpc.errors import AlreadyExists, NotFound, ServiceError
 
 _TABLE = models.Customer.__table__
@@ -22,15 +23,8 @@ _EXISTING = Query("SELECT external_id FROM customers WHERE external_id = ANY(:ex
 
 _ROWS = f"SELECT {_COLUMNS} FROM customers WHERE external_id = ANY(:external_ids)"  # noqa: S608 - constants
 _GET = Query(_ROWS)
-_LOCK_ALL = Query(f"{_ROWS} ORDER BY id FOR NO KEY UPDATE")
-_LOCK_FREE = Query(f"{_ROWS} ORDER BY id FOR NO KEY UPDATE SKIP LOCKED")
-
-# The ids are drawn beforehand, so that they follow the order of the commands though the rows are inserted in another.
-_PREPARE = Query("""
-    SELECT mo_clock(),
-        ARRAY(SELECT external_id FROM customers WHERE external_id = ANY(:external_ids)),
-        ARRAY(SELECT nextval('customers_id_seq') FROM generate_series(1, :count))
-""")
+_LOCK = RowLock(_ROWS)
+_NEW = NewRows("customers")
 
 # Sorted by the new ids, so that two batches with the same ids wait for each other instead of deadlocking.
 _CREATE = Query("""
@@ -52,11 +46,23 @@ _CHANGE = Query("""
     WHERE customers.id = new.id
 """)
 
-_NOW = Statement(Query("SELECT mo_clock()"))
-
 _BALANCES = Query(f"""
     SELECT external_id, score, {debt_of("customers.id")} FROM customers WHERE external_id = ANY(:external_ids)
 """)  # noqa: S608 - constants
+
+
+def insert_selected(source: str, condition: str, order: str) -> str:
+    """The SQL that creates customers of the rows of a table or CTE, whose columns have the same names, as texts.
+
+    Rows whose `external_id` is taken create none; it returns the `external_id`s of those created.
+    """
+    return f"""
+        INSERT INTO customers (external_id, score, preapproved_at, created_at, updated_at)
+        SELECT external_id, CAST(score AS numeric), CAST(preapproved_at AS timestamptz), now, now
+        FROM {source}, mo_clock() AS now WHERE {condition} ORDER BY {order}
+        ON CONFLICT (external_id) DO NOTHING
+        RETURNING external_id
+    """  # noqa: S608 - constants
 
 
 class LockedCustomers(NamedTuple):
@@ -76,37 +82,44 @@ def lock(external_ids: Iterable[str], locks: Locks) -> list[Statement]:
     Every change to a customer, its loans and its payments holds this lock.
     """
     wanted = {"external_ids": array(sorted(set(external_ids)))}
-    if locks is Locks.SKIP:
-        return [Statement(_LOCK_FREE, wanted), Statement(_EXISTING, wanted)]
-    return [Statement(_LOCK_ALL, wanted)]
+    lock = _LOCK.statement(wanted, locks)
+    return [lock, Statement(_EXISTING, wanted)] if locks is Locks.SKIP else [lock]
 
 
 def locked(rows: Iterator[Rows], locks: Locks) -> LockedCustomers:
     """What `lock` has locked, by the rows of its statements."""
-    customers = {row[1]: Customer._make(row) for row in next(rows)}
+    customers = _customers(rows)
     return LockedCustomers(customers, {row[0] for row in next(rows)} if locks is Locks.SKIP else set())
 
 
-def _wanted(query: Query) -> Callable[[Sequence[str]], list[Statement]]:
-    """A query for the things with the given ids."""
-    return lambda external_ids: [Statement(query, {"external_ids": array(set(external_ids))})]
+def owners_of(table: str) -> str:
+    """The ids of the customers that own the rows of a table with the `external_ids`: a query."""
+    return f"SELECT customer_id FROM {table} WHERE external_id = ANY(:external_ids)"  # noqa: S608 - a constant
 
 
-def _got(external_ids: Sequence[str], rows: Iterator[Rows]) -> list[Customer | NotFound]:
-    found = {row[1]: Customer._make(row) for row in next(rows)}
-    return [found.get(external_id) or NotFound(RESOURCE, external_id) for external_id in external_ids]
+def owner_lock(table: str) -> RowLock:
+    """What locks the customers that own rows of a table, as `lock` does, by the rows' `external_ids`."""
+    return RowLock(f"SELECT {_COLUMNS} FROM customers WHERE id IN ({owners_of(table)})")  # noqa: S608 - constants
 
 
-get_customers = BatchRead(_wanted(_GET), _got)
+def locked_owners(rows: Iterator[Rows]) -> dict[int, Customer]:
+    """What an `owner_lock` has locked, by the rows of its statement."""
+    return {row[0]: Customer._make(row) for row in next(rows)}
+
+
+def _customers(rows: Iterator[Rows]) -> dict[str, Customer]:
+    return {row[1]: Customer._make(row) for row in next(rows)}
+
+
+get_customers = get_by_id(RESOURCE, [_GET], _customers)
 """Get customers by id."""
 
 
-def _balances(external_ids: Sequence[str], rows: Iterator[Rows]) -> list[Balance | NotFound]:
-    found = {row[0]: Balance._make(row) for row in next(rows)}
-    return [found.get(external_id) or NotFound(RESOURCE, external_id) for external_id in external_ids]
+def _balances(rows: Iterator[Rows]) -> dict[str, Balance]:
+    return {row[0]: Balance._make(row) for row in next(rows)}
 
 
-get_balances = BatchRead(_wanted(_BALANCES), _balances)
+get_balances = get_by_id(RESOURCE, [_BALANCES], _balances)
 """Get what customers owe, each with its score from one snapshot."""
 
 
@@ -119,12 +132,11 @@ async def list_customers(connection: AsyncConnection, before: int | None, limit:
 
 
 def _prepare_customers(commands: Sequence[NewCustomer], _: Locks) -> list[Statement]:
-    return [Statement(_PREPARE, {"external_ids": array(command.external_id for command in commands), "count": len(commands)})]
+    return [_NEW.statement([command.external_id for command in commands])]
 
 
 def _create_customers(commands: Sequence[NewCustomer], rows: Iterator[Rows], _: Locks) -> Decision[Customer]:
-    [(now, existing, ids)] = next(rows)
-    taken = set(existing)
+    now, taken, ids = NewRows.prepared(rows)
     results: list[Customer | ServiceError | Locked] = []
     created: list[Customer] = []
     for customer_id, command in zip(ids, commands, strict=False):
@@ -152,7 +164,7 @@ create_customers = BatchWrite(_prepare_customers, _create_customers)
 
 
 def _lock_customers(commands: Sequence[CustomerChange], locks: Locks) -> list[Statement]:
-    return [*lock((command.external_id for command in commands), locks), _NOW]
+    return [*lock((command.external_id for command in commands), locks), NOW]
 
 
 def _change_customers(commands: Sequence[CustomerChange], rows: Iterator[Rows], locks: Locks) -> Decision[Customer]:

@@ -2,11 +2,13 @@
 
 from datetime import datetime
 
+from mo.imports.v1.imports_pb2 import ImportError as Reason
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Index, SmallInteger, Text, text
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
 
 from mo_grpc.db.base import Base
+from mo_grpc.imports.rules import State
 
 
 class Import(Base):
@@ -16,20 +18,22 @@ class Import(Base):
     __table_args__ = (
         CheckConstraint("length(source) BETWEEN 1 AND 1024", "source"),
         CheckConstraint("length(file_name) <= 255", "file_name"),
-        CheckConstraint("state BETWEEN 1 AND 5", "state"),
+        CheckConstraint(f"state BETWEEN {State.PENDING} AND {State.CANCELLED}", "state"),
         CheckConstraint("lines_count = created_count + failed_count", "counts"),
         CheckConstraint("bytes_done BETWEEN 0 AND bytes_total", "bytes"),
-        CheckConstraint("(state IN (3, 4, 5)) = (finished_at IS NOT NULL)", "finished_at"),
-        CheckConstraint("(state = 4) = (failure <> '')", "failure"),
+        CheckConstraint(
+            f"(state IN ({State.SUCCEEDED}, {State.FAILED}, {State.CANCELLED})) = (finished_at IS NOT NULL)", "finished_at"
+        ),
+        CheckConstraint(f"(state = {State.FAILED}) = (failure <> '')", "failure"),
         # For whoever looks for work.
-        Index("imports_open_idx", "id", postgresql_where=text("state IN (1, 2)")),
+        Index("imports_open_idx", "id", postgresql_where=text(f"state IN ({State.PENDING}, {State.RUNNING})")),
         # For whoever looks for uploads that have no import.
         Index("imports_source_idx", "source"),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     source: Mapped[str] = mapped_column(Text)
-    state: Mapped[int] = mapped_column(SmallInteger, server_default=text("1"))
+    state: Mapped[int] = mapped_column(SmallInteger, server_default=text(str(State.PENDING)))
     lines_count: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     created_count: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     failed_count: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
@@ -54,7 +58,9 @@ class LineError(Base):
     """What was wrong with one line."""
 
     __tablename__ = "import_errors"
-    __table_args__ = (CheckConstraint("reason BETWEEN 1 AND 5", "reason"),)
+    __table_args__ = (
+        CheckConstraint(f"reason BETWEEN {Reason.MALFORMED_LINE} AND {Reason.CUSTOMER_ALREADY_EXISTS}", "reason"),
+    )
 
     import_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("imports.id"), primary_key=True)
     line_number: Mapped[int] = mapped_column(BigInteger, primary_key=True)

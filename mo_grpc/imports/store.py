@@ -4,14 +4,17 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from mo.customers.v1.customers_pb2 import Customer
+from mo.imports.v1.imports_pb2 import ImportError as Reason
 from sqlalchemy import TextClause, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mo_grpc.customers import store as customers
 from mo_grpc.db.base import is_external_id
-from mo_grpc.db.batches import BatchRead, BatchWrite, Decision
+from mo_grpc.db.batches import BatchWrite, Decision
 from mo_grpc.db.coalescing import Locked, Locks
 from mo_grpc.db.pipeline import Query, Rows, Statement, array, text_array
-from mo_grpc.errors import NotFound, ServiceError
+from mo_grpc.db.rows import NOW, RowLock, get_by_id, not_locked
+from mo_grpc.errors import ServiceError
 from mo_grpc.formats import AMOUNT, EXTERNAL_ID_LENGTH, EXTERNAL_ID_RULE, money_digits
 from mo_grpc.imports import models
 from mo_grpc.imports.layout import NAMES, Layout
@@ -24,8 +27,7 @@ _COLUMNS = ", ".join(Import._fields)
 
 _ROWS = f"SELECT {_COLUMNS} FROM imports WHERE id = ANY(:ids)"  # noqa: S608 - constants
 _GET = Query(_ROWS)
-_LOCK_ALL = Query(f"{_ROWS} ORDER BY id FOR NO KEY UPDATE")
-_LOCK_FREE = Query(f"{_ROWS} ORDER BY id FOR NO KEY UPDATE SKIP LOCKED")
+_LOCK = RowLock(_ROWS)
 
 _PREPARE = Query("SELECT mo_clock(), ARRAY(SELECT nextval('imports_id_seq') FROM generate_series(1, :count))")
 
@@ -37,37 +39,36 @@ _CREATE = Query("""
         AS new (id, source, bytes_total, created_by, file_name), CAST(:now AS timestamptz) AS now
 """)
 
-_NOW = Statement(Query("SELECT mo_clock()"))
+_CANCEL = Query(f"""
+    UPDATE imports SET state = {State.CANCELLED}, finished_at = :now, lease_owner = NULL, lease_until = NULL
+    WHERE id = ANY(:ids)
+""")  # noqa: S608 - constants
 
-_CANCEL = Query("""
-    UPDATE imports SET state = 5, finished_at = :now, lease_owner = NULL, lease_until = NULL WHERE id = ANY(:ids)
-""")
+_UNCLAIMED = f"state IN ({State.PENDING}, {State.RUNNING}) AND (lease_until IS NULL OR lease_until < clock_timestamp())"
+_OWN = f"id = :id AND state = {State.RUNNING} AND lease_owner = :owner"
 
 # Whoever holds a lease and is not heard of for its length has lost the import to the next who asks.
 _CLAIM = text(f"""
-    UPDATE imports SET state = 2, started_at = coalesce(started_at, mo_clock()), lease_owner = :owner,
+    UPDATE imports SET state = {State.RUNNING}, started_at = coalesce(started_at, mo_clock()), lease_owner = :owner,
         lease_until = clock_timestamp() + CAST(:lease AS interval)
     WHERE id = (
         SELECT id FROM imports
-        WHERE state IN (1, 2) AND (lease_until IS NULL OR lease_until < clock_timestamp())
-            AND (CAST(:id AS bigint) IS NULL OR id = :id)
+        WHERE {_UNCLAIMED} AND (CAST(:id AS bigint) IS NULL OR id = :id)
         ORDER BY id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
     )
     RETURNING {_COLUMNS}
 """)  # noqa: S608 - constants
 
-_UNCLAIMED = text("""
-    SELECT id FROM imports WHERE state IN (1, 2) AND (lease_until IS NULL OR lease_until < clock_timestamp()) ORDER BY id
-""")
+_LIST_UNCLAIMED = text(f"SELECT id FROM imports WHERE {_UNCLAIMED} ORDER BY id")  # noqa: S608 - constants
 
 _KNOWN = text("SELECT source FROM imports WHERE source = ANY(:sources)")
 
-_HOLD = text("SELECT id FROM imports WHERE id = :id AND state = 2 AND lease_owner = :owner FOR NO KEY UPDATE")
+_HOLD = text(f"SELECT id FROM imports WHERE {_OWN} FOR NO KEY UPDATE")  # noqa: S608 - constants
 
-_FINISH = text("""
+_FINISH = text(f"""
     UPDATE imports SET state = :state, failure = :failure, finished_at = mo_clock(), lease_owner = NULL, lease_until = NULL
-    WHERE id = :id AND state = 2 AND lease_owner = :owner
-""")
+    WHERE {_OWN}
+""")  # noqa: S608 - constants
 
 # Joined by hashing, and sorted in memory: nobody knows how many lines there are until they are there.
 _PLAN = text("""
@@ -131,11 +132,7 @@ def _take(layout: Layout) -> TextClause:
             ) AS split OFFSET 0
         ) AS parsed
     ), created AS (
-        INSERT INTO customers (external_id, score, preapproved_at, created_at, updated_at)
-        SELECT external_id, score::numeric, preapproved_at::timestamptz, now, now
-        FROM checked, mo_clock() AS now WHERE fault IS NULL ORDER BY external_id, line_number
-        ON CONFLICT (external_id) DO NOTHING
-        RETURNING external_id
+        {customers.insert_selected("checked", "fault IS NULL", "external_id, line_number")}
     ), wrong AS (
         SELECT line_number, external_id, fault FROM checked WHERE fault IS NOT NULL
         UNION ALL
@@ -151,14 +148,16 @@ def _take(layout: Layout) -> TextClause:
         SELECT :id, line_number, left(coalesce(external_id, ''), {EXTERNAL_ID_LENGTH}), field, reason, message
         FROM wrong
         JOIN (VALUES
-            ('line', '', 1, 'must have {layout.description}'),
-            ('text', '', 2, 'must be UTF-8 text without control characters'),
-            ('long', '', 3, 'must not be longer than {MAX_LINE} bytes'),
-            ('external_id', 'external_id', 4, '{EXTERNAL_ID_RULE}'),
-            ('score', 'score', 4,
+            ('line', '', {Reason.MALFORMED_LINE}, 'must have {layout.description}'),
+            ('text', '', {Reason.NOT_TEXT}, 'must be UTF-8 text without control characters'),
+            ('long', '', {Reason.LINE_TOO_LONG}, 'must not be longer than {MAX_LINE} bytes'),
+            ('external_id', 'external_id', {Reason.INVALID_VALUE}, '{EXTERNAL_ID_RULE}'),
+            ('score', 'score', {Reason.INVALID_VALUE},
                 'must be a decimal amount such as {hint}'),
-            ('preapproved_at', 'preapproved_at', 4, 'must be a moment such as "2026-01-31T12:00:00Z"'),
-            ('taken', 'external_id', 5, 'is the id of a customer that exists already, or of an earlier line')
+            ('preapproved_at', 'preapproved_at', {Reason.INVALID_VALUE},
+                'must be a moment such as "2026-01-31T12:00:00Z"'),
+            ('taken', 'external_id', {Reason.CUSTOMER_ALREADY_EXISTS},
+                'is the id of a customer that exists already, or of an earlier line')
         ) AS faults (name, field, reason, message) ON name = fault
         RETURNING line_number
     )
@@ -179,16 +178,11 @@ def _trimmed(place: int | None) -> str:
     return rf"btrim(fields[{place}], E' \t')" if place else "CAST(NULL AS text)"
 
 
-def _wanted(ids: Sequence[int]) -> list[Statement]:
-    return [Statement(_GET, {"ids": array(set(ids))})]
+def _imports(rows: Iterator[Rows]) -> dict[int, Import]:
+    return {row[0]: Import._make(row) for row in next(rows)}
 
 
-def _got(ids: Sequence[int], rows: Iterator[Rows]) -> list[Import | NotFound]:
-    found = {row[0]: Import._make(row) for row in next(rows)}
-    return [found.get(import_id) or NotFound(RESOURCE, str(import_id)) for import_id in ids]
-
-
-get_imports = BatchRead(_wanted, _got)
+get_imports = get_by_id(RESOURCE, [_GET], _imports, ids="ids")
 """Get imports by id."""
 
 
@@ -226,12 +220,11 @@ create_imports = BatchWrite(_prepare_imports, _create_imports)
 
 def _lock_imports(ids: Sequence[int], locks: Locks) -> list[Statement]:
     wanted = {"ids": array(sorted(set(ids)))}
-    lock = _LOCK_FREE if locks is Locks.SKIP else _LOCK_ALL
-    return [Statement(lock, wanted), Statement(_GET, wanted), _NOW]
+    return [_LOCK.statement(wanted, locks), Statement(_GET, wanted), NOW]
 
 
-def _cancel_imports(ids: Sequence[int], rows: Iterator[Rows], _: Locks) -> Decision[Import]:
-    locked = {row[0]: Import._make(row) for row in next(rows)}
+def _cancel_imports(ids: Sequence[int], rows: Iterator[Rows], locks: Locks) -> Decision[Import]:
+    locked = _imports(rows)
     existing = {row[0] for row in next(rows)}
     [(now,)] = next(rows)
     results: list[Import | ServiceError | Locked] = []
@@ -239,7 +232,7 @@ def _cancel_imports(ids: Sequence[int], rows: Iterator[Rows], _: Locks) -> Decis
     for import_id in ids:
         found = locked.get(import_id)
         if found is None:
-            results.append(Locked.LOCKED if import_id in existing else NotFound(RESOURCE, str(import_id)))
+            results.append(not_locked(RESOURCE, str(import_id), locks, exists=import_id in existing))
         elif found.over:
             results.append(over(found))
         else:
@@ -261,7 +254,7 @@ async def claim_import(connection: AsyncConnection, owner: str, lease: str, impo
 
 async def list_unclaimed(connection: AsyncConnection) -> list[int]:
     """The imports that nobody runs, oldest first."""
-    return list((await connection.execute(_UNCLAIMED)).scalars())
+    return list((await connection.execute(_LIST_UNCLAIMED)).scalars())
 
 
 async def list_known_sources(connection: AsyncConnection, sources: Sequence[str]) -> set[str]:

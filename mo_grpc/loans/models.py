@@ -19,6 +19,7 @@ from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
 
 from mo_grpc.db.base import Base, external_id_check
+from mo_grpc.loans.rules import Status
 
 
 class Loan(Base):
@@ -34,10 +35,10 @@ class Loan(Base):
         CheckConstraint("outstanding BETWEEN 0 AND amount", "outstanding"),
         CheckConstraint(
             "CASE status"
-            " WHEN 1 THEN taken_at IS NULL AND outstanding = amount"
-            " WHEN 2 THEN taken_at IS NOT NULL AND outstanding > 0"
-            " WHEN 3 THEN taken_at IS NULL AND outstanding = amount"
-            " WHEN 4 THEN taken_at IS NOT NULL AND outstanding = 0"
+            f" WHEN {Status.PENDING} THEN taken_at IS NULL AND outstanding = amount"
+            f" WHEN {Status.ACTIVE} THEN taken_at IS NOT NULL AND outstanding > 0"
+            f" WHEN {Status.REJECTED} THEN taken_at IS NULL AND outstanding = amount"
+            f" WHEN {Status.PAID} THEN taken_at IS NOT NULL AND outstanding = 0"
             " ELSE false END",
             "status",
         ),
@@ -47,7 +48,7 @@ class Loan(Base):
         Index(None, "customer_id", "status", "id"),
         Index(None, "status", "id"),
         # The distribution of a payment: the active loans, oldest first.
-        Index("loans_distribution_idx", "customer_id", "taken_at", "id", postgresql_where=text("status = 2")),
+        Index("loans_distribution_idx", "customer_id", "taken_at", "id", postgresql_where=text(f"status = {Status.ACTIVE}")),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
@@ -55,7 +56,7 @@ class Loan(Base):
     external_id: Mapped[str] = mapped_column(Text(collation="C"))
     amount: Mapped[Decimal] = mapped_column(Numeric(12, 2))
     outstanding: Mapped[Decimal] = mapped_column(Numeric(12, 2))
-    status: Mapped[int] = mapped_column(SmallInteger, server_default=text("1"))
+    status: Mapped[int] = mapped_column(SmallInteger, server_default=text(str(Status.PENDING)))
     contract_version: Mapped[str | None] = mapped_column(Text)
     taken_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
     maximum_payment_date: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True))

@@ -43,6 +43,14 @@ class Loan(NamedTuple):
     updated_at: datetime
 
 
+class ActiveLoan(NamedTuple):
+    """What a payment needs to know of an ACTIVE loan."""
+
+    id: int
+    external_id: str
+    outstanding: Decimal
+
+
 class NewLoan(NamedTuple):
     """The command to create a loan."""
 

@@ -1,7 +1,9 @@
 """Every SQL statement about loans. Commands come in batches, and each has a result of its own, in order."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from functools import partial
 from typing import Any
 
@@ -12,12 +14,13 @@ from mo_grpc.customers import models as customer_models
 from mo_grpc.customers import store as customers
 from mo_grpc.customers.debt import debts
 from mo_grpc.customers.rules import Customer
-from mo_grpc.db.batches import BatchRead, BatchWrite, Decision
+from mo_grpc.db.batches import BatchWrite, Decision
 from mo_grpc.db.coalescing import Locked, Locks
 from mo_grpc.db.pipeline import Query, Rows, Statement, array, text_array
-from mo_grpc.errors import AlreadyExists, NotFound, PreconditionFailed, ServiceError
+from mo_grpc.db.rows import NewRows, get_by_id, not_locked
+from mo_grpc.errors import AlreadyExists, PreconditionFailed, ServiceError
 from mo_grpc.loans import models, rules
-from mo_grpc.loans.rules import RESOURCE, Debt, Loan, NewLoan, Status
+from mo_grpc.loans.rules import RESOURCE, ActiveLoan, Debt, Loan, NewLoan, Status
 
 _Rule = Callable[[Loan, Customer, Debt, datetime], Loan | PreconditionFailed]
 
@@ -31,61 +34,76 @@ _GET = Query("""
     WHERE loans.external_id = ANY(:external_ids)
 """)
 
-# The ids are drawn beforehand, so that they follow the order of the commands though the rows are inserted in another.
-_PREPARE = Query("""
-    SELECT mo_clock(),
-        ARRAY(SELECT external_id FROM loans WHERE external_id = ANY(:external_ids)),
-        ARRAY(SELECT nextval('loans_id_seq') FROM generate_series(1, :count))
-""")
+_NEW = NewRows("loans")
 
-_DEBTS = Query(
-    debts("customer_id = ANY(ARRAY(SELECT id FROM customers WHERE external_id = ANY(:customer_external_ids)))"),
-)
+_OF_CUSTOMERS = "customer_id = ANY(ARRAY(SELECT id FROM customers WHERE external_id = ANY(:customer_external_ids)))"
 
-_CREATE = Query("""
+_DEBTS = Query(debts(_OF_CUSTOMERS))
+
+_ACTIVE = Query(f"""
+    SELECT customer_id, id, external_id, outstanding FROM loans
+    WHERE {_OF_CUSTOMERS} AND status = {Status.ACTIVE} ORDER BY customer_id, taken_at, id
+""")  # noqa: S608 - constants
+
+_CREATE = Query(f"""
     INSERT INTO loans (id, customer_id, external_id, amount, outstanding, status, contract_version, maximum_payment_date,
         created_at, updated_at)
-    SELECT id, customer_id, external_id, amount, amount, 1, contract_version, maximum_payment_date, now, now
+    SELECT id, customer_id, external_id, amount, amount, {Status.PENDING}, contract_version, maximum_payment_date, now, now
     FROM unnest(CAST(:ids AS bigint[]), CAST(:customer_ids AS bigint[]), CAST(:external_ids AS text[]),
         CAST(:amounts AS numeric[]), CAST(:contract_versions AS text[]),
         CAST(:maximum_payment_dates AS timestamptz[]))
         AS new (id, customer_id, external_id, amount, contract_version, maximum_payment_date),
         CAST(:now AS timestamptz) AS now
     ORDER BY external_id
-""")
+""")  # noqa: S608 - constants
 
-_OWNERS = "SELECT customer_id FROM loans WHERE external_id = ANY(:external_ids)"
-
-_LOCK = f"""
-    SELECT id, external_id, status, score, preapproved_at, version, created_at, updated_at FROM customers
-    WHERE id IN ({_OWNERS}) ORDER BY id FOR NO KEY UPDATE
-"""  # noqa: S608 - constants
-_LOCK_ALL = Query(_LOCK)
-_LOCK_FREE = Query(f"{_LOCK} SKIP LOCKED")
+_LOCK = customers.owner_lock("loans")
 
 # The time, once, and beside it whatever debts there are.
 _NOW_AND_DEBTS = Query(f"""
     SELECT now, customer_id, debt, open_loans
-    FROM mo_clock() AS now LEFT JOIN ({debts(f"customer_id = ANY(ARRAY({_OWNERS}))")}) AS debts ON true
+    FROM mo_clock() AS now LEFT JOIN ({debts(f"customer_id = ANY(ARRAY({customers.owners_of('loans')}))")}) AS debts ON true
 """)  # noqa: S608 - constants
 
-_CHANGE = Query("""
-    UPDATE loans SET status = new.status, taken_at = CASE new.status WHEN 2 THEN now END, updated_at = now
+_CHANGE = Query(f"""
+    UPDATE loans
+    SET status = new.status, taken_at = CASE new.status WHEN {Status.ACTIVE} THEN now END, updated_at = now
     FROM unnest(CAST(:ids AS bigint[]), CAST(:statuses AS smallint[])) AS new (id, status), CAST(:now AS timestamptz) AS now
     WHERE loans.id = new.id
-""")
+""")  # noqa: S608 - constants
+
+SET_OUTSTANDING = f"""
+    UPDATE loans SET outstanding = new.outstanding,
+        status = CASE WHEN new.outstanding = 0 THEN {Status.PAID} ELSE {Status.ACTIVE} END, updated_at = :now
+    FROM unnest(CAST(:loan_ids AS bigint[]), CAST(:outstandings AS numeric[])) AS new (id, outstanding)
+    WHERE loans.id = new.id
+"""  # noqa: S608 - constants
+"""The SQL that says what is outstanding on loans that were paid, or whose payments bounced; for the statement of a payment."""
 
 
-def _wanted(external_ids: Sequence[str]) -> list[Statement]:
-    return [Statement(_GET, {"external_ids": array(set(external_ids))})]
+def outstanding_parameters(outstanding: Mapping[int, Decimal]) -> dict[str, object]:
+    """The parameters of `SET_OUTSTANDING`, beside `now`: what is outstanding, by the ids of the loans."""
+    return {"loan_ids": array(outstanding), "outstandings": array(outstanding.values())}
 
 
-def _got(external_ids: Sequence[str], rows: Iterator[Rows]) -> list[Loan | NotFound]:
-    found = {row[2]: Loan._make(row) for row in next(rows)}
-    return [found.get(external_id) or NotFound(RESOURCE, external_id) for external_id in external_ids]
+def active_loans(customer_external_ids: Iterable[str]) -> Statement:
+    """Read the ACTIVE loans of customers, which are to be locked before."""
+    return Statement(_ACTIVE, {"customer_external_ids": array(customer_external_ids)})
 
 
-get_loans = BatchRead(_wanted, _got)
+def found_active(rows: Iterator[Rows]) -> Mapping[int, dict[int, ActiveLoan]]:
+    """What `active_loans` has read: by customer, the loans by their ids, the oldest first; empty for one without any."""
+    found: dict[int, dict[int, ActiveLoan]] = defaultdict(dict)
+    for customer_id, *loan in next(rows):
+        found[customer_id][loan[0]] = ActiveLoan._make(loan)
+    return found
+
+
+def _loans(rows: Iterator[Rows]) -> dict[str, Loan]:
+    return {row[2]: Loan._make(row) for row in next(rows)}
+
+
+get_loans = get_by_id(RESOURCE, [_GET], _loans)
 """Get loans by id."""
 
 
@@ -114,15 +132,14 @@ def _lock_owners_to_be(commands: Sequence[NewLoan], locks: Locks) -> list[Statem
     return [
         *customers.lock(owners, locks),
         Statement(_DEBTS, {"customer_external_ids": array(owners)}),
-        Statement(_PREPARE, {"external_ids": array(command.external_id for command in commands), "count": len(commands)}),
+        _NEW.statement([command.external_id for command in commands]),
     ]
 
 
 def _create_loans(commands: Sequence[NewLoan], rows: Iterator[Rows], locks: Locks) -> Decision[Loan]:
     owners = customers.locked(rows, locks)
     debts = {customer_id: Debt(total, count) for customer_id, total, count in next(rows)}
-    [(now, existing, ids)] = next(rows)
-    taken = set(existing)
+    now, taken, ids = NewRows.prepared(rows)
     results = [_create(loan_id, command, owners, taken, debts, now) for loan_id, command in zip(ids, commands, strict=False)]
     created = [result for result in results if isinstance(result, Loan)]
     if not created:
@@ -180,13 +197,12 @@ create_loans = BatchWrite(_lock_owners_to_be, _create_loans)
 
 def _lock_owners(external_ids: Sequence[str], locks: Locks) -> list[Statement]:
     wanted = {"external_ids": array(sorted(set(external_ids)))}
-    lock = _LOCK_FREE if locks is Locks.SKIP else _LOCK_ALL
-    return [Statement(lock, wanted), Statement(_GET, wanted), Statement(_NOW_AND_DEBTS, wanted)]
+    return [_LOCK.statement(wanted, locks), Statement(_GET, wanted), Statement(_NOW_AND_DEBTS, wanted)]
 
 
 def _change_loans(rule: _Rule, external_ids: Sequence[str], rows: Iterator[Rows], locks: Locks) -> Decision[Loan]:
-    owners = {row[0]: Customer._make(row) for row in next(rows)}
-    loans = {row[2]: Loan._make(row) for row in next(rows)}
+    owners = customers.locked_owners(rows)
+    loans = _loans(rows)
     read = next(rows)
     now = read[0][0]
     debts = {customer_id: Debt(total, count) for _, customer_id, total, count in read}
@@ -196,9 +212,7 @@ def _change_loans(rule: _Rule, external_ids: Sequence[str], rows: Iterator[Rows]
         loan = loans.get(external_id)
         owner = owners.get(loan.customer_id) if loan else None
         if loan is None or owner is None:
-            # The owner is locked elsewhere, or the loan was created after the lock: look again, and wait.
-            unlocked = loan and locks is not Locks.WAIT
-            results.append(Locked.LOCKED if unlocked else NotFound(RESOURCE, external_id))
+            results.append(not_locked(RESOURCE, external_id, locks, exists=loan is not None))
             continue
         result = rule(loan, owner, debts.get(owner.id, Debt()), now)
         if isinstance(result, Loan):

@@ -19,6 +19,7 @@ from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
 
 from mo_grpc.db.base import Base, external_id_check
+from mo_grpc.payments.rules import RejectionKind, Status
 
 
 class Payment(Base):
@@ -30,11 +31,12 @@ class Payment(Base):
         UniqueConstraint("id", "customer_id"),
         external_id_check(),
         CheckConstraint("total_amount > 0", "total_amount"),
-        # 1: COMPLETED. 2: REJECTED, for want of debt (1) or because it bounced (2).
         CheckConstraint(
-            "CASE WHEN status = 1 THEN paid_at IS NOT NULL AND num_nonnulls(rejected_at, rejection_kind, rejection_reason) = 0"
-            " WHEN status = 2 AND rejected_at IS NOT NULL AND length(rejection_reason) BETWEEN 1 AND 500"
-            " THEN coalesce((rejection_kind = 1 AND paid_at IS NULL) OR (rejection_kind = 2 AND paid_at IS NOT NULL), false)"
+            f"CASE WHEN status = {Status.COMPLETED}"
+            " THEN paid_at IS NOT NULL AND num_nonnulls(rejected_at, rejection_kind, rejection_reason) = 0"
+            f" WHEN status = {Status.REJECTED} AND rejected_at IS NOT NULL AND length(rejection_reason) BETWEEN 1 AND 500"
+            f" THEN coalesce((rejection_kind = {RejectionKind.INSUFFICIENT_DEBT} AND paid_at IS NULL)"
+            f" OR (rejection_kind = {RejectionKind.BOUNCED} AND paid_at IS NOT NULL), false)"
             " ELSE false END",
             "status",
         ),

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.errors import PreconditionFailed, Resource
+from mo_grpc.loans.rules import ActiveLoan
 
 RESOURCE = Resource("payment", "mo.payments.v1.Payment", ErrorReason.PAYMENT_NOT_FOUND, ErrorReason.PAYMENT_ALREADY_EXISTS)
 
@@ -68,15 +69,7 @@ class PaymentRejection(NamedTuple):
     reason: str
 
 
-class OpenLoan(NamedTuple):
-    """What the distribution knows of an ACTIVE loan."""
-
-    id: int
-    external_id: str
-    outstanding: Decimal
-
-
-def spread(total_amount: Decimal, loans: MutableMapping[int, OpenLoan]) -> tuple[Detail, ...] | None:
+def spread(total_amount: Decimal, loans: MutableMapping[int, ActiveLoan]) -> tuple[Detail, ...] | None:
     """Spread a payment over a customer's ACTIVE loans, given oldest first, and take it from their `outstanding`.
 
     Each loan is paid in full before the next; one paid in full leaves `loans`. None, and nothing changed, if the payment is
@@ -101,7 +94,7 @@ def spread(total_amount: Decimal, loans: MutableMapping[int, OpenLoan]) -> tuple
     return tuple(details)
 
 
-def insufficient_debt(total_amount: Decimal, loans: Iterable[OpenLoan]) -> str:
+def insufficient_debt(total_amount: Decimal, loans: Iterable[ActiveLoan]) -> str:
     """The reason, in words, of a payment of more than the ACTIVE debt."""
     debt = sum((loan.outstanding for loan in loans), Decimal(0))
     return f"The payment of {total_amount:.2f} is more than the active debt of {debt:.2f}."

@@ -1,7 +1,7 @@
 """Every SQL statement about payments. Commands come in batches, and each has a result of its own, in order."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -11,17 +11,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.customers import models as customer_models
 from mo_grpc.customers import store as customers
-from mo_grpc.db.batches import BatchRead, BatchWrite, Decision
+from mo_grpc.db.batches import BatchWrite, Decision
 from mo_grpc.db.coalescing import Locked, Locks
 from mo_grpc.db.pipeline import Query, Rows, Statement, array, text_array
-from mo_grpc.errors import AlreadyExists, NotFound, ServiceError
+from mo_grpc.db.rows import NOW, NewRows, get_by_id, not_locked
+from mo_grpc.errors import AlreadyExists, ServiceError
 from mo_grpc.loans import models as loan_models
+from mo_grpc.loans import store as loans
+from mo_grpc.loans.rules import ActiveLoan
 from mo_grpc.payments import models, rules
 from mo_grpc.payments.rules import (
     RESOURCE,
     Detail,
     NewPayment,
-    OpenLoan,
     Payment,
     PaymentRejection,
     RejectionKind,
@@ -56,28 +58,17 @@ _LIST_DETAILS = text("""
     WHERE payment_id = ANY(:payment_ids) ORDER BY payment_id DESC, taken_at, loan_id LIMIT :limit
 """)
 
-_OPEN_LOANS = Query("""
-    SELECT customer_id, id, external_id, outstanding FROM loans
-    WHERE customer_id = ANY(ARRAY(SELECT id FROM customers WHERE external_id = ANY(:customer_external_ids)))
-        AND status = 2
-    ORDER BY customer_id, taken_at, id
-""")
-
-# The ids are drawn beforehand, so that they follow the order of the commands though the rows are inserted in another.
-_PREPARE = Query("""
-    SELECT mo_clock(),
-        ARRAY(SELECT external_id FROM payments WHERE external_id = ANY(:external_ids)),
-        ARRAY(SELECT nextval('payments_id_seq') FROM generate_series(1, :count))
-""")
+_NEW = NewRows("payments")
 
 # One statement for the payments, their details and the loans they pay, whatever their numbers. Only a refusal has a reason.
-_CREATE = Query("""
+_CREATE = Query(f"""
     WITH new_payments AS (
         INSERT INTO payments (id, customer_id, external_id, total_amount, status, paid_at, rejected_at, rejection_kind,
             rejection_reason, created_at, updated_at)
-        SELECT id, customer_id, external_id, total_amount, CASE WHEN reason IS NULL THEN 1 ELSE 2 END,
+        SELECT id, customer_id, external_id, total_amount,
+            CASE WHEN reason IS NULL THEN {Status.COMPLETED} ELSE {Status.REJECTED} END,
             CASE WHEN reason IS NULL THEN now END, CASE WHEN reason IS NOT NULL THEN now END,
-            CASE WHEN reason IS NOT NULL THEN 1 END, reason, now, now
+            CASE WHEN reason IS NOT NULL THEN {RejectionKind.INSUFFICIENT_DEBT} END, reason, now, now
         FROM unnest(CAST(:ids AS bigint[]), CAST(:customer_ids AS bigint[]), CAST(:external_ids AS text[]),
             CAST(:total_amounts AS numeric[]), CAST(:rejection_reasons AS text[]))
             AS new (id, customer_id, external_id, total_amount, reason), CAST(:now AS timestamptz) AS now
@@ -87,37 +78,20 @@ _CREATE = Query("""
         SELECT * FROM unnest(CAST(:detail_payment_ids AS bigint[]), CAST(:detail_loan_ids AS bigint[]),
             CAST(:detail_customer_ids AS bigint[]), CAST(:detail_amounts AS numeric[]))
     )
-    UPDATE loans SET outstanding = new.outstanding, status = CASE WHEN new.outstanding = 0 THEN 4 ELSE 2 END,
-        updated_at = :now
-    FROM unnest(CAST(:loan_ids AS bigint[]), CAST(:outstandings AS numeric[])) AS new (id, outstanding)
-    WHERE loans.id = new.id
-""")
+    {loans.SET_OUTSTANDING}
+""")  # noqa: S608 - constants
 
-_LOCK = """
-    SELECT id FROM customers
-    WHERE id IN (SELECT customer_id FROM payments WHERE external_id = ANY(:external_ids)) ORDER BY id FOR NO KEY UPDATE
-"""
-_LOCK_ALL = Query(_LOCK)
-_LOCK_FREE = Query(f"{_LOCK} SKIP LOCKED")
+_LOCK = customers.owner_lock("payments")
 
-_NOW = Statement(Query("SELECT mo_clock()"))
-
-_BOUNCE = Query("""
+_BOUNCE = Query(f"""
     WITH bounced AS (
-        UPDATE payments SET status = 2, rejected_at = :now, rejection_kind = 2, rejection_reason = new.rejection_reason,
-            updated_at = :now
+        UPDATE payments SET status = {Status.REJECTED}, rejected_at = :now, rejection_kind = {RejectionKind.BOUNCED},
+            rejection_reason = new.rejection_reason, updated_at = :now
         FROM unnest(CAST(:ids AS bigint[]), CAST(:rejection_reasons AS text[])) AS new (id, rejection_reason)
         WHERE payments.id = new.id
     )
-    UPDATE loans SET outstanding = new.outstanding, status = 2, updated_at = :now
-    FROM unnest(CAST(:loan_ids AS bigint[]), CAST(:outstandings AS numeric[])) AS new (id, outstanding)
-    WHERE loans.id = new.id
-""")
-
-
-def _wanted(external_ids: Sequence[str]) -> list[Statement]:
-    wanted = {"external_ids": array(set(external_ids))}
-    return [Statement(_GET, wanted), Statement(_GET_DETAILS, wanted)]
+    {loans.SET_OUTSTANDING}
+""")  # noqa: S608 - constants
 
 
 def _found(rows: Iterator[Rows]) -> tuple[dict[str, Payment], dict[int, Decimal]]:
@@ -131,12 +105,7 @@ def _found(rows: Iterator[Rows]) -> tuple[dict[str, Payment], dict[int, Decimal]
     return {row[2]: Payment._make((*row, tuple(details.get(row[0], ())))) for row in payments}, outstanding
 
 
-def _got(external_ids: Sequence[str], rows: Iterator[Rows]) -> list[Payment | NotFound]:
-    found, _ = _found(rows)
-    return [found.get(external_id) or NotFound(RESOURCE, external_id) for external_id in external_ids]
-
-
-get_payments = BatchRead(_wanted, _got)
+get_payments = get_by_id(RESOURCE, [_GET, _GET_DETAILS], lambda rows: _found(rows)[0])
 """Get payments by id, with their details."""
 
 
@@ -196,23 +165,20 @@ def _lock_payers(commands: Sequence[NewPayment], locks: Locks) -> list[Statement
     payers = {command.customer_external_id for command in commands}
     return [
         *customers.lock(payers, locks),
-        Statement(_OPEN_LOANS, {"customer_external_ids": array(payers)}),
-        Statement(_PREPARE, {"external_ids": array(command.external_id for command in commands), "count": len(commands)}),
+        loans.active_loans(payers),
+        _NEW.statement([command.external_id for command in commands]),
     ]
 
 
 def _create_payments(commands: Sequence[NewPayment], rows: Iterator[Rows], locks: Locks) -> Decision[Payment]:
     payers = customers.locked(rows, locks)
-    loans: dict[int, dict[int, OpenLoan]] = defaultdict(dict)
-    for customer_id, *loan in next(rows):
-        loans[customer_id][loan[0]] = OpenLoan._make(loan)
-    [(now, existing, ids)] = next(rows)
-    taken = set(existing)
+    active = loans.found_active(rows)
+    now, taken, ids = NewRows.prepared(rows)
     results = [
-        _create(payment_id, command, payers, taken, loans, now) for payment_id, command in zip(ids, commands, strict=False)
+        _create(payment_id, command, payers, taken, active, now) for payment_id, command in zip(ids, commands, strict=False)
     ]
     created = [result for result in results if isinstance(result, Payment)]
-    return Decision(results, [Statement(_CREATE, _created(created, loans, now))] if created else ())
+    return Decision(results, [Statement(_CREATE, _created(created, active, now))] if created else ())
 
 
 def _create(
@@ -220,7 +186,7 @@ def _create(
     command: NewPayment,
     payers: customers.LockedCustomers,
     taken: set[str],
-    loans: dict[int, dict[int, OpenLoan]],
+    active: Mapping[int, dict[int, ActiveLoan]],
     now: datetime,
 ) -> Payment | ServiceError | Locked:
     """Decide on one command; a payment takes its id, and what it pays of the loans, from those that follow."""
@@ -230,7 +196,7 @@ def _create(
     if command.external_id in taken:
         return AlreadyExists(RESOURCE, command.external_id)
     taken.add(command.external_id)
-    details = rules.spread(command.total_amount, loans[customer.id])
+    details = rules.spread(command.total_amount, active[customer.id])
     completed = details is not None
     return Payment(
         id=payment_id,
@@ -242,18 +208,20 @@ def _create(
         paid_at=now if completed else None,
         rejected_at=None if completed else now,
         rejection_kind=None if completed else RejectionKind.INSUFFICIENT_DEBT,
-        rejection_reason=None if completed else rules.insufficient_debt(command.total_amount, loans[customer.id].values()),
+        rejection_reason=None if completed else rules.insufficient_debt(command.total_amount, active[customer.id].values()),
         created_at=now,
         updated_at=now,
         details=details or (),
     )
 
 
-def _created(created: Sequence[Payment], left: dict[int, dict[int, OpenLoan]], now: datetime) -> dict[str, object]:
+def _created(created: Sequence[Payment], left: Mapping[int, dict[int, ActiveLoan]], now: datetime) -> dict[str, object]:
     """What to write: the payments, their details, and what is `left` of each loan they touched."""
     details = [(payment, detail) for payment in created for detail in payment.details]
-    touched = {detail.loan_id: payment.customer_id for payment, detail in details}
-    open_loans = [left[customer_id].get(loan_id) for loan_id, customer_id in touched.items()]
+    outstanding: dict[int, Decimal] = {}
+    for payment, detail in details:
+        loan = left[payment.customer_id].get(detail.loan_id)
+        outstanding[detail.loan_id] = loan.outstanding if loan else Decimal(0)
     return {
         "now": now,
         "ids": array(payment.id for payment in created),
@@ -265,8 +233,7 @@ def _created(created: Sequence[Payment], left: dict[int, dict[int, OpenLoan]], n
         "detail_loan_ids": array(detail.loan_id for _, detail in details),
         "detail_customer_ids": array(payment.customer_id for payment, _ in details),
         "detail_amounts": array(detail.amount for _, detail in details),
-        "loan_ids": array(touched),
-        "outstandings": array(loan.outstanding if loan else 0 for loan in open_loans),
+        **loans.outstanding_parameters(outstanding),
     }
 
 
@@ -276,12 +243,11 @@ create_payments = BatchWrite(_lock_payers, _create_payments)
 
 def _lock_owners(commands: Sequence[PaymentRejection], locks: Locks) -> list[Statement]:
     wanted = {"external_ids": array(sorted({command.external_id for command in commands}))}
-    lock = _LOCK_FREE if locks is Locks.SKIP else _LOCK_ALL
-    return [Statement(lock, wanted), Statement(_GET, wanted), Statement(_GET_DETAILS, wanted), _NOW]
+    return [_LOCK.statement(wanted, locks), Statement(_GET, wanted), Statement(_GET_DETAILS, wanted), NOW]
 
 
 def _bounce_payments(commands: Sequence[PaymentRejection], rows: Iterator[Rows], locks: Locks) -> Decision[Payment]:
-    owners = {row[0] for row in next(rows)}
+    owners = customers.locked_owners(rows)
     payments, outstanding = _found(rows)
     [(now,)] = next(rows)
     results: list[Payment | ServiceError | Locked] = []
@@ -289,9 +255,7 @@ def _bounce_payments(commands: Sequence[PaymentRejection], rows: Iterator[Rows],
     for command in commands:
         payment = payments.get(command.external_id)
         if payment is None or payment.customer_id not in owners:
-            # The owner is locked elsewhere, or the payment was created after the lock: look again, and wait.
-            unlocked = payment and locks is not Locks.WAIT
-            results.append(Locked.LOCKED if unlocked else NotFound(RESOURCE, command.external_id))
+            results.append(not_locked(RESOURCE, command.external_id, locks, exists=payment is not None))
             continue
         result = rules.bounce(payment, command.reason, now)
         results.append(result)
@@ -305,8 +269,7 @@ def _bounce_payments(commands: Sequence[PaymentRejection], rows: Iterator[Rows],
         "now": now,
         "ids": array(payment.id for payment in bounced),
         "rejection_reasons": text_array(payment.rejection_reason for payment in bounced),
-        "loan_ids": array(touched),
-        "outstandings": array(outstanding[loan_id] for loan_id in touched),
+        **loans.outstanding_parameters({loan_id: outstanding[loan_id] for loan_id in touched}),
     }
     return Decision(results, [Statement(_BOUNCE, new)])
 
