@@ -118,7 +118,6 @@ class Database:
             connect_args=connect_args(SERVICE_ROLE),
         )
         event.listen(self._engine.sync_engine, "handle_error", _leave_demoted)
-        self._transactions = self._engine.execution_options(isolation_level="READ COMMITTED")
         event.listen(self._engine.sync_engine, "connect", _gather_warnings)
         # Two at least: one write may wait for a lock, and a read shall go on.
         for_batches = max(2, pool_size - shared)
@@ -188,7 +187,10 @@ class Database:
             return await work(connection)
 
     async def _write(self, locks: Locks, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        async with self._transactions.connect() as connection:
+        async with self._engine.connect() as connection:
+            # Only now, since psycopg may pause here: an engine with this option would do it while it connects, and lose the
+            # connection of what is cancelled meanwhile.
+            await connection.execution_options(isolation_level="READ COMMITTED")
             if locks is Locks.WAIT:
                 await connection.execute(_WAIT_FOR_LOCKS)
             if self._clock:
