@@ -39,7 +39,17 @@ def fresh_database(data_dir: Path) -> Iterator[URL]:
         try:
             yield url.set(database=name)
         finally:
-            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+            open_to_all(connection, name, to_all=False)
+            connection.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
+
+
+def open_to_all(connection: Connection, database: str | None, *, to_all: bool) -> None:
+    """Let others connect to a database, or nobody, and end those that are; not an autovacuum, which is a superuser's."""
+    name = sql.Identifier(database or "")
+    connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}").format(name, to_all))
+    if not to_all:
+        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND backend_type = 'client backend'"
+        connection.execute(others, [database])
 
 
 @contextmanager

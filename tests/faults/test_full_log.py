@@ -5,11 +5,10 @@ from pathlib import Path
 
 import grpc
 import httpx
-from psycopg import sql
 
 from mo_grpc.db.embedded import embedded_url
 from tests.conftest import KEY, TLS, read_greeting, run_cli, settings_environment
-from tests.databases import connect
+from tests.databases import connect, open_to_all
 from tests.doors import GrpcDoor, Refused, RestDoor
 from tests.factories import a_customer
 from tests.run.test_up import an_up
@@ -43,12 +42,10 @@ def test_every_part_goes_on_while_no_log_can_be_written(tmp_path: Path) -> None:
             door = GrpcDoor(channel, (("x-api-key", key),))
             # The database goes away and comes back: followers and calls log that it does.
             url = embedded_url(tmp_path)
-            name = sql.Identifier(url.database or "")
             with connect(url.set(database="template1"), autocommit=True) as admin:
-                admin.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(name))
-                admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [url.database])
+                open_to_all(admin, url.database, to_all=False)
                 eventually(lambda: reason(door) == "DATABASE_UNAVAILABLE", 20)
-                admin.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
+                open_to_all(admin, url.database, to_all=True)
             eventually(lambda: reason(door) == "", 30)
             eventually(lambda: client.get("/readyz").status_code == 200, 30)
             a_customer(RestDoor(client))

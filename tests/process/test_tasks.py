@@ -11,7 +11,6 @@ from typing import Any
 import grpc
 import pytest
 from mo.customers.v1 import customers_pb2, customers_pb2_grpc
-from psycopg import sql
 from pydantic import SecretStr
 from sqlalchemy import URL, Engine, event
 from structlog.testing import capture_logs
@@ -29,7 +28,7 @@ from mo_grpc.process.tasks import Tasks, repeat
 from mo_grpc.server import server
 from mo_grpc.server.parts import Parts, running
 from tests.conftest import KEY, Stack, free_port, run_cli
-from tests.databases import Connection, connect, fresh_database, waiting
+from tests.databases import connect, fresh_database, open_to_all, waiting
 from tests.doors import GrpcDoor, Refused
 from tests.run.test_workers import a_server as supervised
 from tests.servers import NOT_SERVING, SERVING, a_server
@@ -53,13 +52,6 @@ class Own:
     def settings(self, folder: Path) -> Settings:
         url, key = self.environment["MO_DATABASE_URL"], self.environment["SECRET_KEY"]
         return Settings(mo_data_dir=folder, mo_database_url=SecretStr(url), secret_key=SecretStr(key))
-
-    def open(self, connection: Connection, *, to_all: bool) -> None:
-        """Let others connect, or nobody, and end those that are."""
-        name = sql.Identifier(self.url.database or "")
-        connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}").format(name, to_all))
-        if not to_all:
-            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [self.url.database])
 
 
 @pytest.fixture(scope="module")
@@ -154,13 +146,13 @@ def test_every_task_outlasts_an_absent_database(own: Own, stack: Stack, tmp_path
 
     async def work(parts: Parts, tasks: Tasks) -> None:
         await use(parts, own.api_key)
-        own.open(admin, to_all=False)
+        open_to_all(admin, own.url.database, to_all=False)
         # Before anybody notices, so that each has something to write.
         await parts.keys.authenticate(own.api_key)
         parts.refusals.note(Refusal("API_KEY_MISSING", By("")), "/mo.Test/Call")
         await until(lambda: waits(logs) == everybody)
         assert not any((parts.keys.current, parts.tokens.current, tasks.failed))
-        own.open(admin, to_all=True)
+        open_to_all(admin, own.url.database, to_all=True)
         await until(lambda: parts.keys.current and parts.tokens.current)
         await until(lambda: recorded() == 1)
         assert not tasks.failed
@@ -174,7 +166,7 @@ def test_every_task_outlasts_an_absent_database(own: Own, stack: Stack, tmp_path
         try:
             run(own, tmp_path, work)
         finally:
-            own.open(admin, to_all=True)
+            open_to_all(admin, own.url.database, to_all=True)
 
 
 @pytest.mark.parametrize("end", ["returns", "raises", "is cancelled"])
