@@ -7,7 +7,7 @@ from mo_grpc.formats import EXTERNAL_ID, EXTERNAL_ID_LENGTH
 
 
 class Base(DeclarativeBase):
-    """The declarative base; constraints are named alike everywhere, because errors are mapped by those names."""
+    """The declarative base; constraints are named by one convention, because errors are mapped by their names."""
 
     metadata = MetaData(
         naming_convention={

@@ -18,7 +18,7 @@ from mo_grpc.db.pipeline import Pipeline, Query, Rows, Statement
 from mo_grpc.db.pool import PipelinePool, slot
 from mo_grpc.errors import OutcomeUnknown, ServiceError
 
-# idle_in_transaction_session_timeout: this server was paused, and its transaction is over, before it could commit.
+# idle_in_transaction_session_timeout: this server was paused, and PostgreSQL ended its transaction before it could commit.
 IDLE_TOO_LONG = "25P03"
 
 C = TypeVar("C")
@@ -33,7 +33,7 @@ class BatchRead(NamedTuple, Generic[C, R]):
 
 
 class Decision(NamedTuple, Generic[R]):
-    """What becomes of N commands, in order, refusals among them, and the statements that make it so."""
+    """The results of N commands, in order, refusals included, and the statements that write their effects."""
 
     results: Sequence[R | ServiceError | Locked]
     effects: Sequence[Statement] = ()
@@ -42,7 +42,7 @@ class Decision(NamedTuple, Generic[R]):
 class BatchWrite(NamedTuple, Generic[C, R]):
     """A store's write of many things at once.
 
-    The statements of `lock` come first, each with a snapshot of its own, so that whatever follows a lock sees what its last
+    The statements of `lock` come first, each with a snapshot of its own, so that the statements after a lock see what its last
     holder wrote. `decide` takes their rows, in order.
     """
 
@@ -55,9 +55,9 @@ _COMMIT = b"COMMIT"
 _WAIT_FOR_LOCKS = Statement(Query("SET LOCAL lock_timeout = 0"))
 _SET_CLOCK = Query("SELECT set_config('mo.clock', :now, true)")
 
-# COMMIT waits for nobody when its transaction wrote nothing. But what a write answers without an effect of its own (an earlier
-# answer, or that something exists already) rests on what others wrote, perhaps while a synchronous standby was away, and shall
-# be as durable. After this, COMMIT waits for all of the log up to here.
+# COMMIT does not wait for the standby when its transaction wrote nothing. But an answer without an effect of its own (a stored
+# answer, or that something exists already) depends on what others wrote, perhaps while a synchronous standby was away, and must
+# be as durable. With this statement, COMMIT waits for all of the write-ahead log up to here.
 _BARRIER = Statement(Query("SELECT pg_logical_emit_message(true, 'mo', '')"))
 
 
@@ -65,13 +65,13 @@ class Batches:
     """Runs batches on the connections of a pool."""
 
     def __init__(self, pool: PipelinePool, slots: int, clock: Callable[[], datetime] | None = None) -> None:
-        """Take the pool, how many connections writes may hold at a time, and a clock as that of `Database`."""
+        """Take the pool, how many connections writes may hold at a time, and a clock like that of `Database`."""
         self._pool = pool
         self._clock = clock
         self._slots = asyncio.Semaphore(slots)
 
     async def read(self, batch: BatchRead[C, R], queries: Sequence[C], locks: Locks) -> Sequence[R | ServiceError]:
-        """Run a read; only one that waits for a table's lock needs a transaction, to say so."""
+        """Run a read. Only one that waits for a table's lock needs a transaction, for its setting."""
         statements = batch.statements(queries)
         async with self._pool.pipeline() as pipeline:
             if locks is Locks.WAIT:
@@ -102,7 +102,7 @@ class Batches:
 
 
 async def _commit(pipeline: Pipeline, effects: Sequence[Statement]) -> None:
-    """Write the effects and commit, in one round trip; nothing may cancel this, since PostgreSQL commits what is cancelled."""
+    """Write the effects and commit, in one round trip. Must not be cancelled, because PostgreSQL commits all the same."""
     pipeline.warnings.clear()
     try:
         await pipeline.run(effects, last=_COMMIT)
@@ -114,10 +114,10 @@ async def _commit(pipeline: Pipeline, effects: Sequence[Statement]) -> None:
 
 
 def confirm(warnings: Sequence[Diagnostic]) -> None:
-    """Look at the warnings that came with a COMMIT: one says that a synchronous standby has not got it.
+    """Check the warnings that came with a COMMIT: one says that a synchronous standby has not received it.
 
     Raises:
-        OutcomeUnknown: there is one; the transaction counts here, and is lost if the standby takes over.
+        OutcomeUnknown: there is one; the transaction is committed here, but is lost if the standby takes over.
     """
     if warnings:
         raise OutcomeUnknown

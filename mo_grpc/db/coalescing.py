@@ -1,4 +1,4 @@
-"""Concurrent calls gathered into batches, so that N of them cost about what one costs."""
+"""Concurrent calls collected into batches, so that N of them cost about as much as one."""
 
 import asyncio
 from collections import Counter, deque
@@ -16,23 +16,23 @@ QUIET = 0.000_4
 """Seconds without a new call after which no more are expected: gRPC accepts calls one by one, each in less than that."""
 
 MAX_WAIT = 0.005
-"""Seconds that a call waits at most for others to join it, unless all places to run are taken."""
+"""Seconds that a call waits at most for others to join it, unless as many batches run as may."""
 
 WINDOW = 0.050
 """Seconds that a level of concurrency is remembered: while it lasts, as many calls are expected."""
 
 MAX_BATCH = 500
 MAX_QUEUE = 2_000
-"""Calls that may wait; at some 5,000 calls a second, more would only wait to be too late."""
+"""Calls that may wait; at about 5,000 calls a second, more would be answered too late."""
 
 MAX_QUEUE_OF_KEY = MAX_QUEUE // 2
-"""Calls with the same key that may be there; when their customer is locked, the others find room."""
+"""Calls with the same key that may wait or run, so that calls for one locked customer do not fill the queue."""
 
 MAX_RUNNING = 2
-"""Batches that run at a time: one in PostgreSQL while the next is being gathered and the last one's answers are sent."""
+"""Batches that run at a time: one in PostgreSQL while the next is collected and the answers of the last are sent."""
 
 CONFIRMATION = 10.0
-"""Seconds that calls wait for their commit; when a synchronous standby is away it may take for ever."""
+"""Seconds that calls wait for their commit, which may take for ever while a synchronous standby is away."""
 
 
 class Locks(Enum):
@@ -47,13 +47,13 @@ class Locks(Enum):
 
 
 class Locked(Enum):
-    """A command's result when somebody else holds the lock that it needs."""
+    """A command's result when another transaction holds the lock that it needs."""
 
     LOCKED = auto()
 
 
 class LockedError(Exception):
-    """A batch failed as a whole, because somebody else holds one of its locks."""
+    """A batch failed as a whole, because another transaction holds one of its locks."""
 
 
 class _Call(Generic[C, R]):
@@ -69,7 +69,7 @@ class _Call(Generic[C, R]):
 
 
 class Batch(Generic[C, R]):
-    """Calls that run together, and how many of them somebody still waits for."""
+    """Calls that run together, and how many of their callers still wait."""
 
     __slots__ = ("_commits", "awaited", "calls", "keys", "task")
 
@@ -83,7 +83,7 @@ class Batch(Generic[C, R]):
             call.batch = self
 
     def abandon(self) -> None:
-        """Note that a caller has left; when all have, stop, which frees a connection, but never while committing."""
+        """Note that a caller has left; when all have, cancel the batch, to free its connection, unless it is committing."""
         self.awaited -= 1
         if not self.awaited and self.task and not self._commits:
             self.task.cancel()
@@ -92,8 +92,8 @@ class Batch(Generic[C, R]):
     def committing(self) -> Iterator[None]:
         """Commit without being cancelled, and without keeping the callers waiting for ever.
 
-        PostgreSQL commits a transaction whose COMMIT is cancelled while it waits for a synchronous standby: it would count, and
-        be lost with the server. So the batch goes on, and keeps its keys, until the outcome is known.
+        If a COMMIT is cancelled while it waits for a synchronous standby, PostgreSQL commits all the same, and the
+        transaction is lost with the server. So the batch continues, and keeps its keys, until the outcome is known.
         """
         self._commits = True
         late = asyncio.get_running_loop().call_later(CONFIRMATION, self._tell_unknown)
@@ -112,13 +112,14 @@ Run = Callable[[Sequence[C], Locks, Batch[C, R]], Awaitable[Sequence[R | Service
 
 
 class Coalescer(Generic[C, R]):
-    """Gathers calls and runs them as batches, each call with an answer, an error and a deadline of its own.
+    """Collects calls and runs them as batches, each call with an answer, an error and a deadline of its own.
 
     A call that is alone is dispatched at once. While others are in flight, a batch is dispatched as soon as as many have joined
-    as were in flight together lately, or when no further call has come for `QUIET`. Earlier would be slower: a batch costs
-    about the same whatever its size. A timer, of a millisecond at least, would be slower still: the event loop is asked again
-    and again, and does whatever else there is in between. Calls with the same `key` run in their order of arrival, one batch
-    after the other.
+    as were in flight together lately, or when no further call has come for `QUIET`. Dispatching earlier would be slower,
+    because a batch costs about the same whatever its size. A timer takes a millisecond at least, which would be slower, too; so
+    each turn of the event loop checks again, and runs other tasks in between.
+
+    Calls with the same `key` run in their order of arrival, one batch after the other.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class Coalescer(Generic[C, R]):
         max_batch: int = MAX_BATCH,
         lock_wait_slots: asyncio.Semaphore | None = None,
     ) -> None:
-        """Take what runs a batch, and the slots of which a batch holds one while it may wait long for a lock."""
+        """Take the function that runs a batch, and the slots; a batch holds one while it may wait long for a lock."""
         self._run = run
         self._max_batch = max_batch
         self._key = key
@@ -149,8 +150,8 @@ class Coalescer(Generic[C, R]):
         Raises:
             Overloaded: too many calls wait already.
             ServiceError: the command's own refusal, or the failure of the whole batch.
-            CancelledError: before its batch was dispatched, without any effect; after that, the batch goes on for the others'
-                sake, and the command may take effect.
+            CancelledError: before its batch was dispatched, the command has no effect; after that, the batch continues for
+                its other calls, and the command may take effect.
         """
         if len(self._queue) >= MAX_QUEUE:
             raise Overloaded
@@ -180,24 +181,24 @@ class Coalescer(Generic[C, R]):
                     del self._of_key[key]
 
     def _abandon(self, call: _Call[C, R]) -> None:
-        """Make room in the queue, or tell the batch."""
+        """Remove the call from the queue, or notify its batch."""
         call.answer.cancel()
         if call.batch is not None:
             call.batch.abandon()
         else:
-            with suppress(ValueError):  # dispatched this very moment, and passed over
+            with suppress(ValueError):  # it is being dispatched just now, and was skipped
                 self._queue.remove(call)
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        """See that the queue is dispatched as soon as it may."""
+        """Have the queue dispatched as soon as possible."""
         if self._dispatching or not self._queue or self._running >= MAX_RUNNING:
             return
         self._dispatching = True
-        # Not this very moment: calls that have arrived with this one get to join.
+        # Not at once, so that calls that have arrived together with this one can join.
         loop.call_soon(self._look, loop, loop.time() + MAX_WAIT)
 
     def _look(self, loop: asyncio.AbstractEventLoop, latest: float) -> None:
-        """Dispatch if as many have joined as may be expected, if no more come, or if it is late."""
+        """Dispatch if as many calls have joined as are expected, if no more arrive, or if it is late."""
         now = loop.time()
         more = self._running or self._active < max(self._peak, self._peak_before)
         if more and now < min(self._joined_at + QUIET, latest):
@@ -215,7 +216,7 @@ class Coalescer(Generic[C, R]):
         self._peak = max(self._peak, self._active)
 
     def _dispatch(self) -> None:
-        """Send the calls that may run now off as a batch."""
+        """Start a batch of the calls that may run now."""
         taken: list[_Call[C, R]] = []
         left: deque[_Call[C, R]] = deque()
         for call in self._queue:
@@ -235,7 +236,7 @@ class Coalescer(Generic[C, R]):
         batch.task = asyncio.ensure_future(run(batch))
 
     async def _run_together(self, batch: Batch[C, R]) -> None:
-        """Run a batch; what others have locked goes on, key by key, in batches of its own that may wait."""
+        """Run a batch; its calls that are locked elsewhere continue, key by key, in batches of their own that may wait."""
         locked: list[_Call[C, R]] = []
         try:
             locked = await self._run_calls(batch.calls, Locks.TRY, batch)
@@ -249,10 +250,10 @@ class Coalescer(Generic[C, R]):
                 self._start(Batch(group), self._run_waiting)
 
     async def _run_waiting(self, batch: Batch[C, R]) -> None:
-        """Run a batch that waits for its lock, without taking the place of those that need not."""
+        """Run a batch that waits for its lock, without occupying the slot of one that does not."""
         try:
             async with self._lock_wait_slots:
-                # Once more without waiting: a key may be in flight elsewhere by now, and its call is told so at once.
+                # Again without waiting: if an idempotency key is in flight elsewhere by now, its call is answered at once.
                 locked = await self._run_calls(batch.calls, Locks.SKIP, batch)
                 if locked:
                     await self._run_calls(locked, Locks.WAIT, batch)
@@ -264,7 +265,7 @@ class Coalescer(Generic[C, R]):
         self._schedule(asyncio.get_running_loop())
 
     async def _run_calls(self, calls: Sequence[_Call[C, R]], locks: Locks, batch: Batch[C, R]) -> list[_Call[C, R]]:
-        """Run calls together and answer each, but for those that have to wait for a lock, which it returns."""
+        """Run calls together and answer each, except those that have to wait for a lock; these are returned."""
         try:
             results = await self._run([call.command for call in calls], locks, batch)
         except LockedError:
@@ -294,7 +295,7 @@ class Coalescer(Generic[C, R]):
 
 
 def _answer(call: _Call[C, R], result: R | Exception) -> None:
-    if call.answer.done():  # cancelled, or told that nobody knows; what was done stays done
+    if call.answer.done():  # cancelled, or answered with OutcomeUnknown; the effect stays
         return
     if isinstance(result, Exception):
         call.answer.set_exception(result)

@@ -1,4 +1,4 @@
-"""The login that serves: another than the owner's, which it cannot become."""
+"""The service's login, which is not the owner's and cannot become it."""
 
 import psycopg
 import structlog
@@ -16,7 +16,7 @@ Connection = psycopg.Connection[tuple[object, ...]]
 def let_in(owner: URL, service: URL) -> None:
     """Let the service log in as its URL says, with that password, where it cannot yet; the schema is up to date.
 
-    Where an administrator keeps the logins, the owner may not; then a warning says what is missing.
+    Where a database administrator manages the logins, the owner may not do this; then a warning says what is missing.
     """
     login, password = service.username, service.password
     if not login or not password or login == owner.username or _can_log_in(service):
@@ -25,7 +25,7 @@ def let_in(owner: URL, service: URL) -> None:
     try:
         with _connect(owner, None) as connection:
             exists = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [login]).fetchone()
-            # A verifier instead of the password: a statement that fails is logged as it is.
+            # A verifier instead of the password, because PostgreSQL logs the text of a failed statement.
             secret = connection.pgconn.encrypt_password(str(password).encode(), login.encode(), b"scram-sha-256")
             make = sql.SQL("{} ROLE {} LOGIN PASSWORD {}")
             verb = sql.SQL("ALTER" if exists else "CREATE")
@@ -45,6 +45,6 @@ def _can_log_in(service: URL) -> bool:
 
 
 def _connect(url: URL, role: str | None) -> Connection:
-    # As SQLAlchemy does it, so that whatever a URL may hold is read alike.
+    # By SQLAlchemy's own function, so that URLs are read in the same way everywhere.
     _, parameters = url.get_dialect()().create_connect_args(url)
     return psycopg.connect(**{**parameters, **connect_args(role)})

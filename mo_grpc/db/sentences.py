@@ -1,4 +1,4 @@
-"""What went wrong with the database, in a sentence for whoever runs a command."""
+"""Errors of the database, as sentences for the person who runs a command."""
 
 from collections.abc import Iterator
 
@@ -24,7 +24,7 @@ class MigrationError(Exception):
 
 
 def explain(error: BaseException) -> str | None:
-    """A sentence about what PostgreSQL, or the way to it, had to say; None if the database is not the cause."""
+    """A sentence about an error of PostgreSQL or of the connection to it; None if the database is not the cause."""
     found = next(_causes(error), None)
     if found is None:
         return None
@@ -32,14 +32,14 @@ def explain(error: BaseException) -> str | None:
     if found.sqlstate in _SENTENCES:
         return f"{_SENTENCES[found.sqlstate]} ({text})."
     if found.sqlstate is None:
-        # A session cannot begin as a role that does not exist; psycopg has no code for what ends a connection's start.
+        # A session cannot start as a role that does not exist; psycopg has no error code for a failed connection.
         sentence = _MIGRATE if 'role "mo_service"' in str(found) else "The database cannot be reached"
         return f"{sentence}: {' '.join(str(found).split())}"
     return f"The database refused: {text}"
 
 
 def _causes(error: BaseException | None) -> Iterator[psycopg.Error]:
-    """The driver's errors behind an error: SQLAlchemy keeps them in `orig`, ours in `__cause__`."""
+    """The driver's errors behind an error: SQLAlchemy has them in `orig`, this package in `__cause__`."""
     while error is not None:
         original = getattr(error, "orig", error)
         if isinstance(original, psycopg.Error):

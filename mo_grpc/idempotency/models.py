@@ -1,4 +1,4 @@
-"""The table of what idempotency keys were answered."""
+"""The table of the answers to idempotency keys."""
 
 from datetime import datetime
 
@@ -10,13 +10,13 @@ from mo_grpc.db.base import Base
 
 
 class IdempotencyRecord(Base):
-    """What a caller's key was answered, written in the transaction of the effect itself."""
+    """The answer to a caller's key, written in the transaction of the effect (docs/rules.md, R51)."""
 
     __tablename__ = "idempotency_records"
     __table_args__ = (
         CheckConstraint("length(key) BETWEEN 1 AND 255", "key"),
         CheckConstraint("length(request_hash) = 32", "request_hash"),
-        # For cleaning up.
+        # For deleting old records.
         Index(None, "created_at"),
     )
 

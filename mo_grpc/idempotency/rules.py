@@ -1,4 +1,4 @@
-"""The values of an idempotency key, and the decisions about one, without any SQL."""
+"""The values of an idempotency key, and the decisions about one, without any SQL (docs/rules.md, R48 to R55)."""
 
 import hashlib
 import re
@@ -27,7 +27,7 @@ class IdempotencyKey(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What a key was answered: a message, or the status of a refusal."""
+    """The answer to a key: a message, or the status of a refusal."""
 
     owner: str
     key: str
@@ -44,7 +44,7 @@ class Keyed(NamedTuple, Generic[C]):
 
 
 class Replay(NamedTuple):
-    """The result of a command that took effect before: what it was answered then."""
+    """The result of a command that took effect before: the stored answer."""
 
     record: Record
 
@@ -55,19 +55,19 @@ class Replay(NamedTuple):
 
 
 class ReplayedRefusal(ServiceError):
-    """A refusal as it was answered before; its status says everything."""
+    """A refusal as it was answered before."""
 
     def __init__(self, status: Status) -> None:
         super().__init__(ErrorReason.ERROR_REASON_UNSPECIFIED, status.message)
         self._status = status
 
     def to_status(self) -> Status:
-        """Answer the very same status."""
+        """The same status as before."""
         return self._status
 
 
 def make_key(owner: str, key: str, method: str, request: Message, field: str = HEADER) -> IdempotencyKey:
-    """Take a caller's key for a request.
+    """Make the key of a caller's request.
 
     Raises:
         InvalidFields: it is not 1 to 255 visible ASCII characters.

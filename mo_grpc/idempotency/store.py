@@ -19,8 +19,8 @@ CLEANED_AT_ONCE = 1000
 C = TypeVar("C")
 R = TypeVar("R")
 
-# A second insert of a key would wait for the first and take its batch along; an advisory lock says at once that one runs. It is
-# taken before the record is read, in a statement of its own, so that the record of whoever held it before is seen.
+# A second insert of a key would wait for the first, and delay its batch; an advisory lock shows at once that a call runs. It is
+# taken before the record is read, in another statement, so that the record of its last holder is seen.
 _LOCK = Query("""
     SELECT owner, key FROM (
         SELECT owner, key, pg_try_advisory_xact_lock(hashtextextended(owner || ' ' || key, 0)) AS locked
@@ -45,7 +45,7 @@ _PUT = Query("""
     ORDER BY owner, key
 """)
 
-# In bites, each a transaction of its own, so that no lock is held for long; workers that clean at the same time share the work.
+# Some at a time, each in a transaction, so that no lock is held for long; workers that do it at the same time share the work.
 _CLEAN = text("""
     WITH old AS (
         SELECT owner, key FROM idempotency_records WHERE created_at < clock_timestamp() - CAST(:age AS interval)
@@ -57,10 +57,10 @@ _CLEAN = text("""
 
 
 def remembering(write: BatchWrite[C, R], to_message: Callable[[Any], Message]) -> BatchWrite[Keyed[C], R | Message | Replay]:
-    """Make a store's write one whose keyed commands take effect once.
+    """Extend a store's write so that commands with a key take effect once.
 
-    Their answers, refusals included, are records of the same transaction, so they are messages already, made by `to_message`. A
-    key that came before is answered from its record.
+    Their answers and refusals are stored in the same transaction; for that, `to_message` turns answers into messages. A key
+    with a record is answered from it.
     """
 
     def lock(keyed: Sequence[Keyed[C]], locks: Locks) -> list[Statement]:
@@ -102,7 +102,7 @@ def remembering(write: BatchWrite[C, R], to_message: Callable[[Any], Message]) -
 def in_batches(
     write: BatchWrite[Keyed[C], R],
 ) -> BatchWrite[tuple[Keyed[C] | ServiceError, ...], tuple[R | ServiceError, ...]]:
-    """Make a write one of whole batches, each a command of its own; items that are refused already stay so."""
+    """Turn a write into one whose commands are whole batches; items that are refused already stay refused."""
 
     def items(batches: Sequence[tuple[Keyed[C] | ServiceError, ...]]) -> list[Keyed[C]]:
         return [item for batch in batches for item in batch if isinstance(item, Keyed)]
@@ -121,7 +121,7 @@ def in_batches(
 
 
 def _again(key: IdempotencyKey | None, settled: dict[tuple[str, str], Replay | ServiceError]) -> Replay | ServiceError | Locked:
-    """Answer a key that is known already; or one whose first command in this batch has to wait for a lock."""
+    """The answer to a key that has one already, or LOCKED if its first command in this batch has to wait for a lock."""
     known = settled.get(key[:2]) if key else None
     if key and isinstance(known, Replay) and known.record.request_hash != key.request_hash:
         return mismatch()
@@ -146,11 +146,11 @@ def _put(records: Sequence[Record]) -> Statement:
 
 
 async def get_record(connection: AsyncConnection, owner: str, key: str) -> Record | None:
-    """Get what a key was answered, if it was."""
+    """Get the stored answer to a key, if there is one."""
     row = (await connection.execute(_GET_ONE, {"owner": owner, "key": key})).one_or_none()
     return Record._make(row) if row else None
 
 
 async def clean_records(connection: AsyncConnection, age: timedelta) -> int:
-    """Delete some of the records that are older than `age`, `CLEANED_AT_ONCE` at most; answer how many."""
+    """Delete some of the records that are older than `age`, `CLEANED_AT_ONCE` at most; return how many."""
     return (await connection.execute(_CLEAN, {"age": age, "limit": CLEANED_AT_ONCE})).rowcount

@@ -1,4 +1,4 @@
-"""What a servicer calls to write: coalesced with other calls, and once for each of its caller's keys."""
+"""The writes of a servicer: coalesced with other calls, and executed once for each idempotency key."""
 
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar, cast
@@ -19,7 +19,7 @@ M = TypeVar("M", bound=Message)
 
 
 class Writer(Generic[C, R, M]):
-    """A store's write for one RPC; `key` orders its commands as in `Database.writer`."""
+    """A store's write for one RPC; commands with the same `key` keep their order, as in `Database.writer`."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Writer(Generic[C, R, M]):
         self._in_flight: set[tuple[str, str]] = set()
 
     async def __call__(self, command: C, key: IdempotencyKey | None, context: Context) -> M:
-        """Run one command for the call of `context`; say so in its metadata when the answer is an earlier one.
+        """Run one command for the call of `context`; if the answer is a stored one, its metadata say so.
 
         Raises:
             ServiceError: the command's refusal, or that of its idempotency key.

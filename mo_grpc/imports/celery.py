@@ -1,4 +1,4 @@
-"""Imports run by Celery workers. A message only says where to look; the row in PostgreSQL is the truth."""
+"""Imports run by Celery workers. A message only has the import's id; its state is in PostgreSQL."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,18 +16,18 @@ _CONNECTIONS = 2
 
 def make_app(settings: Settings) -> Any:
     """The Celery application, with its one task."""
-    # Only here, since the extra `celery` need not be installed.
+    # Imported here, because the extra `celery` is optional.
     from celery import Celery
 
     app = Celery("mo_grpc", broker=settings.celery_broker_url.get_secret_value(), set_as_current=False)
     app.conf.update(
         task_ignore_result=True,
-        # A message that is lost is sent again, because its import stays unclaimed; so it need not wait for the work.
+        # A lost message is sent again, because its import stays unclaimed. So it can be acknowledged before the work is done.
         task_acks_late=False,
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
-        # For ever, where Celery would give up for good after a hundred times.
+        # Without a limit: by default Celery gives up after a hundred attempts.
         broker_connection_max_retries=None,
         broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 5},
     )
@@ -49,14 +49,14 @@ async def run_import(settings: Settings, import_id: int) -> None:
 
 
 def sender(settings: Settings) -> Callable[[int], None] | None:
-    """What hands an import to Celery's workers, or raises `Unavailable`; None when the server itself runs imports."""
+    """A function that hands an import to Celery's workers, or raises `Unavailable`; None if the server itself runs imports."""
     if not settings.use_celery:
         return None
     from kombu.exceptions import KombuError
 
     app = make_app(settings)
     transport = app.connection_for_write()
-    # Those of its library, too: which they are depends on the broker.
+    # The client library's own exceptions, too; they depend on the kind of broker.
     failures = (KombuError, OSError, *transport.connection_errors, *transport.channel_errors)
 
     def send(import_id: int) -> None:
@@ -69,7 +69,7 @@ def sender(settings: Settings) -> Callable[[int], None] | None:
 
 
 def work(settings: Settings) -> None:
-    """Run a worker until it is told to stop; quietly, or Celery would end when its greeting cannot be printed."""
+    """Run a worker until it is told to stop. Quiet, because Celery ends when it cannot print its banner."""
     make_app(settings).worker_main(
         ["--quiet", "worker", "--pool=solo", f"--loglevel={settings.mo_log_level}", "--without-mingle"]
     )

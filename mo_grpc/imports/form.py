@@ -1,4 +1,4 @@
-"""A file from a form, passed on while it arrives: neither memory nor a disk here has to hold it."""
+"""A file from a form, passed on while it arrives, so that it is held neither in memory nor on disk."""
 
 from collections.abc import AsyncIterator, Callable
 from email.message import Message
@@ -9,18 +9,18 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 DISPOSITION = "content-disposition"
-"""The header, or the metadata, in which an upload may say the file's name."""
+"""The header, or the metadata, in which an upload may have the file's name."""
 
 CONTENT_TYPE = "multipart/form-data"
 
 MAX_FIELD = 1000
-"""Characters that are kept of a field that is no file."""
+"""Characters that are kept of a field that is not a file."""
 
 MAX_FIELDS = 20
-"""Such fields that there may be."""
+"""How many such fields a form may have."""
 
 FILE_FIELD = "file"
-"""The field that is a file even if its sender gives it no file's name."""
+"""The field that is read as a file even without a file name."""
 
 
 class FormError(Exception):
@@ -28,7 +28,7 @@ class FormError(Exception):
 
 
 def disposition(name: str) -> tuple[str, str]:
-    """The header that tells a file's name, whatever letters it has (RFC 6266, section 4.3)."""
+    """The header with a file's name, in any script (RFC 6266, section 4.3)."""
     return DISPOSITION, f"attachment; filename*=UTF-8''{quote(name, safe='')}"
 
 
@@ -56,7 +56,7 @@ class Form:
             "on_part_end": self._end,
         }
         try:
-            self._parser = MultipartParser(options[b"boundary"], callbacks)  # type: ignore[arg-type] # any subset will do
+            self._parser = MultipartParser(options[b"boundary"], callbacks)  # type: ignore[arg-type] # any subset is allowed
         except FormParserError as error:
             raise FormError("The form is damaged.") from error
         self._body = body
@@ -82,7 +82,7 @@ class Form:
         """The file; what follows it in the form is read, too.
 
         Raises:
-            FormError: it ends before its end, or there is another file.
+            FormError: the form is incomplete, or has another file.
         """
         arrives = True
         while arrives:

@@ -1,4 +1,4 @@
-"""How the lines of a file are written, which its first line tells: what parts the values, and which value stands where."""
+"""How the lines of a file are written, as its first line shows: what separates the values, and the order of the columns."""
 
 import re
 from typing import NamedTuple
@@ -12,14 +12,14 @@ _NUMBER = re.compile(r"-?[0-9][0-9.,]*")
 
 
 class Layout(NamedTuple):
-    """A file's separator, and its columns by name; columns without one may stand at the end, and are empty in every line."""
+    """A file's separator, and the names of its columns. Columns without a name may follow; they are empty in every line."""
 
     separator: str = ","
     columns: tuple[str, ...] = NAMES
 
     @property
     def decimal_comma(self) -> bool:
-        """Whether amounts are written `1.500,00`: a spreadsheet parts values by `;` where the comma is the decimal sign."""
+        """Whether amounts are written `1.500,00`, as spreadsheets do that separate the values by `;`."""
         return self.separator == ";"
 
     @property
@@ -34,11 +34,11 @@ class Layout(NamedTuple):
 
     @property
     def most(self) -> int:
-        """How many values a line may have; of those without a name, all are empty."""
+        """How many values a line may have; those without a name must be empty."""
         return max(len(self.columns), len(NAMES))
 
     def place(self, name: str) -> int | None:
-        """Where a column stands, from one; None if the file has none of it."""
+        """The position of a column, from one; None if the file does not have it."""
         return self.columns.index(name) + 1 if name in self.columns else None
 
     @property
@@ -63,10 +63,10 @@ class HeaderError(Exception):
 
 
 def read(line: bytes) -> tuple[Layout, bool]:
-    """The layout that a file's first line tells, and whether that line is a header.
+    """The layout that a file's first line shows, and whether that line is a header.
 
     Raises:
-        HeaderError: it is one, but does not name the columns.
+        HeaderError: it is a header with wrong names.
     """
     text = line.decode(errors="replace")
     semicolons = _values(text, ";")
@@ -91,6 +91,6 @@ def _values(line: str, separator: str) -> list[str]:
 
 
 def _is_header(values: list[str]) -> bool:
-    """Whether a line names columns; a customer, too, may be called `score`, but then has one."""
+    """Whether a line names columns. A customer may also be called `score`, but that line has a number, too."""
     known = sum(value in NAMES for value in values)
     return known > 1 or (known == 1 and not any(map(_NUMBER.fullmatch, values)))

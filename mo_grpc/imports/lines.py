@@ -1,8 +1,8 @@
-"""A file's bytes, made ready for PostgreSQL a chunk at a time: one line in, one line out, whatever is in it.
+"""A file's bytes, prepared for PostgreSQL a chunk at a time: one line in, one line out, whatever it contains.
 
-Nearly every line goes through as it is, at the speed of a few calls in C for all of a chunk; PostgreSQL takes it apart. Only
-lines with quotes or with bytes that no text has are looked at one by one. A line that cannot be read becomes a mark, which
-PostgreSQL takes for that line's error.
+Nearly every line is passed on unchanged, by a few calls in C for a whole chunk; PostgreSQL splits it. Only lines with quotes or
+with bytes that are not text are looked at one by one. A line that cannot be read is replaced by a mark, which PostgreSQL turns
+into the error of that line.
 """
 
 import re
@@ -13,10 +13,10 @@ from typing import NamedTuple
 from mo_grpc.imports.layout import HeaderError, Layout, read
 
 CHUNK = 1024 * 1024
-"""Bytes that are imported in one transaction, about."""
+"""About how many bytes are imported in one transaction."""
 
 MAX_LINE = 4096
-"""Bytes of a line; the longest that can be right has some 120."""
+"""Bytes of a line at most; the longest valid line has about 120."""
 
 BOM = b"\xef\xbb\xbf"
 
@@ -38,22 +38,22 @@ SIGNATURES = {
     rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "a spreadsheet; save it as CSV, in UTF-8",
     rb"\xff\xfe|\xfe\xff": _UTF_16,
 }
-"""How files begin that are no text of ours, as a whole: a customer may be called `BZh-1`, or `PK`."""
+"""How files begin that are not text. The whole signature counts, because a customer may be called `BZh-1`, or `PK`."""
 
 _NO_TEXT = [(re.compile(signature, re.DOTALL), what) for signature, what in SIGNATURES.items()]
 
 MARK = "\x1e"
-"""Begins a line that cannot be read: what is wrong with it, and its id."""
+"""Begins a line that cannot be read; it is followed by the kind of error, and the id."""
 SEPARATOR = "\x1f"
-"""Begins a line that was taken apart here, and stands between its values."""
+"""Begins a line that was split here, and separates its values."""
 
-# Quotes, and control characters but for tab and the ends of lines.
+# Quotes, and control characters other than tab and line ends.
 _ODD = bytes({*range(9), *range(11, 32), 127} | set(b'"'))
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class Chunk(NamedTuple):
-    """Whole lines: as PostgreSQL takes them, how many there are, how many bytes of the file they were, how they are written."""
+    """Whole lines: their text for PostgreSQL, their number, their size in the file in bytes, and their layout."""
 
     content: str
     lines: int
@@ -66,10 +66,10 @@ class UnreadableError(Exception):
 
 
 async def chunks(blocks: AsyncIterator[bytes], layout: Layout | None) -> AsyncIterator[Chunk]:
-    """Cut a file into chunks: one of this layout, read from some line on, or one that is read from its beginning.
+    """Cut a file into chunks. With a layout, `blocks` begin at a later line; without, at the beginning of the file.
 
     Raises:
-        UnreadableError: it is no text, and its lines would only be noise, or its header is none of ours.
+        UnreadableError: it is not text, so its lines mean nothing, or its header is wrong.
     """
     rest, too_long, beginning = b"", 0, layout is None
     async for block in blocks:
@@ -77,7 +77,7 @@ async def chunks(blocks: AsyncIterator[bytes], layout: Layout | None) -> AsyncIt
         if beginning:
             _refuse_what_is_no_text(rest)
         if too_long:
-            # Within a line that is too long: nothing of it is kept.
+            # Inside a line that is too long, of which nothing is kept.
             end = _first_end(rest)
             if not end:
                 too_long, rest = _skip(too_long, rest)
@@ -107,20 +107,20 @@ def _refuse_what_is_no_text(beginning: bytes) -> None:
 
 
 def _first_end(text: bytes) -> int:
-    """Where the first line of it ends; 0 where that is not known yet, since LF may follow CR."""
+    """Where the first line ends; 0 if that is not known yet, because LF may follow CR."""
     ends = [end + 1 for end in (text.find(b"\n"), text.find(b"\r", 0, -1)) if end >= 0]
     end = min(ends, default=0)
     return end + 1 if text[end - 1 : end + 1] == b"\r\n" else end
 
 
 def _last_end(text: bytes) -> int:
-    """Where the last line that is whole ends; 0 if there is none."""
-    # CR as the last byte of all may have its LF still to come.
+    """Where the last complete line ends; 0 if there is none."""
+    # The LF of a CR that is the last byte may still arrive.
     return max(text.rfind(b"\n"), text.rfind(b"\r", 0, -1)) + 1
 
 
 def _skip(skipped: int, text: bytes) -> tuple[int, bytes]:
-    """Skip the inside of a line, but for a CR that may be its end."""
+    """Skip the inside of a line, except a CR that may be its end."""
     inside = text.removesuffix(b"\r")
     return skipped + len(inside), text[len(inside) :]
 
@@ -140,7 +140,7 @@ def _chunk(lines: bytes, layout: Layout | None) -> Chunk:
 
 
 def _without_header(lines: bytes) -> tuple[bytes, Layout]:
-    """The layout that the first line tells that is not blank; it is emptied if it is a header."""
+    """The layout, by the first line that is not blank. If that is a header, it is replaced by a blank line."""
     start = len(lines) - len(lines.lstrip(b" \t\n"))
     line, newline, rest = lines[start:].partition(b"\n")
     try:
@@ -164,7 +164,7 @@ def _value(separator: str) -> re.Pattern[str]:
 
 
 def _line(line: bytes, layout: Layout) -> str:
-    """One line, looked at by itself."""
+    """Prepare one line by itself."""
     if len(line) > MAX_LINE:
         return _unreadable("long", line, layout)
     text = _decoded(line)
@@ -182,7 +182,7 @@ def _line(line: bytes, layout: Layout) -> str:
 
 
 def _unreadable(fault: str, line: bytes, layout: Layout) -> str:
-    """The mark of a line, with what can be read of its id."""
+    """The mark of a line that cannot be read, with its id as far as it can be read."""
     values = line[:MAX_LINE].split(layout.separator.encode())
     found = b"".join(values[layout.columns.index("external_id") :][:1]).decode(errors="replace")
     return f"{MARK}{fault}{SEPARATOR}{_CONTROL.sub('', found).strip()[:60]}\n"

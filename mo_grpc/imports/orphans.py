@@ -1,6 +1,6 @@
-"""Stored uploads that have no import: what a killed server leaves, or a call that was cancelled in the middle of its commit.
+"""Stored uploads without an import: a killed server leaves them, or a call that was cancelled while it committed.
 
-They cannot be told from uploads that still arrive but by their age; so each has the day on which it began in its name.
+Only their age distinguishes them from uploads that are still arriving; so each name has the day on which the upload began.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 FOLDER = "imports"
 
 _DAYS = range(2, 33)
-"""How many days ago uploads began that are looked at: none of them still arrives, and a month's pause is made up for."""
+"""The ages, in days, of the uploads that are checked: old enough to have arrived, and a month to make up for pauses."""
 
 
 def new_name() -> str:
@@ -31,11 +31,11 @@ def new_name() -> str:
 
 
 INTERVAL = 6 * 3600.0
-"""Seconds between two looks, about."""
+"""About how many seconds pass between two checks."""
 
 
 async def remove_for_ever(database: Database, objects: ObjectStore) -> None:
-    """Look at the start, and now and then."""
+    """Check at the start, and then from time to time."""
     while True:
         await outlast("uploads without an import", partial(remove_orphans, database, objects))
         await asyncio.sleep(random.uniform(0.5, 1.5) * INTERVAL)  # noqa: S311 - not a secret

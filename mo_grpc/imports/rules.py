@@ -13,7 +13,7 @@ RESOURCE = Resource("import", "mo.imports.v1.Import", ErrorReason.IMPORT_NOT_FOU
 
 
 class State(IntEnum):
-    """How far an import is; the numbers are those of the wire and of the database."""
+    """The state of an import; the numbers are those of the protos and of the database."""
 
     PENDING = 1
     RUNNING = 2
@@ -47,7 +47,7 @@ class Import(NamedTuple):
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will happen to it."""
+        """Whether it has ended."""
         return self.state not in OPEN
 
 
@@ -71,18 +71,18 @@ class NewImport(NamedTuple):
 
 
 MAX_FILE_NAME = 255
-"""Characters of a file's name that are kept; the file systems that there are allow no more."""
+"""Characters of a file's name that are kept; common file systems allow no more."""
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def file_name(sent: str) -> str:
-    """A file's name from what was sent: without folders (RFC 6266, section 4.3), and without what would not be seen."""
+    """A file's name from what was sent: without folders (RFC 6266, section 4.3) and without invisible characters."""
     return _UNPRINTABLE.sub("", re.split(r"[/\\]", sent)[-1]).strip()[:MAX_FILE_NAME]
 
 
 def new_import(import_id: int, command: NewImport, now: datetime) -> Import:
-    """A PENDING import, of which nothing is done."""
+    """A PENDING import, not started yet."""
     return Import(
         id=import_id,
         source=command.source,

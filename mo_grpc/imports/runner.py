@@ -1,4 +1,4 @@
-"""Runs imports, chunk by chunk. The row in PostgreSQL is the truth: what one runner leaves, another takes up."""
+"""Runs imports, chunk by chunk. Their state is in PostgreSQL, so another runner can continue where one stopped."""
 
 import asyncio
 import secrets
@@ -20,16 +20,16 @@ from mo_grpc.process.tasks import is_outage, outlast
 log = structlog.get_logger()
 
 LOOK_INTERVAL = 1.0
-"""Seconds between two looks for imports that nobody runs."""
+"""Seconds between two searches for imports that nobody runs."""
 
 SEND_AGAIN = 10.0
 """Seconds after which an import that still nobody runs is handed to Celery's workers again."""
 
 
 class Runner:
-    """Runs imports, under a lease that each chunk renews; who is paused for longer has lost its import.
+    """Runs imports, under a lease that each chunk renews; a runner that is paused for longer loses its import.
 
-    The lease is that of one claim: an import that was lost and claimed again, by this very process perhaps, is another's.
+    The lease belongs to one claim: when an import was lost and claimed again, even by this process, the old claim is void.
     """
 
     def __init__(self, database: Database, objects: ObjectStore, lease_seconds: float) -> None:
@@ -41,7 +41,7 @@ class Runner:
         """Run an import, this one or the oldest, as far as it goes; False if there is none to run.
 
         Raises:
-            ServiceError: the database or the file is out of reach; the import goes on when its lease is over.
+            ServiceError: the database or the file is out of reach; the import continues when its lease has expired.
         """
         claim = secrets.token_hex(8)
         found = await self._database.write(lambda c: store.claim_import(c, claim, self._lease, import_id))
@@ -60,7 +60,7 @@ class Runner:
         return True
 
     async def _take(self, found: Import, claim: str) -> None:
-        """Take the file from where the last runner left it."""
+        """Import the file from where the last runner stopped."""
         blocks = self.objects.read(found.source, found.bytes_done)
         layout = Layout.parse(found.layout) if found.layout else None
         async for chunk in chunks(blocks, layout):
@@ -82,7 +82,7 @@ class Runner:
 
 
 class Background:
-    """Sees that imports run: here, or by Celery when `send` hands an import's id to its workers."""
+    """Starts imports: in this process, or by Celery if `send` hands their ids to its workers."""
 
     def __init__(self, database: Database, runner: Runner, send: Callable[[int], None] | None = None) -> None:
         self.runner = runner
@@ -92,14 +92,14 @@ class Background:
         self._sent: dict[int, float] = {}
 
     def begin(self) -> None:
-        """Look at once, because an import was created; `follow` would find it a little later all the same."""
+        """Search at once, because an import was created; without this, `follow` finds it a little later."""
         self._new.set()
 
     async def follow(self) -> None:
-        """Look for imports that nobody runs, when one was created and now and then, for ever, through all outages.
+        """Search for imports that nobody runs, when one was created and from time to time, for ever, through all outages.
 
         Raises:
-            Exception: it failed, and not by an outage.
+            Exception: a failure that is not an outage.
         """
         while True:
             self._new.clear()
@@ -113,7 +113,7 @@ class Background:
             pass
 
     async def _send_all(self, send: Callable[[int], None]) -> None:
-        """Hand over what nobody runs, again after a while, because messages get lost."""
+        """Hand over the imports that nobody runs; again after a while, because messages may get lost."""
         unclaimed = await self._database.read(store.list_unclaimed)
         self._sent = {import_id: self._sent[import_id] for import_id in unclaimed if import_id in self._sent}
         for import_id in unclaimed:

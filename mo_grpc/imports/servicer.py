@@ -24,19 +24,19 @@ from mo_grpc.rpc.conversions import timestamp
 from mo_grpc.rpc.pages import PageRequest
 
 _WITHOUT_EFFECT = (code_pb2.INVALID_ARGUMENT, code_pb2.ABORTED, code_pb2.RESOURCE_EXHAUSTED)
-"""How a create is refused that has certainly created nothing."""
+"""The status codes of a create that has certainly created nothing."""
 
 SMALL = 10_000
 """Lines of a file that is imported before its upload is answered."""
 
-PATIENCE = 20.0
-"""Seconds that the answer waits for a small file at most; then it goes on in the background."""
+WAIT_FOR_SMALL = 20.0
+"""Seconds that the answer waits for a small file at most; then the import continues in the background."""
 
 LOOK_INTERVAL = 0.2
-"""Seconds between two looks of somebody who watches an import."""
+"""Seconds between two reads of an import that is watched."""
 
 SILENCE = 15.0
-"""Seconds after which a watcher hears of an import that has not moved on."""
+"""Seconds after which a watch sends an import again that has not changed."""
 
 
 class ImportServicer(imports_pb2_grpc.ImportServiceServicer):
@@ -65,7 +65,7 @@ class ImportServicer(imports_pb2_grpc.ImportServiceServicer):
         return to_message(await self._at_once(int(created.id)))
 
     async def _known_answer(self, context: Context) -> Record | None:
-        """What the call's idempotency key was answered before, so that no file is stored for it.
+        """The stored answer to the call's idempotency key, if there is one, so that no file is stored for it.
 
         Raises:
             InvalidFields: the key is malformed.
@@ -81,18 +81,18 @@ class ImportServicer(imports_pb2_grpc.ImportServiceServicer):
         return imports_pb2.Import.FromString(known.answer)
 
     async def _stored(self, upload: Upload, context: Context) -> imports_pb2.Import:
-        """Store a file, and create its import; when that has no effect, the file goes."""
+        """Store a file, and create its import; delete the file if that has no effect."""
         name = orphans.new_name()
         size = await self._objects.put(name, upload.chunks())
         command = NewImport(name, size, caller().id, upload.file_name or _said_name(context))
         try:
             created = await self._create(command, request_key(upload.content, context), context)
         except ServiceError as error:
-            # What else is raised leaves it open whether there is a row, or will be; see `orphans`.
+            # After any other exception it is not known whether there is a row, or will be; see `orphans`.
             if error.code in _WITHOUT_EFFECT:
                 await self._objects.delete(name)
             raise
-        if created.source != name:  # the key came at the same time, with this file
+        if created.source != name:  # another call with this key and file was faster
             await self._objects.delete(name)
         return created
 
@@ -129,7 +129,7 @@ class ImportServicer(imports_pb2_grpc.ImportServiceServicer):
             yield to_message(found)
 
     async def _changes(self, import_id: int) -> AsyncIterator[Import]:
-        """An import whenever it has moved on, until it is over; and now and then, since an idle stream would be ended."""
+        """Yield an import after each progress, until it is over; and from time to time, because idle streams are closed."""
         last, silent = None, 0.0
         while last is None or not last.over:
             found = await self._get(import_id)
@@ -142,18 +142,18 @@ class ImportServicer(imports_pb2_grpc.ImportServiceServicer):
                 silent += LOOK_INTERVAL
 
     async def _at_once(self, import_id: int) -> Import:
-        """Run an import here and now, or wait for whoever runs it."""
+        """Run an import now, or wait for the process that runs it."""
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(WAIT_FOR_SMALL):
                 await self._background.runner.run(import_id)
                 return [found async for found in self._changes(import_id)][-1]
         except (TimeoutError, ServiceError):
-            # The file is stored and the import is a row, so it goes on without us.
+            # The file is stored and the import is a row, so it continues in the background.
             return await self._get(import_id)
 
 
 def _said_name(context: Context) -> str:
-    """The file's name that the call's metadata say, or the header of a REST call."""
+    """The file's name in the call's metadata, or in the header of a REST call."""
     for name, value in context.invocation_metadata() or ():
         if name == DISPOSITION:
             return file_name(sent_name(str(value)))
@@ -161,7 +161,7 @@ def _said_name(context: Context) -> str:
 
 
 def to_message(found: Import) -> imports_pb2.Import:
-    """A stored import, as the wire has it."""
+    """A stored import, as a message."""
     return imports_pb2.Import(
         id=str(found.id),
         state=imports_pb2.Import.State.ValueType(found.state),
@@ -181,7 +181,7 @@ def to_message(found: Import) -> imports_pb2.Import:
 
 
 def error_message(error: LineError) -> imports_pb2.ImportError:
-    """What was wrong with a line, as the wire has it."""
+    """What was wrong with a line, as a message."""
     return imports_pb2.ImportError(
         line_number=error.line_number,
         external_id=error.external_id,

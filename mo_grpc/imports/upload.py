@@ -1,4 +1,4 @@
-"""An upload on its way: its bytes, from whatever they arrive in, counted and bounded."""
+"""An upload while it arrives: its bytes, out of messages or a form, counted and limited."""
 
 import hashlib
 from collections.abc import AsyncIterator
@@ -13,11 +13,11 @@ from mo_grpc.imports.rules import file_name
 CONTENT_TYPES = ("text/plain", "text/csv", form.CONTENT_TYPE)
 
 _FORM = 64 * 1024
-"""Bytes of a form beside its file."""
+"""Bytes of a form besides its file."""
 
 
 class Upload:
-    """A stream of bodies with a file in it: the file itself, or a form that has one."""
+    """A stream of HTTP bodies that is a file, or a form with one."""
 
     def __init__(self, bodies: AsyncIterator[HttpBody], max_bytes: int) -> None:
         self._bodies = bodies
@@ -28,12 +28,12 @@ class Upload:
 
     @property
     def lines(self) -> int:
-        """How many lines have come, about, whatever ends one."""
+        """About how many lines have arrived, whatever their line ends."""
         return max(self._feeds, self._returns)
 
     @property
     def content(self) -> HttpBody:
-        """Stands for the file among the requests of an idempotency key."""
+        """Represents the file when the requests of an idempotency key are compared."""
         return HttpBody(data=self._digest.digest())
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -57,7 +57,7 @@ class Upload:
             yield chunk
 
     async def skim(self) -> None:
-        """Read the file, and keep nothing of it but its `content`."""
+        """Read the file without keeping it, for its `content` only."""
         async for _ in self.chunks():
             pass
 

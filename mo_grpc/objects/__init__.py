@@ -1,1 +1,1 @@
-"""Where files are kept: uploaded ones, and those that an import reads."""
+"""Stored files: uploaded ones, and those that an import reads."""

@@ -20,18 +20,18 @@ LISTED = 1000
 """Names listed at a time."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
-"""The names of stored files: no step of one is `.` or `..`, or hidden."""
+"""The names of stored files: no part of the path is `.` or `..`, or hidden."""
 
 
 class ObjectNotFound(NotFound):
-    """There is no such stored file, or its name is none."""
+    """There is no such stored file, or its name is invalid."""
 
     def __init__(self, source: str) -> None:
         super().__init__(RESOURCE, source)
 
 
 class ObjectsUnavailable(ServiceError):
-    """Stored files cannot be reached, or not be written."""
+    """Stored files cannot be read or written."""
 
     code = code_pb2.UNAVAILABLE
 
@@ -44,7 +44,7 @@ class ObjectStore(Protocol):
     """Files by name; each method raises `ObjectsUnavailable` when the store is out of reach."""
 
     async def put(self, name: str, chunks: AsyncIterator[bytes]) -> int:
-        """Store a file, durably, and answer its bytes. When `chunks` breaks, nothing is stored."""
+        """Store a file durably, and return its size in bytes. If `chunks` raises, nothing is stored."""
 
     async def size(self, source: str) -> int:
         """How many bytes a file has.
@@ -61,7 +61,7 @@ class ObjectStore(Protocol):
         """
 
     def names(self, folder: str) -> AsyncIterator[list[str]]:
-        """The names of the files in a folder, `LISTED` at a time; those that were never finished are forgotten on the way."""
+        """The names of the files in a folder, `LISTED` at a time; unfinished uploads are deleted meanwhile."""
 
     async def delete(self, name: str) -> None:
-        """Delete a file; one that is not there is no error."""
+        """Delete a file; it is no error if it does not exist."""

@@ -19,7 +19,7 @@ class LocalStore:
         self._folder = folder
 
     async def put(self, name: str, chunks: AsyncIterator[bytes]) -> int:
-        """See `ObjectStore.put`: written beside, synced, and renamed."""
+        """See `ObjectStore.put`: written under another name, synced, and renamed."""
         path = self._path(name)
         part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         size = 0
@@ -88,7 +88,7 @@ class LocalStore:
         if not NAME.fullmatch(name):
             raise ObjectNotFound(name)
         path = self._folder / name
-        # A link that leads out of the folder is none of ours.
+        # A link that leads out of the folder is not followed.
         with _failures(name):
             if not path.resolve().is_relative_to(self._folder.resolve()):
                 raise ObjectNotFound(name)
@@ -119,6 +119,6 @@ def _failures(source: str) -> Iterator[None]:
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise ObjectNotFound(source) from None
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:  # so there can be none
+        if error.errno == errno.ENAMETOOLONG:  # so the file cannot exist
             raise ObjectNotFound(source) from None
         raise ObjectsUnavailable from error

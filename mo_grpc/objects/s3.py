@@ -1,4 +1,4 @@
-"""Files in S3, or in whatever speaks its protocol."""
+"""Files in S3, or in another service with its API."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Iterator
@@ -14,7 +14,7 @@ from mo_grpc.config import Settings
 from mo_grpc.objects.base import BLOCK, LISTED, NAME, ObjectNotFound, ObjectsUnavailable
 
 PART = 8 * 1024 * 1024
-"""Bytes sent at a time; S3 wants 5 MiB at least, and takes 10,000 parts."""
+"""Bytes sent at a time; S3 needs 5 MiB at least, and accepts 10,000 parts."""
 
 _MISSING = {"NoSuchKey", "NoSuchBucket", "404", "InvalidRange", "416"}
 
@@ -42,7 +42,7 @@ class S3Store:
         )
 
     async def put(self, name: str, chunks: AsyncIterator[bytes]) -> int:
-        """See `ObjectStore.put`: a small file at once, a large one in parts that are given up when `chunks` breaks."""
+        """See `ObjectStore.put`: a small file at once, a large one in parts, which are aborted if `chunks` raises."""
         bucket, key = self._place(name)
         size, buffer, upload = 0, bytearray(), None
         parts: list[dict[str, object]] = []
@@ -64,7 +64,7 @@ class S3Store:
                 await self._call("complete_multipart_upload", bucket, key, UploadId=upload, MultipartUpload=whole)
         except BaseException:
             if upload:
-                # Not to be cancelled with the call: the parts would stay, and cost.
+                # Not cancelled with the call, because the parts would stay stored, and be paid for.
                 await asyncio.shield(self._call("abort_multipart_upload", bucket, key, UploadId=upload))
             raise
         return size

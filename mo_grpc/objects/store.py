@@ -6,9 +6,9 @@ from mo_grpc.objects.local import LocalStore
 
 
 def open_store(settings: Settings) -> ObjectStore:
-    """S3 when a bucket is set, else a folder among the data."""
+    """S3 if a bucket is set, else a folder in the data folder."""
     if settings.aws_storage_bucket_name:
-        # Only here, since the extra `s3` need not be installed.
+        # Imported here, because the extra `s3` is optional.
         from mo_grpc.objects.s3 import S3Store
 
         return S3Store(settings)
