@@ -1,7 +1,6 @@
 """Every SQL statement about idempotency, and the batch write that remembers its answers."""
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -9,12 +8,11 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.db.batches import BatchWrite, Decision
+from mo_grpc.db.cleaning import Cleaner
 from mo_grpc.db.coalescing import Locked, Locks
 from mo_grpc.db.pipeline import Query, Rows, Statement, array, bytes_array, text_array
 from mo_grpc.errors import ServiceError
 from mo_grpc.idempotency.rules import IdempotencyKey, Keyed, Record, Replay, in_flight, mismatch
-
-CLEANED_AT_ONCE = 1000
 
 C = TypeVar("C")
 R = TypeVar("R")
@@ -43,16 +41,6 @@ _PUT = Query("""
     FROM unnest(CAST(:owners AS text[]), CAST(:keys AS text[]), CAST(:request_hashes AS bytea[]),
         CAST(:refused AS boolean[]), CAST(:answers AS bytea[])) AS new (owner, key, request_hash, refused, answer)
     ORDER BY owner, key
-""")
-
-# Some at a time, each in a transaction, so that no lock is held for long; workers that do it at the same time share the work.
-_CLEAN = text("""
-    WITH old AS (
-        SELECT owner, key FROM idempotency_records WHERE created_at < clock_timestamp() - CAST(:age AS interval)
-        ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED
-    )
-    DELETE FROM idempotency_records USING old
-    WHERE idempotency_records.owner = old.owner AND idempotency_records.key = old.key
 """)
 
 
@@ -151,6 +139,5 @@ async def get_record(connection: AsyncConnection, owner: str, key: str) -> Recor
     return Record._make(row) if row else None
 
 
-async def clean_records(connection: AsyncConnection, age: timedelta) -> int:
-    """Delete some of the records that are older than `age`, `CLEANED_AT_ONCE` at most; return how many."""
-    return (await connection.execute(_CLEAN, {"age": age, "limit": CLEANED_AT_ONCE})).rowcount
+clean_records = Cleaner("idempotency_records", "owner, key", "created_at")
+"""Delete old records."""

@@ -35,8 +35,9 @@ from mo_grpc.auth.users.servicer import OtpServicer
 from mo_grpc.auth.users.store import clean_failures
 from mo_grpc.config import Settings
 from mo_grpc.customers.servicer import CustomerServicer
+from mo_grpc.db.cleaning import CLEANED_AT_ONCE
 from mo_grpc.db.engine import Database, affordable_pool_size, database_url
-from mo_grpc.idempotency.store import CLEANED_AT_ONCE, clean_records
+from mo_grpc.idempotency.store import clean_records
 from mo_grpc.imports.orphans import remove_for_ever
 from mo_grpc.imports.servicer import ImportServicer
 from mo_grpc.loans.servicer import LoanServicer

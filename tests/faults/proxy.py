@@ -64,29 +64,22 @@ class Proxy:
         self._upstream = upstream
         self._wires: set[_Wire] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._mute = False
 
     def release(self) -> None:
         """Let the held answers go on to the service."""
         self._loop.call_soon_threadsafe(self._release)
 
-    def mute(self, *, for_ever: bool) -> None:
-        """Pass on nothing more, without breaking a connection; if not `for_ever`, until `unmute`, and for new ones too."""
-        self._mute = not for_ever
-        self._loop.call_soon_threadsafe(self._set_voices, False)
-
-    def unmute(self) -> None:
-        """Pass on again what comes."""
-        self._mute = False
-        self._loop.call_soon_threadsafe(self._set_voices, True)
+    def mute(self) -> None:
+        """Pass on nothing more over the connections that there are, without breaking them."""
+        self._loop.call_soon_threadsafe(self._mute)
 
     def _release(self) -> None:
         for wire in self._wires:
             wire.released.set()
 
-    def _set_voices(self, loud: bool) -> None:
+    def _mute(self) -> None:
         for wire in self._wires:
-            (wire.voice.set if loud else wire.voice.clear)()
+            wire.voice.clear()
 
     async def serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
         self._loop = asyncio.get_running_loop()
@@ -104,8 +97,7 @@ class Proxy:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         wire = _Wire(self, to_client)
-        if not self._mute:
-            wire.voice.set()
+        wire.voice.set()
         self._wires.add(wire)
         async with _closing(to_client):
             postgres, to_postgres = await asyncio.open_unix_connection(self._upstream / _SOCKET)

@@ -19,7 +19,7 @@ def test_connections_that_fall_silent_are_given_up_for_new_ones(stack: Stack, wi
     with a_server(stack.environment, MO_DATABASE_URL=through(wire, stack.data_dir)) as server:
         door = GrpcDoor(server.channel, over_grpc.metadata, timeout=1)
         pay(door, customer, "1.00")
-        wire.mute(for_ever=True)
+        wire.mute()
         with pytest.raises(Refused) as refused:
             pay(door, customer, "1.00")
         assert refused.value.code == DEADLINE_EXCEEDED

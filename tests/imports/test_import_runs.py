@@ -26,9 +26,6 @@ from tests.imports.files import LINES, bodies, counts, errors, large, over_grpc,
 from tests.s3 import SETTINGS, an_s3, answers
 from tests.waiting import eventually
 
-CHUNKS = 4
-"""What `large` is cut into."""
-
 
 def watch(door: Door, import_id: str) -> list[Json]:
     """Everything that WatchImport tells, until the import is over."""

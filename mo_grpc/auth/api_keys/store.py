@@ -7,9 +7,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.auth.api_keys.rules import ApiKey, KeyLimits, NewApiKey, Rotation, not_found, revoked
+from mo_grpc.db.cleaning import Cleaner
 from mo_grpc.errors import ServiceError
-
-CLEANED_AT_ONCE = 1000
 
 _COLUMNS = "id, name, secret_hash, scopes, created_at, expires_at, revoked_at, last_used_at, "
 _COLUMNS += "previous_secret_hash, previous_expires_at, number, allowed_networks, calls_per_second, calls_per_day, created_by"
@@ -78,13 +77,6 @@ _COUNT_CALLS = text("""
     ON CONFLICT (day, key_id) DO UPDATE SET calls = api_key_calls.calls + excluded.calls
 """)
 _CALLS = text("SELECT key_id, calls FROM api_key_calls WHERE day = :day")
-_CLEAN_CALLS = text("""
-    WITH old AS (
-        SELECT day, key_id FROM api_key_calls WHERE day < CAST(clock_timestamp() - CAST(:age AS interval) AS date)
-        ORDER BY day, key_id LIMIT :limit FOR UPDATE SKIP LOCKED
-    )
-    DELETE FROM api_key_calls USING old WHERE (api_key_calls.day, api_key_calls.key_id) = (old.day, old.key_id)
-""")
 
 _TOUCH = text("""
     UPDATE api_keys SET last_used_at = greatest(last_used_at, used.at)
@@ -181,9 +173,8 @@ async def count_calls(connection: AsyncConnection, day: date, calls: Mapping[str
     return {row[0]: row[1] for row in await connection.execute(_CALLS, {"day": day})}
 
 
-async def clean_calls(connection: AsyncConnection, age: timedelta) -> int:
-    """Forget the counts of days longer ago than `age`, `CLEANED_AT_ONCE` at most; answer how many."""
-    return (await connection.execute(_CLEAN_CALLS, {"age": age, "limit": CLEANED_AT_ONCE})).rowcount
+clean_calls = Cleaner("api_key_calls", "day, key_id", "day", "date")
+"""Forget the counts of days that are long ago."""
 
 
 def _joined(limits: KeyLimits) -> str:

@@ -8,8 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.auth.tokens.rules import KeyPair, Login, new_session_id
-
-CLEANED_AT_ONCE = 1000
+from mo_grpc.db.cleaning import Cleaner
 
 
 class Reused(NamedTuple):
@@ -42,15 +41,6 @@ _REVOKE_OF = text("""
     WHERE user_id = :user_id AND revoked_at IS NULL AND expires_at > now
 """)
 _REVOKED = text("SELECT id FROM sessions WHERE revoked_at > clock_timestamp() - CAST(:age AS interval)")
-
-# The refresh tokens go with their sessions.
-_CLEAN = text("""
-    WITH old AS (
-        SELECT id FROM sessions WHERE expires_at < clock_timestamp() - CAST(:age AS interval)
-        ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED
-    )
-    DELETE FROM sessions USING old WHERE sessions.id = old.id
-""")
 
 _KEYS = text("""
     SELECT kid, public_key, private_key, valid_until FROM signing_keys
@@ -109,9 +99,8 @@ async def revoked_sessions(connection: AsyncConnection, age: timedelta) -> set[s
     return set((await connection.execute(_REVOKED, {"age": age})).scalars())
 
 
-async def clean_sessions(connection: AsyncConnection, age: timedelta) -> int:
-    """Delete sessions that expired before `age`, `CLEANED_AT_ONCE` at most; answer how many."""
-    return (await connection.execute(_CLEAN, {"age": age, "limit": CLEANED_AT_ONCE})).rowcount
+clean_sessions = Cleaner("sessions", "id", "expires_at")
+"""Delete sessions that expired long ago; their refresh tokens go with them."""
 
 
 async def list_keys(connection: AsyncConnection) -> list[KeyPair]:

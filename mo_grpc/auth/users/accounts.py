@@ -47,29 +47,16 @@ class Accounts:
         self._vault = vault
         self._passwords = Passwords(settings)
 
-    async def authenticate(self, email: str, password: str, code: str, address: str) -> User:
-        """Find who presents these; `code` may be empty for a person without one-time codes.
-
-        Raises:
-            OtpRequired: all is right, and a code is wanted.
-            Unauthenticated: something is wrong, or the account is locked.
-            PreconditionFailed: the password must be changed first.
-            TooManyRequests: too many attempts failed.
-            Overloaded: too many others log in.
-        """
-
-        async def within(_: AsyncConnection, user: User) -> User:
-            return user
-
-        return await self.log_in(Attempt(email, password, code, "", address), within)
-
     async def log_in(self, attempt: Attempt, within: Callable[[AsyncConnection, User], Awaitable[T]]) -> T:
         """Log in, and run `within` in the very transaction that accepts the login: there a session begins.
 
         Raises:
             InvalidFields: the new password is too weak, or the code is malformed.
-            ServiceError: as `authenticate` says.
-            OtpRequired: as `authenticate` says.
+            OtpRequired: all is right, and a code is wanted.
+            Unauthenticated: something is wrong, or the account is locked.
+            PreconditionFailed: the password must be changed first.
+            TooManyRequests: too many attempts failed.
+            Overloaded: too many others log in.
         """
         if attempt.code:
             attempt = attempt._replace(code=_normal(attempt.code))
@@ -120,7 +107,7 @@ class Accounts:
         """Begin to enrol one-time codes, after the password once more.
 
         Raises:
-            ServiceError: as `authenticate` says, or codes are in use already.
+            ServiceError: as `log_in` says, or codes are in use already.
         """
         user, subjects = await self._again(user_id, password, address)
         if user.otp_enabled_at:
@@ -160,7 +147,7 @@ class Accounts:
         """Turn one-time codes off, after the password and a code once more.
 
         Raises:
-            ServiceError: as `authenticate` says, or they are off.
+            ServiceError: as `log_in` says, or they are off.
         """
         code = _normal(code)
         user, subjects = await self._again(user_id, password, address)

@@ -25,9 +25,8 @@ from mo_grpc.auth.users.rules import (
     patience_of,
     refused_for,
 )
+from mo_grpc.db.cleaning import Cleaner
 from mo_grpc.errors import ServiceError
-
-CLEANED_AT_ONCE = 1000
 
 _COLUMNS = """
     id, email, first_name, last_name, role, staff, password_hash, must_change_password, locked_at, otp_secret, otp_enabled_at,
@@ -67,13 +66,6 @@ _COUNT = text("""
 """)
 _FORGET = text("DELETE FROM login_failures WHERE subject = :account")
 _REFUND = text("UPDATE login_failures SET failures = greatest(0, failures - 1) WHERE subject = :address")
-_CLEAN = text("""
-    WITH old AS (
-        SELECT subject FROM login_failures WHERE last_at < clock_timestamp() - CAST(:age AS interval)
-        ORDER BY last_at LIMIT :limit FOR UPDATE SKIP LOCKED
-    )
-    DELETE FROM login_failures USING old WHERE login_failures.subject = old.subject
-""")
 
 _LOGGED_IN = text("UPDATE users SET last_login_at = :now, otp_last_step = :step WHERE id = :id")
 _SET_PASSWORD = text("""
@@ -183,9 +175,8 @@ async def forgive(connection: AsyncConnection, subjects: tuple[str, str]) -> Non
     await connection.execute(_REFUND, {"address": address})
 
 
-async def clean_failures(connection: AsyncConnection, age: timedelta) -> int:
-    """Delete failures that are older than `age`, `CLEANED_AT_ONCE` at most; answer how many."""
-    return (await connection.execute(_CLEAN, {"age": age, "limit": CLEANED_AT_ONCE})).rowcount
+clean_failures = Cleaner("login_failures", "subject", "last_at")
+"""Forget old failures."""
 
 
 async def log_in(connection: AsyncConnection, command: LogIn) -> User | ServiceError:

@@ -131,7 +131,7 @@ def _operation(
         operation["parameters"] = parameters
     if rule.body:
         operation["requestBody"] = _request_body(protos, rpc, rule.body, verb, in_path, schemas)
-    operation["responses"] = _responses(protos, rpc, comment, scope, bool(rule.body), bool(in_path), schemas)
+    operation["responses"] = _responses(protos, rpc, comment, scope, bool(rule.body), schemas)
     # Only where the body holds the id does its field have another's name before it.
     return re.sub(r"\{[a-z_]+\.", "{", path), verb, operation
 
@@ -221,7 +221,6 @@ def _responses(
     comment: str,
     scope: str,
     has_body: bool,
-    has_path: bool,
     schemas: dict[str, Schema],
 ) -> Schema:
     _collect(protos, rpc.output_type, schemas, itself=True)

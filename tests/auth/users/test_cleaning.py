@@ -1,24 +1,15 @@
-"""What the web's pages use: a login that knows nothing of gRPC; and what is cleaned away."""
-
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TypeVar
 
-import pytest
-
+from mo_grpc.auth.api_keys.store import clean_calls
 from mo_grpc.auth.tokens.store import clean_sessions
-from mo_grpc.auth.users.accounts import Accounts
-from mo_grpc.auth.users.rules import OtpRequired
 from mo_grpc.auth.users.store import clean_failures
-from mo_grpc.config import Settings
-from mo_grpc.crypto import Vault
 from mo_grpc.db.embedded import embedded_url
 from mo_grpc.db.engine import Database
-from mo_grpc.errors import Unauthenticated
-from tests.auth.users.conftest import Doors, NewPerson, reason, rows, totp
+from tests.auth.users.conftest import Doors, NewPerson, reason, rows
 from tests.conftest import Stack
-from tests.secrets import PASSWORD
 
 T = TypeVar("T")
 
@@ -32,26 +23,6 @@ def with_database(stack: Stack, work: Callable[[Database], Awaitable[T]]) -> T:
             await database.close()
 
     return asyncio.run(run())
-
-
-def test_authenticate(stack: Stack, new_person: NewPerson, over_doors: Doors) -> None:
-    settings = Settings.model_construct(mo_data_dir=stack.data_dir, mo_password_memory_kib=1024, mo_password_passes=1)
-    person, enrolled = new_person(), new_person()
-    door = over_doors.person(enrolled.email)
-    secret = door("auth.EnrollOtp", password=PASSWORD)["secret"]
-    door("auth.ConfirmOtp", code=totp(secret, -1))
-
-    async def work(database: Database) -> None:
-        accounts = Accounts(settings, database, Vault(settings))
-        found = await accounts.authenticate(person.email, PASSWORD, "", "192.0.2.1")
-        assert (found.id, found.email, found.staff) == (person.id, person.email, True)
-        with pytest.raises(Unauthenticated):
-            await accounts.authenticate(person.email, "wrong password", "", "192.0.2.1")
-        with pytest.raises(OtpRequired):
-            await accounts.authenticate(enrolled.email, PASSWORD, "", "192.0.2.1")
-        assert (await accounts.authenticate(enrolled.email, PASSWORD, totp(secret), "192.0.2.1")).id == enrolled.id
-
-    with_database(stack, work)
 
 
 def test_what_ended_a_day_ago_is_cleaned_away(stack: Stack, new_person: NewPerson, over_doors: Doors) -> None:
@@ -73,3 +44,16 @@ def test_what_ended_a_day_ago_is_cleaned_away(stack: Stack, new_person: NewPerso
     assert rows(stack, "SELECT count(*) FROM sessions WHERE user_id = %s", old.id) == [(0,)]
     assert rows(stack, "SELECT count(*) FROM login_failures") == [(2,)]  # the account, and the address of both
     assert over_doors.open({})("auth.RefreshToken", refresh_token=kept)
+
+
+def test_the_counts_of_days_long_ago_are_cleaned_away(stack: Stack) -> None:
+    counted = "INSERT INTO api_key_calls (day, key_id, calls) SELECT CAST(now() AS date) - CAST(%s AS int), id, 1 FROM api_keys"
+    for days in (89, 90, 91, 92):
+        rows(stack, counted, days)
+    [(keys,)] = rows(stack, "SELECT count(*) FROM api_keys")
+
+    async def work(database: Database) -> int:
+        return await database.write(lambda c: clean_calls(c, timedelta(days=90)))
+
+    assert with_database(stack, work) == 2 * keys
+    assert rows(stack, "SELECT count(*) FROM api_key_calls WHERE day < CAST(now() AS date) - 80") == [(2 * keys,)]
