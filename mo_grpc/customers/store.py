@@ -17,24 +17,22 @@ from mo_grpc.errors import AlreadyExists, NotFound, ServiceError
 
 _TABLE = models.Customer.__table__
 
-_COLUMNS = "id, external_id, status, score, preapproved_at, version, created_at, updated_at"
+_COLUMNS = ", ".join(Customer._fields)
 
 _EXISTING = Query("SELECT external_id FROM customers WHERE external_id = ANY(:external_ids)")
 
 _ROWS = f"SELECT {_COLUMNS} FROM customers WHERE external_id = ANY(:external_ids)"  # noqa: S608 - constants
 _GET = Query(_ROWS)
 _LOCK = RowLock(_ROWS)
-_NEW = NewRows("customers")
+_NEW = NewRows(_TABLE, ["id", *NewCustomer._fields])
 
 # Sorted by the new ids, so that two batches with the same ids wait for each other instead of deadlocking.
-_CREATE = Query("""
-    INSERT INTO customers (id, external_id, score, preapproved_at, created_at, updated_at)
-    SELECT id, external_id, score, preapproved_at, now, now
-    FROM unnest(CAST(:ids AS bigint[]), CAST(:external_ids AS text[]), CAST(:scores AS numeric[]),
-        CAST(:preapproved_ats AS timestamptz[])) AS new (id, external_id, score, preapproved_at),
-        CAST(:now AS timestamptz) AS now
+_CREATE = Query(f"""
+    INSERT INTO customers ({_NEW.columns}, created_at, updated_at)
+    SELECT {_NEW.columns}, now, now
+    FROM {_NEW.source}, CAST(:now AS timestamptz) AS now
     ORDER BY external_id
-""")
+""")  # noqa: S608 - constants
 
 _CHANGE = Query("""
     UPDATE customers
@@ -147,16 +145,7 @@ def _create_customers(commands: Sequence[NewCustomer], rows: Iterator[Rows], _: 
         customer = Customer(customer_id, command.external_id, Status.ACTIVE, command.score, command.preapproved_at, 1, now, now)
         created.append(customer)
         results.append(customer)
-    if not created:
-        return Decision(results)
-    new = {
-        "now": now,
-        "ids": array(customer.id for customer in created),
-        "external_ids": array(customer.external_id for customer in created),
-        "scores": array(customer.score for customer in created),
-        "preapproved_ats": text_array(customer.preapproved_at for customer in created),
-    }
-    return Decision(results, [Statement(_CREATE, new)])
+    return Decision(results, [Statement(_CREATE, {"now": now, **_NEW.parameters(created)})] if created else ())
 
 
 create_customers = BatchWrite(_prepare_customers, _create_customers)

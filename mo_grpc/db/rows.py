@@ -1,16 +1,22 @@
 """What the stores do alike with the rows of their tables: get them by id, lock them, and prepare new ones."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple, TypeVar
+from operator import attrgetter
+from typing import Any, NamedTuple, TypeVar, cast
+
+from sqlalchemy import Column, FromClause, Text
+from sqlalchemy.dialects.postgresql import dialect
 
 from mo_grpc.db.batches import BatchRead
 from mo_grpc.db.coalescing import Locked, Locks
-from mo_grpc.db.pipeline import Query, Rows, Statement, array
+from mo_grpc.db.pipeline import Query, Rows, Statement, array, text_array
 from mo_grpc.errors import NotFound, Resource
 
 K = TypeVar("K", str, int)
 R = TypeVar("R")
+
+_DIALECT = dialect()  # type: ignore[no-untyped-call] # as SQLAlchemy has it
 
 NOW = Statement(Query("SELECT mo_clock()"))
 """Tells the time."""
@@ -63,17 +69,23 @@ class Prepared(NamedTuple):
 
 
 class NewRows:
-    """Prepares new rows of a table whose rows have an `external_id`.
+    """New rows of a table whose rows have an `external_id`: what they are prepared with, and what inserts them.
 
-    The ids are drawn beforehand, so that they follow the order of the commands though the rows are inserted in another.
+    The ids are drawn first, so that they follow the order of the commands, although the rows are inserted in another. `source`
+    is the SQL of the rows, with an array as parameter for each of `columns`; its types are those of the table's columns.
     """
 
-    def __init__(self, table: str) -> None:
+    def __init__(self, table: FromClause, columns: Sequence[str]) -> None:
         self._query = Query(f"""
             SELECT mo_clock(),
                 ARRAY(SELECT external_id FROM {table} WHERE external_id = ANY(:external_ids)),
                 ARRAY(SELECT nextval('{table}_id_seq') FROM generate_series(1, :count))
-        """)  # noqa: S608 - a constant
+        """)  # noqa: S608 - constants
+        found = [cast("Column[Any]", table.c[name]) for name in columns]
+        self._arrays = [(column.name, attrgetter(column.name), _array_of(column)) for column in found]
+        arrays = ", ".join(f"CAST(:{column.name} AS {_type(column)}[])" for column in found)
+        self.columns = ", ".join(columns)
+        self.source = f"unnest({arrays}) AS new ({self.columns})"
 
     def statement(self, external_ids: Collection[str]) -> Statement:
         """The statement for as many rows as there are `external_ids`."""
@@ -84,3 +96,17 @@ class NewRows:
         """What it answered."""
         [(now, existing, ids)] = next(rows)
         return Prepared(now, set(existing), ids)
+
+    def parameters(self, rows: Sequence[object]) -> dict[str, object]:
+        """The parameters of `source`: of each row, the attributes that are named like the columns."""
+        return {name: literal(map(value, rows)) for name, value, literal in self._arrays}
+
+
+def _type(column: Column[Any]) -> str:
+    return str(column.type.compile(_DIALECT)).partition(" COLLATE")[0]
+
+
+def _array_of(column: Column[Any]) -> Callable[[Iterable[object]], str]:
+    """What makes an array of a column's values: only texts have to be escaped, and only a nullable column has NULLs."""
+    escaped = isinstance(column.type, Text) and column.name != "external_id"
+    return text_array if escaped or column.nullable else array

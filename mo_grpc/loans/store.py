@@ -16,7 +16,7 @@ from mo_grpc.customers.debt import debts
 from mo_grpc.customers.rules import Customer
 from mo_grpc.db.batches import BatchWrite, Decision
 from mo_grpc.db.coalescing import Locked, Locks
-from mo_grpc.db.pipeline import Query, Rows, Statement, array, text_array
+from mo_grpc.db.pipeline import Query, Rows, Statement, array
 from mo_grpc.db.rows import NewRows, get_by_id, not_locked
 from mo_grpc.errors import AlreadyExists, PreconditionFailed, ServiceError
 from mo_grpc.loans import models, rules
@@ -27,14 +27,14 @@ _Rule = Callable[[Loan, Customer, Debt, datetime], Loan | PreconditionFailed]
 _TABLE = models.Loan.__table__
 _CUSTOMERS = customer_models.Customer.__table__
 
-_GET = Query("""
-    SELECT loans.id, customer_id, loans.external_id, customers.external_id, amount, outstanding, loans.status,
-        contract_version, taken_at, maximum_payment_date, loans.created_at, loans.updated_at
-    FROM loans JOIN customers ON customers.id = customer_id
-    WHERE loans.external_id = ANY(:external_ids)
-""")
+_COLUMNS = [_TABLE.c[name] if name != "customer_external_id" else _CUSTOMERS.c.external_id for name in Loan._fields]
 
-_NEW = NewRows("loans")
+_GET = Query(f"""
+    SELECT {", ".join(map(str, _COLUMNS))} FROM loans JOIN customers ON customers.id = customer_id
+    WHERE loans.external_id = ANY(:external_ids)
+""")  # noqa: S608 - constants
+
+_NEW = NewRows(_TABLE, ["id", "customer_id", *(name for name in NewLoan._fields if name in _TABLE.c)])
 
 _OF_CUSTOMERS = "customer_id = ANY(ARRAY(SELECT id FROM customers WHERE external_id = ANY(:customer_external_ids)))"
 
@@ -46,14 +46,9 @@ _ACTIVE = Query(f"""
 """)  # noqa: S608 - constants
 
 _CREATE = Query(f"""
-    INSERT INTO loans (id, customer_id, external_id, amount, outstanding, status, contract_version, maximum_payment_date,
-        created_at, updated_at)
-    SELECT id, customer_id, external_id, amount, amount, {Status.PENDING}, contract_version, maximum_payment_date, now, now
-    FROM unnest(CAST(:ids AS bigint[]), CAST(:customer_ids AS bigint[]), CAST(:external_ids AS text[]),
-        CAST(:amounts AS numeric[]), CAST(:contract_versions AS text[]),
-        CAST(:maximum_payment_dates AS timestamptz[]))
-        AS new (id, customer_id, external_id, amount, contract_version, maximum_payment_date),
-        CAST(:now AS timestamptz) AS now
+    INSERT INTO loans ({_NEW.columns}, outstanding, status, created_at, updated_at)
+    SELECT {_NEW.columns}, amount, {Status.PENDING}, now, now
+    FROM {_NEW.source}, CAST(:now AS timestamptz) AS now
     ORDER BY external_id
 """)  # noqa: S608 - constants
 
@@ -123,8 +118,7 @@ async def list_loans(
 
 
 def _list_statement() -> Select[*tuple[Any, ...]]:
-    columns = [_TABLE.c[name] if name != "customer_external_id" else _CUSTOMERS.c.external_id for name in Loan._fields]
-    return select(*columns).join_from(_TABLE, _CUSTOMERS)
+    return select(*_COLUMNS).join_from(_TABLE, _CUSTOMERS)
 
 
 def _lock_owners_to_be(commands: Sequence[NewLoan], locks: Locks) -> list[Statement]:
@@ -142,18 +136,7 @@ def _create_loans(commands: Sequence[NewLoan], rows: Iterator[Rows], locks: Lock
     now, taken, ids = NewRows.prepared(rows)
     results = [_create(loan_id, command, owners, taken, debts, now) for loan_id, command in zip(ids, commands, strict=False)]
     created = [result for result in results if isinstance(result, Loan)]
-    if not created:
-        return Decision(results)
-    new = {
-        "now": now,
-        "ids": array(loan.id for loan in created),
-        "customer_ids": array(loan.customer_id for loan in created),
-        "external_ids": array(loan.external_id for loan in created),
-        "amounts": array(loan.amount for loan in created),
-        "contract_versions": text_array(loan.contract_version for loan in created),
-        "maximum_payment_dates": array(loan.maximum_payment_date for loan in created),
-    }
-    return Decision(results, [Statement(_CREATE, new)])
+    return Decision(results, [Statement(_CREATE, {"now": now, **_NEW.parameters(created)})] if created else ())
 
 
 def _create(
@@ -178,16 +161,12 @@ def _create(
     return Loan(
         id=loan_id,
         customer_id=customer.id,
-        external_id=command.external_id,
-        customer_external_id=customer.external_id,
-        amount=command.amount,
         outstanding=command.amount,
         status=Status.PENDING,
-        contract_version=command.contract_version,
         taken_at=None,
-        maximum_payment_date=command.maximum_payment_date,
         created_at=now,
         updated_at=now,
+        **command._asdict(),
     )
 
 

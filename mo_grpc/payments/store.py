@@ -38,12 +38,16 @@ _LOANS = loan_models.Loan.__table__
 # A page's details are bounded, so that it fits the 4 MiB that a gRPC client accepts; one payment has up to 10,000.
 MAX_LISTED_DETAILS = 20_000
 
-_GET = Query("""
-    SELECT payments.id, customer_id, payments.external_id, customers.external_id, total_amount, payments.status, paid_at,
-        rejected_at, rejection_kind, rejection_reason, payments.created_at, payments.updated_at
-    FROM payments JOIN customers ON customers.id = customer_id
+_COLUMNS = [
+    _TABLE.c[name] if name != "customer_external_id" else _CUSTOMERS.c.external_id
+    for name in Payment._fields
+    if name != "details"
+]
+
+_GET = Query(f"""
+    SELECT {", ".join(map(str, _COLUMNS))} FROM payments JOIN customers ON customers.id = customer_id
     WHERE payments.external_id = ANY(:external_ids)
-""")
+""")  # noqa: S608 - constants
 
 _GET_DETAILS = Query("""
     SELECT payment_id, loan_id, loans.external_id, payment_details.amount, loans.outstanding
@@ -58,20 +62,17 @@ _LIST_DETAILS = text("""
     WHERE payment_id = ANY(:payment_ids) ORDER BY payment_id DESC, taken_at, loan_id LIMIT :limit
 """)
 
-_NEW = NewRows("payments")
+_NEW = NewRows(_TABLE, ["id", "customer_id", "external_id", "total_amount", "rejection_reason"])
 
 # One statement for the payments, their details and the loans they pay, whatever their numbers. Only a refusal has a reason.
 _CREATE = Query(f"""
     WITH new_payments AS (
-        INSERT INTO payments (id, customer_id, external_id, total_amount, status, paid_at, rejected_at, rejection_kind,
-            rejection_reason, created_at, updated_at)
-        SELECT id, customer_id, external_id, total_amount,
-            CASE WHEN reason IS NULL THEN {Status.COMPLETED} ELSE {Status.REJECTED} END,
-            CASE WHEN reason IS NULL THEN now END, CASE WHEN reason IS NOT NULL THEN now END,
-            CASE WHEN reason IS NOT NULL THEN {RejectionKind.INSUFFICIENT_DEBT} END, reason, now, now
-        FROM unnest(CAST(:ids AS bigint[]), CAST(:customer_ids AS bigint[]), CAST(:external_ids AS text[]),
-            CAST(:total_amounts AS numeric[]), CAST(:rejection_reasons AS text[]))
-            AS new (id, customer_id, external_id, total_amount, reason), CAST(:now AS timestamptz) AS now
+        INSERT INTO payments ({_NEW.columns}, status, paid_at, rejected_at, rejection_kind, created_at, updated_at)
+        SELECT {_NEW.columns},
+            CASE WHEN rejection_reason IS NULL THEN {Status.COMPLETED} ELSE {Status.REJECTED} END,
+            CASE WHEN rejection_reason IS NULL THEN now END, CASE WHEN rejection_reason IS NOT NULL THEN now END,
+            CASE WHEN rejection_reason IS NOT NULL THEN {RejectionKind.INSUFFICIENT_DEBT} END, now, now
+        FROM {_NEW.source}, CAST(:now AS timestamptz) AS now
         ORDER BY external_id
     ), new_details AS (
         INSERT INTO payment_details (payment_id, loan_id, customer_id, amount)
@@ -156,9 +157,7 @@ async def list_payments(
 
 
 def _list_statement() -> Select[*tuple[Any, ...]]:
-    names = Payment._fields[:-1]
-    columns = [_TABLE.c[name] if name != "customer_external_id" else _CUSTOMERS.c.external_id for name in names]
-    return select(*columns).select_from(_TABLE).join(_CUSTOMERS, _CUSTOMERS.c.id == _TABLE.c.customer_id)
+    return select(*_COLUMNS).select_from(_TABLE).join(_CUSTOMERS, _CUSTOMERS.c.id == _TABLE.c.customer_id)
 
 
 def _lock_payers(commands: Sequence[NewPayment], locks: Locks) -> list[Statement]:
@@ -224,11 +223,7 @@ def _created(created: Sequence[Payment], left: Mapping[int, dict[int, ActiveLoan
         outstanding[detail.loan_id] = loan.outstanding if loan else Decimal(0)
     return {
         "now": now,
-        "ids": array(payment.id for payment in created),
-        "customer_ids": array(payment.customer_id for payment in created),
-        "external_ids": array(payment.external_id for payment in created),
-        "total_amounts": array(payment.total_amount for payment in created),
-        "rejection_reasons": text_array(payment.rejection_reason for payment in created),
+        **_NEW.parameters(created),
         "detail_payment_ids": array(payment.id for payment, _ in details),
         "detail_loan_ids": array(detail.loan_id for _, detail in details),
         "detail_customer_ids": array(payment.customer_id for payment, _ in details),
