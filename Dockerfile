@@ -8,22 +8,22 @@ WORKDIR /app
 # The libraries first: they change less often than the source. Without the extra `local` there is no PostgreSQL and no Envoy.
 COPY pyproject.toml uv.lock ./
 RUN uv sync --locked --no-dev --extra s3 --extra celery --no-install-project --no-cache
-# In place, because migrations/, envoy/ and generated/ are read from the source tree.
 COPY README.md LICENSE ./
 COPY mo_grpc ./mo_grpc
 COPY generated ./generated
 COPY migrations ./migrations
 COPY envoy ./envoy
 COPY docker/healthcheck.py ./docker/healthcheck.py
-# Whatever the modes of the checkout, the service's user may read it.
-RUN uv sync --locked --no-dev --extra s3 --extra celery --no-cache && chmod -R a+rX .
+# As a wheel, which has all that the service reads. Whatever the modes of the checkout, the service's user may read it.
+RUN uv sync --locked --no-dev --extra s3 --extra celery --no-editable --no-cache && chmod -R a+rX .
 
 FROM python:3.12-slim
 # /edge is for the volume in which Envoy finds its configuration: a new volume takes over the folder's owner.
 RUN useradd --system --uid 10001 --user-group --home-dir /nonexistent --shell /usr/sbin/nologin mo \
     && install --directory --owner=mo --group=mo /edge \
     && install --directory --owner=mo --group=mo --mode=0700 /run/mo /run/mo/objects
-COPY --from=build /app /app
+COPY --from=build /app/.venv /app/.venv
+COPY --from=build /app/docker /app/docker
 ENV PATH=/app/.venv/bin:$PATH PYTHONUNBUFFERED=1 MO_DATA_DIR=/run/mo
 WORKDIR /app
 USER 10001:10001

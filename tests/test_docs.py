@@ -20,7 +20,7 @@ from mo_grpc.cli.app import app
 from mo_grpc.rpc.access import ACCESS
 from mo_grpc.server.server import SERVICES
 from tests.conftest import Stack
-from tests.repository import ROOT
+from tests.repository import PROJECT, ROOT
 
 
 def text_of(name: str) -> str:
@@ -30,7 +30,7 @@ def text_of(name: str) -> str:
 README = text_of("README.md")
 API = text_of("docs/api.md")
 RULES = re.findall(r"^\| (R\d+) \| (.*)$", text_of("docs/rules.md"), re.MULTILINE)
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 TOUR = README[README.index("\n## Five-minute tour\n") : README.index("\n## Command line\n")]
 STEPS = re.findall(r"```sh\n([^`]*)```\n\n```json\n([^`]*)```", TOUR)
@@ -154,6 +154,11 @@ def test_links_lead_somewhere(document: Path) -> None:
         target = (document.parent / path).resolve() if path else document
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    versions = re.findall(r"^## \[(.+)\] - (?:Unreleased|\d{4}-\d\d-\d\d)$", text_of("CHANGELOG.md"), re.MULTILINE)
+    assert versions[0] == PROJECT["version"]
 
 
 def test_the_images_have_the_versions_that_the_tests_run() -> None:

@@ -41,6 +41,23 @@ _add_group("users", "mo_grpc.cli.users", "People: who may log in.")
 _add_group("tokens", "mo_grpc.cli.tokens", "People's tokens: the keys that sign them.")
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"mo-grpc {version('mo-grpc')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Take what stands before a command."""
+
+
 def _settings(*, serving: bool = False) -> "Settings":
     from mo_grpc.cli.terminal import settings
 

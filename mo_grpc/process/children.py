@@ -16,6 +16,9 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
+PYTHON = (sys.executable, "-P")
+"""Our Python, to run modules of ours. Without `-P`, `-m` would import whatever has their names in the current folder."""
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -84,7 +87,7 @@ def spawn(
     What it prints goes to the end of `log`, or where this process's own output goes. It inherits the descriptors `keep`.
     """
     identity = user or User(os.geteuid(), os.getegid())
-    wrapper = [sys.executable, "-m", __name__, dies_with.name, str(os.getpid()), *map(str, identity)]
+    wrapper = [*PYTHON, "-m", __name__, dies_with.name, str(os.getpid()), *map(str, identity)]
     with log.open("ab") if log else nullcontext() as output:
         return subprocess.Popen(
             [*wrapper, *command],

@@ -7,14 +7,13 @@ first: it serves until its successor does, and then finishes its calls. So neith
 import os
 import signal
 import socket
-import sys
 import time
 from typing import Final
 
 import structlog
 
 from mo_grpc.config import Settings
-from mo_grpc.process.children import end_requests, spawn
+from mo_grpc.process.children import PYTHON, end_requests, spawn
 from mo_grpc.process.places import READY, REPLACE, WorkersError, claim, endpoint, make_run_dir, some_endpoint
 from mo_grpc.run.restarts import Restarts
 
@@ -43,7 +42,7 @@ class _Worker:
         self.killed_at = float("inf")
         self._pipe, theirs = os.pipe()
         os.set_blocking(self._pipe, False)
-        command = [sys.executable, "-m", "mo_grpc", "serve", "--worker", str(place), "--supervisor", str(theirs)]
+        command = [*PYTHON, "-m", "mo_grpc", "serve", "--worker", str(place), "--supervisor", str(theirs)]
         self.process = spawn(command, dies_with=DRAIN, keep=(theirs,))
         os.close(theirs)
 

@@ -26,7 +26,7 @@ from mo_grpc.db.engine import once
 from mo_grpc.db.migrate import migrate
 from mo_grpc.edge.process import Admin
 from mo_grpc.errors import ServiceError
-from mo_grpc.process.children import AlreadyLockedError, FileLock, spawn, stop, tail
+from mo_grpc.process.children import PYTHON, AlreadyLockedError, FileLock, spawn, stop, tail
 from mo_grpc.run.restarts import Restarts
 
 KEY_LIFETIME = timedelta(days=1)
@@ -37,7 +37,7 @@ PATIENCE = 60.0
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _CREATE_CUSTOMER = "mo.customers.v1.CustomerService/CreateCustomer"
-_MO_GRPC = [sys.executable, "-m", "mo_grpc"]
+_MO_GRPC = [*PYTHON, "-m", "mo_grpc"]
 
 
 class Stop(BaseException):

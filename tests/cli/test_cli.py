@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from tests.repository import PROJECT
+
 # Together they take a second to import. Typer itself uses pydantic, where a command has options.
 HEAVY = {
     "alembic",
@@ -42,3 +44,8 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_groups_know_their_commands(group: str, command: str) -> None:
     done = subprocess.run([sys.executable, "-m", "mo_grpc", group, "--help"], capture_output=True, text=True, check=True)
     assert f" {command} " in done.stdout
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    done = subprocess.run([sys.executable, "-m", "mo_grpc", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"mo-grpc {PROJECT['version']}\n"
