@@ -69,7 +69,7 @@ async def _checks(load: Load) -> list[Row]:
                     {"networks": [], "rate": 0, "quota": 0} | columns,
                 )
             async with running(settings, database) as parts:
-                while not parts.keys.current:  # noqa: ASYNC110 - nothing else waits for it
+                while not parts.keys.is_current:  # noqa: ASYNC110 - nothing else waits for it
                     await asyncio.sleep(0.01)
                 check: Any = AuthenticationInterceptor(
                     settings, parts.keys, parts.tokens, parts.limits, parts.refusals, parts.addresses

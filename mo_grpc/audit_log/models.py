@@ -1,4 +1,4 @@
-"""The tables of the record."""
+"""The tables of the audit log."""
 
 from datetime import datetime
 
@@ -9,7 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from mo_grpc.db.base import Base
 
 
-class Event(Base):
+class AuditEvent(Base):
     """Something that happened. The seal of each is made over the one before, too, so that none can be changed alone."""
 
     __tablename__ = "events"

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import NamedTuple
 
-from mo_grpc.audit_log.rules import By, Kind, NewEvent
+from mo_grpc.audit_log.rules import Actor, AuditKind, NewAuditEvent
 from mo_grpc.audit_log.store import append
 from mo_grpc.crypto import Vault
 from mo_grpc.db.engine import Database
@@ -19,28 +19,28 @@ REMEMBERED = 1000
 """Kinds of refusals between two writes that are told from each other."""
 
 
-class Refusal(NamedTuple):
-    """Whose calls were refused, and why."""
+class RefusedCall(NamedTuple):
+    """Whose calls were refused, and the reason."""
 
     reason: str
-    by: By
+    actor: Actor
 
 
-class Refusals:
+class RefusedCalls:
     """The refusals that are still to be recorded."""
 
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database = database
         self._vault = vault
-        self._counts: Counter[Refusal] = Counter()
-        self._methods: dict[Refusal, str] = {}
+        self._counts: Counter[RefusedCall] = Counter()
+        self._methods: dict[RefusedCall, str] = {}
         self._others = 0
 
     def start(self, tasks: Tasks) -> None:
         """Record them behind the calls."""
         tasks.start("refused calls", repeat("refused calls", self.flush, INTERVAL))
 
-    def note(self, refusal: Refusal, method: str) -> None:
+    def note(self, refusal: RefusedCall, method: str) -> None:
         """Count a refused call of `method`."""
         if refusal not in self._counts and len(self._counts) >= REMEMBERED:
             self._others += 1
@@ -54,14 +54,14 @@ class Refusals:
         if not counts:
             return
         told = counts.most_common(RECORDED)
-        events = [self._event(refusal.reason, refusal.by, self._methods[refusal], count) for refusal, count in told]
+        events = [self._event(refusal.reason, refusal.actor, self._methods[refusal], count) for refusal, count in told]
         if rest := counts.total() - sum(count for _, count in told) + others:
-            events.append(self._event("", By(""), "", rest))
+            events.append(self._event("", Actor(""), "", rest))
         await self._database.write(lambda connection: append(connection, self._vault, events))
         self._counts -= counts
         self._others -= others
         self._methods = {refusal: self._methods[refusal] for refusal in self._counts}
 
     @staticmethod
-    def _event(reason: str, by: By, method: str, count: int) -> NewEvent:
-        return NewEvent(Kind.CALLS_REFUSED, by, method, {"reason": reason, "count": str(count)})
+    def _event(reason: str, actor: Actor, method: str, count: int) -> NewAuditEvent:
+        return NewAuditEvent(AuditKind.CALLS_REFUSED, actor, method, {"reason": reason, "count": str(count)})

@@ -21,7 +21,7 @@ class Stream(StrEnum):
     REFUSALS = "refusals"
 
 
-class Kind(StrEnum):
+class AuditKind(StrEnum):
     """What happened."""
 
     LOGGED_IN = "logged_in"
@@ -51,42 +51,42 @@ class Kind(StrEnum):
 
 
 _STREAMS: Final = {
-    Kind.LOGGED_IN: Stream.LOGINS,
-    Kind.LOGIN_REFUSED: Stream.LOGINS,
-    Kind.LOGGED_OUT: Stream.LOGINS,
-    Kind.REFRESH_TOKEN_REUSED: Stream.LOGINS,
-    Kind.CALLS_REFUSED: Stream.REFUSALS,
+    AuditKind.LOGGED_IN: Stream.LOGINS,
+    AuditKind.LOGIN_REFUSED: Stream.LOGINS,
+    AuditKind.LOGGED_OUT: Stream.LOGINS,
+    AuditKind.REFRESH_TOKEN_REUSED: Stream.LOGINS,
+    AuditKind.CALLS_REFUSED: Stream.REFUSALS,
 }
 
 MAX_TEXT = 254
 """Characters of an actor, a subject or a value that are kept: some come from whoever calls."""
 
 
-class By(NamedTuple):
-    """Who did it, and from which address; empty where nobody knows."""
+class Actor(NamedTuple):
+    """Who did something (a key's id, `user-5`, or `cli:` and a name), and from which address; empty where it is not known."""
 
-    actor: str
+    id: str
     address: str = ""
 
 
-def operator() -> By:
+def operator() -> Actor:
     """Who runs a command on this machine."""
     try:
-        return By(f"cli:{getpass.getuser()}")
+        return Actor(f"cli:{getpass.getuser()}")
     except (KeyError, OSError):  # a number without a name, as in a container
-        return By(f"cli:{os.getuid()}")
+        return Actor(f"cli:{os.getuid()}")
 
 
-class NewEvent(NamedTuple):
+class NewAuditEvent(NamedTuple):
     """Something to record."""
 
-    kind: Kind
-    by: By
+    kind: AuditKind
+    actor: Actor
     subject: str
     data: Mapping[str, str] = {}
 
 
-class Event(NamedTuple):
+class AuditEvent(NamedTuple):
     """Something that was recorded; in the order of the table's columns."""
 
     stream: str
@@ -109,13 +109,15 @@ class End(NamedTuple):
     seal: bytes
 
 
-def chain(vault: "Vault", end: End, events: Sequence[NewEvent], at: datetime) -> list[Event]:
+def chain(vault: "Vault", end: End, events: Sequence[NewAuditEvent], at: datetime) -> list[AuditEvent]:
     """Number and seal the events that follow the end of their stream."""
-    sealed: list[Event] = []
+    sealed: list[AuditEvent] = []
     seal = end.seal
-    for number, (kind, by, subject, data) in enumerate(events, end.number + 1):
+    for number, (kind, actor, subject, data) in enumerate(events, end.number + 1):
         kept = {name: printable(value) for name, value in data.items()}
-        event = Event(end.stream, number, at, kind, printable(by.actor), printable(subject), by.address, kept, vault.name, b"")
+        event = AuditEvent(
+            end.stream, number, at, kind, printable(actor.id), printable(subject), actor.address, kept, vault.name, b""
+        )
         seal = _seal(vault, event, seal)
         sealed.append(event._replace(seal=seal))
     return sealed
@@ -126,10 +128,10 @@ def printable(text: str, limit: int = MAX_TEXT) -> str:
     return "".join(character for character in text[:limit] if character.isprintable())
 
 
-def faults(vaults: "Mapping[str, Vault]", before: End, events: Sequence[Event]) -> list[tuple[int, str]]:
+def faults(vaults: "Mapping[str, Vault]", before: End, events: Sequence[AuditEvent]) -> list[tuple[int, str]]:
     """What is wrong with the events that follow `before`: their numbers, and what."""
     found: list[tuple[int, str]] = []
-    first = Event(before.stream, before.number, datetime.min.replace(tzinfo=UTC), "", "", "", "", {}, "", before.seal)
+    first = AuditEvent(before.stream, before.number, datetime.min.replace(tzinfo=UTC), "", "", "", "", {}, "", before.seal)
     for last, event in pairwise((first, *events)):
         vault = vaults.get(event.sealed_by)
         if event.number != last.number + 1:
@@ -141,7 +143,7 @@ def faults(vaults: "Mapping[str, Vault]", before: End, events: Sequence[Event]) 
     return found
 
 
-def _seal(vault: "Vault", event: Event, before: bytes) -> bytes:
+def _seal(vault: "Vault", event: AuditEvent, before: bytes) -> bytes:
     """A keyed hash over an event and the seal before it, so whoever lacks SECRET_KEY can make none."""
     at = event.at.astimezone(UTC).isoformat(timespec="microseconds")
     fields = [*event._replace(at=at, data=dict(event.data))[:-1], before.hex()]  # type: ignore[arg-type] # text, for JSON

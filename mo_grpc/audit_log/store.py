@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mo_grpc.audit_log.rules import End, Event, NewEvent, chain, faults
+from mo_grpc.audit_log.rules import AuditEvent, End, NewAuditEvent, chain, faults
 from mo_grpc.crypto import Vault
 
 _READ_AT_ONCE = 10_000
@@ -51,9 +51,9 @@ class Chain(NamedTuple):
     faults: list[tuple[int, str]]
 
 
-async def append(connection: AsyncConnection, vault: Vault, events: Iterable[NewEvent]) -> None:
+async def append(connection: AsyncConnection, vault: Vault, events: Iterable[NewAuditEvent]) -> None:
     """Record events; call it last in the transaction of what they tell of, since it locks their streams until the end of it."""
-    by_stream: dict[str, list[NewEvent]] = defaultdict(list)
+    by_stream: dict[str, list[NewAuditEvent]] = defaultdict(list)
     for event in events:
         by_stream[event.kind.stream].append(event)
     ends = [End._make(row) for row in await connection.execute(_LOCK, {"names": list(by_stream)})]
@@ -72,10 +72,10 @@ async def append(connection: AsyncConnection, vault: Vault, events: Iterable[New
     await connection.execute(_APPEND, {**columns, "at": at, "sealed_by": vault.name})
 
 
-async def list_events(connection: AsyncConnection, stream: str, before: int | None, limit: int) -> list[Event]:
+async def list_events(connection: AsyncConnection, stream: str, before: int | None, limit: int) -> list[AuditEvent]:
     """List the events of a stream, newest first, from below the number `before`."""
     parameters = {"stream": stream, "before": before, "limit": limit}
-    return [Event._make(row) for row in await connection.execute(_LIST, parameters)]
+    return [AuditEvent._make(row) for row in await connection.execute(_LIST, parameters)]
 
 
 async def verify(connection: AsyncConnection, vaults: Mapping[str, Vault], known: Sequence[End]) -> list[Chain]:
@@ -102,6 +102,6 @@ async def _verify(connection: AsyncConnection, vaults: Mapping[str, Vault], end:
     return Chain(end, found)
 
 
-async def _following(connection: AsyncConnection, last: End) -> list[Event]:
+async def _following(connection: AsyncConnection, last: End) -> list[AuditEvent]:
     parameters = {"stream": last.stream, "after": last.number, "limit": _READ_AT_ONCE}
-    return [Event._make(row) for row in await connection.execute(_FOLLOWING, parameters)]
+    return [AuditEvent._make(row) for row in await connection.execute(_FOLLOWING, parameters)]

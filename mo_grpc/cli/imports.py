@@ -20,7 +20,7 @@ from rich.progress import (
 )
 
 from mo_grpc.audit_log.rules import operator
-from mo_grpc.auth.api_keys.administration import KeyAdministration
+from mo_grpc.auth.api_keys.administration import ApiKeyAdministration
 from mo_grpc.auth.api_keys.temporary import temporary_key
 from mo_grpc.config import Settings
 from mo_grpc.crypto import Vault
@@ -64,7 +64,7 @@ async def api_key(settings: Settings) -> AsyncIterator[str]:
         return
     database = Database(database_url(settings), 1)
     try:
-        administration = KeyAdministration(database, Vault(settings), operator())
+        administration = ApiKeyAdministration(database, Vault(settings), operator())
         async with temporary_key(administration, "mo-grpc import", _KEY_LIFETIME) as key:
             yield str(key)
     finally:

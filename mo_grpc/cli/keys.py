@@ -10,7 +10,7 @@ from rich.table import Table
 
 from mo_grpc.audit_log.rules import operator
 from mo_grpc.auth.api_keys import store
-from mo_grpc.auth.api_keys.administration import KeyAdministration
+from mo_grpc.auth.api_keys.administration import ApiKeyAdministration
 from mo_grpc.auth.api_keys.rules import (
     BUSINESS_SCOPES,
     MAX_CALLS,
@@ -42,9 +42,9 @@ PerSecond = Annotated[int, typer.Option(min=0, max=MAX_CALLS, help="How many cal
 PerDay = Annotated[int, typer.Option(min=0, max=MAX_CALLS, help="How many calls it may make a day (UTC); 0: any number.")]
 
 
-def _administer(change: Callable[[KeyAdministration], Awaitable[T]]) -> T:
+def _administer(change: Callable[[ApiKeyAdministration], Awaitable[T]]) -> T:
     settings = terminal.settings()
-    return once(settings, lambda database: change(KeyAdministration(database, Vault(settings), operator())))
+    return once(settings, lambda database: change(ApiKeyAdministration(database, Vault(settings), operator())))
 
 
 @keys.command("create")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mo_grpc.audit_log.rules import Kind, NewEvent, operator
+from mo_grpc.audit_log.rules import AuditKind, NewAuditEvent, operator
 from mo_grpc.audit_log.store import append
 from mo_grpc.auth.tokens import store
 from mo_grpc.auth.tokens.ring import add_signing_key
@@ -31,7 +31,7 @@ def rotate_key(
     async def work(connection: AsyncConnection) -> str:
         await store.retire_keys(connection, grace)
         kid = await add_signing_key(connection, vault)
-        await append(connection, vault, [NewEvent(Kind.SIGNING_KEY_ROTATED, operator(), kid)])
+        await append(connection, vault, [NewAuditEvent(AuditKind.SIGNING_KEY_ROTATED, operator(), kid)])
         return kid
 
     print(f"New tokens are signed with {once(settings, lambda database: database.write(work))}.")

@@ -13,7 +13,7 @@ from mo_grpc.audit_log.rules import operator
 from mo_grpc.auth.api_keys.rules import ApiKey
 from mo_grpc.auth.users import store
 from mo_grpc.auth.users.accounts import Accounts
-from mo_grpc.auth.users.administration import Administration
+from mo_grpc.auth.users.administration import UserAdministration
 from mo_grpc.auth.users.rules import NewUser, Role, User, normal_email
 from mo_grpc.cli import terminal
 from mo_grpc.config import Settings
@@ -86,7 +86,7 @@ def lock_user(
     """Lock an account: no login, and every server refuses its tokens within a second; shows the API keys that it made."""
     keys: list[ApiKey] = []
 
-    async def lock(by: Administration, user: User) -> None:
+    async def lock(by: UserAdministration, user: User) -> None:
         keys.extend(await by.lock(user, revoke_keys=revoke_keys))
 
     user = _with_user(email, lock)
@@ -135,7 +135,7 @@ def disable_otp(email: Email) -> None:
     print(f"One-time codes are off for {user.email}.")
 
 
-def _with_user(email: str, change: Callable[[Administration, User], Awaitable[None]]) -> User:
+def _with_user(email: str, change: Callable[[UserAdministration, User], Awaitable[None]]) -> User:
     settings = terminal.settings()
 
     async def work(database: Database) -> User:
@@ -146,8 +146,8 @@ def _with_user(email: str, change: Callable[[Administration, User], Awaitable[No
     return once(settings, work)
 
 
-def _administration(settings: Settings, database: Database) -> Administration:
-    return Administration(database, Vault(settings), operator())
+def _administration(settings: Settings, database: Database) -> UserAdministration:
+    return UserAdministration(database, Vault(settings), operator())
 
 
 async def _find(database: Database, email: str) -> User:

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from mo_grpc.audit_log.rules import operator
-from mo_grpc.auth.api_keys.administration import KeyAdministration
+from mo_grpc.auth.api_keys.administration import ApiKeyAdministration
 from mo_grpc.auth.api_keys.keyring import KeyRing
 from mo_grpc.auth.api_keys.temporary import temporary_key
 from mo_grpc.config import Settings
@@ -146,7 +146,7 @@ async def _private_server(settings: Settings, clock: Callable[[], datetime]) -> 
     """Serve on a socket of our own, to a key of our own, for as long as the context lasts."""
     database = Database(database_url(settings), CONNECTIONS, clock)
     try:
-        administration = KeyAdministration(database, Vault(settings), operator())
+        administration = ApiKeyAdministration(database, Vault(settings), operator())
         async with (
             temporary_key(administration, "mo-grpc demo", _KEY_LIFETIME) as key,
             running(settings, database) as parts,
@@ -173,7 +173,7 @@ async def _private_server(settings: Settings, clock: Callable[[], datetime]) -> 
 async def _wait_for_keys(keys: KeyRing) -> None:
     """The server trusts no key until it has read them all, a moment after its start."""
     deadline = time.monotonic() + _PATIENCE
-    while not keys.current:
+    while not keys.is_current:
         if time.monotonic() > deadline:
             raise DemoError("The demo's server cannot follow the API keys in the database; see the log above.")
         await asyncio.sleep(0.01)

@@ -7,7 +7,7 @@ from mo_grpc.errors import PermissionDenied
 from mo_grpc.rpc.access import ACCOUNT
 
 
-class Session(NamedTuple):
+class UserSession(NamedTuple):
     """A person's login."""
 
     user_id: int
@@ -21,7 +21,7 @@ class Caller(NamedTuple):
     id: str
     method: str
     scopes: frozenset[str]
-    session: Session | None = None
+    session: UserSession | None = None
 
 
 _CALLER: ContextVar[Caller] = ContextVar("caller")
@@ -37,7 +37,7 @@ def known_caller() -> Caller | None:
     return _CALLER.get(None)
 
 
-def person() -> Session:
+def user_session() -> UserSession:
     """The session of the running RPC's access token.
 
     Raises:

@@ -16,7 +16,7 @@ from typing import NoReturn
 from sqlalchemy.exc import SQLAlchemyError
 
 from mo_grpc.audit_log.rules import operator
-from mo_grpc.auth.api_keys.administration import KeyAdministration
+from mo_grpc.auth.api_keys.administration import ApiKeyAdministration
 from mo_grpc.auth.api_keys.rules import BUSINESS_SCOPES, Credential, NewApiKey
 from mo_grpc.auth.secret_key import require_key
 from mo_grpc.config import Settings, forget_owner
@@ -183,7 +183,7 @@ def _new_key(settings: Settings, note: Path) -> Credential:
     credential = Credential.generate()
     note.write_text(credential.id, encoding="ascii")
     command = NewApiKey(credential, "mo-grpc up", frozenset(BUSINESS_SCOPES), datetime.now(UTC) + KEY_LIFETIME)
-    once(settings, lambda database: KeyAdministration(database, Vault(settings), operator()).create(command))
+    once(settings, lambda database: ApiKeyAdministration(database, Vault(settings), operator()).create(command))
     return credential
 
 
@@ -193,7 +193,7 @@ def _revoke(settings: Settings, note: Path) -> None:
         return
     key_id = note.read_text(encoding="ascii")
     try:
-        once(settings, lambda database: KeyAdministration(database, Vault(settings), operator()).revoke(key_id))
+        once(settings, lambda database: ApiKeyAdministration(database, Vault(settings), operator()).revoke(key_id))
     except (EmbeddedPostgresError, ServiceError, SQLAlchemyError):
         return
     note.unlink()

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from mo_grpc.audit_log.refusals import Refusals
+from mo_grpc.audit_log.refusals import RefusedCalls
 from mo_grpc.auth.api_keys.keyring import KeyRing
 from mo_grpc.auth.api_keys.limits import Limits
 from mo_grpc.auth.tokens.ring import TokenRing
@@ -24,7 +24,7 @@ class Parts(NamedTuple):
     keys: KeyRing
     tokens: TokenRing
     limits: Limits
-    refusals: Refusals
+    refusals: RefusedCalls
     vault: Vault
     addresses: Addresses
     background: Background
@@ -41,7 +41,7 @@ async def running(settings: Settings, database: Database, tasks: Tasks | None = 
     runner = Runner(database, open_store(settings), settings.mo_import_lease_seconds)
     background = Background(database, runner, sender(settings))
     keys, tokens = KeyRing(database), TokenRing(settings, database, vault)
-    limits, refusals = Limits(database), Refusals(database, vault)
+    limits, refusals = Limits(database), RefusedCalls(database, vault)
     # A quota that was used up before a restart is used up after it.
     await attempt("limits of API keys", limits.exchange)
     for part in (keys, tokens, limits, refusals):

@@ -179,7 +179,7 @@ async def report_health(status: HealthServicer, parts: Parts, supervisor: int | 
     """
     told = False
     while True:
-        current = parts.keys.current and parts.tokens.current
+        current = parts.keys.is_current and parts.tokens.is_current
         status.report(SERVING if current else NOT_SERVING)
         if current and not told:
             told = tell(supervisor, READY) or True
@@ -206,7 +206,7 @@ async def first_contact(parts: Parts) -> None:
     """Wait until callers can be told apart from strangers, or until it has taken too long."""
     with suppress(TimeoutError):
         async with asyncio.timeout(FIRST_CONTACT):
-            while not (parts.keys.current and parts.tokens.current):  # noqa: ASYNC110 - both change with the time, too
+            while not (parts.keys.is_current and parts.tokens.is_current):  # noqa: ASYNC110 - both change with the time, too
                 await asyncio.sleep(0.01)
 
 

@@ -17,8 +17,8 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from mo_grpc.audit_log import refusals
-from mo_grpc.audit_log.refusals import Refusal
-from mo_grpc.audit_log.rules import By
+from mo_grpc.audit_log.refusals import RefusedCall
+from mo_grpc.audit_log.rules import Actor
 from mo_grpc.auth.api_keys import keyring, limits
 from mo_grpc.auth.api_keys.rules import Credential
 from mo_grpc.config import Settings
@@ -98,10 +98,10 @@ def run(own: Own, folder: Path, work: Callable[[Parts, Tasks], Awaitable[None]])
 
 async def use(parts: Parts, api_key: str) -> None:
     """Give every task something to write."""
-    await until(lambda: parts.keys.current and parts.tokens.current)
+    await until(lambda: parts.keys.is_current and parts.tokens.is_current)
     key = await parts.keys.authenticate(api_key)
     parts.limits.charge(key)
-    parts.refusals.note(Refusal("API_KEY_INVALID", By("")), "/mo.Test/Call")
+    parts.refusals.note(RefusedCall("API_KEY_INVALID", Actor("")), "/mo.Test/Call")
 
 
 RIGHTS = {
@@ -149,11 +149,11 @@ def test_every_task_outlasts_an_absent_database(own: Own, stack: Stack, tmp_path
         open_to_all(admin, own.url.database, to_all=False)
         # Before anybody notices, so that each has something to write.
         await parts.keys.authenticate(own.api_key)
-        parts.refusals.note(Refusal("API_KEY_MISSING", By("")), "/mo.Test/Call")
+        parts.refusals.note(RefusedCall("API_KEY_MISSING", Actor("")), "/mo.Test/Call")
         await until(lambda: waits(logs) == everybody)
-        assert not any((parts.keys.current, parts.tokens.current, tasks.failed))
+        assert not any((parts.keys.is_current, parts.tokens.is_current, tasks.failed))
         open_to_all(admin, own.url.database, to_all=True)
-        await until(lambda: parts.keys.current and parts.tokens.current)
+        await until(lambda: parts.keys.is_current and parts.tokens.is_current)
         await until(lambda: recorded() == 1)
         assert not tasks.failed
 
@@ -305,7 +305,7 @@ def test_many_keys_cost_nothing_while_nothing_changes_and_no_change_is_missed(
                 await asyncio.sleep(0.05)
 
     async def work(parts: Parts, tasks: Tasks) -> None:
-        await until(lambda: parts.keys.current)
+        await until(lambda: parts.keys.is_current)
         assert max(looks) > 10_000
         await parts.keys.authenticate(api_key)
         await parts.keys.flush()
@@ -318,7 +318,7 @@ def test_many_keys_cost_nothing_while_nothing_changes_and_no_change_is_missed(
             "(datname = current_database() AND query = 'SELECT 1')"
         )
         await until(lambda: max(looks[count:]) > 10_000)
-        await until(lambda: parts.keys.current)
+        await until(lambda: parts.keys.is_current)
         await parts.keys.authenticate(api_key)
         assert parsed == [api_key]
         own.execute("ALTER TABLE api_keys DISABLE TRIGGER api_keys_notify")

@@ -1,8 +1,8 @@
-"""Making and ending API keys, over the API, at the command line or in the web admin; each change is recorded."""
+"""Making and ending API keys, over the API, at the command line or in the web admin; each change goes into the audit log."""
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mo_grpc.audit_log.rules import By, Kind, NewEvent, printable
+from mo_grpc.audit_log.rules import Actor, AuditKind, NewAuditEvent, printable
 from mo_grpc.audit_log.store import append
 from mo_grpc.auth.api_keys import store
 from mo_grpc.auth.api_keys.rules import ApiKey, KeyLimits, NewApiKey, Rotation
@@ -11,22 +11,22 @@ from mo_grpc.db.engine import Database
 from mo_grpc.errors import ServiceError
 
 
-class KeyAdministration:
-    """Changes that `by` makes."""
+class ApiKeyAdministration:
+    """Changes that `actor` makes."""
 
-    def __init__(self, database: Database, vault: Vault, by: By) -> None:
+    def __init__(self, database: Database, vault: Vault, actor: Actor) -> None:
         self._database = database
         self._vault = vault
-        self._by = by
+        self._actor = actor
 
     async def create(self, command: NewApiKey) -> None:
         """Store a new key, and who made it."""
-        made = command._replace(created_by=printable(self._by.actor))
+        made = command._replace(created_by=printable(self._actor.id))
 
         async def work(connection: AsyncConnection) -> None:
             await store.create_api_keys(connection, [made])
-            data = {"name": command.name, "scopes": " ".join(sorted(command.scopes)), **_told(command.limits)}
-            await self._record(connection, Kind.API_KEY_CREATED, command.credential.id, **data)
+            data = {"name": command.name, "scopes": " ".join(sorted(command.scopes)), **_recorded(command.limits)}
+            await self._record(connection, AuditKind.API_KEY_CREATED, command.credential.id, **data)
 
         await self._database.write(work)
 
@@ -43,7 +43,7 @@ class KeyAdministration:
             [rotated] = await store.rotate_api_keys(connection, [command])
             if isinstance(rotated, ServiceError):
                 raise rotated
-            await self._record(connection, Kind.API_KEY_ROTATED, key_id, overlap_seconds=str(command.overlap_seconds))
+            await self._record(connection, AuditKind.API_KEY_ROTATED, key_id, overlap_seconds=str(command.overlap_seconds))
             return rotated
 
         return await self._database.write(work)
@@ -54,7 +54,7 @@ class KeyAdministration:
         async def work(connection: AsyncConnection) -> bool:
             changed = await store.set_limits(connection, key_id, limits)
             if changed:
-                await self._record(connection, Kind.API_KEY_LIMITED, key_id, **_told(limits))
+                await self._record(connection, AuditKind.API_KEY_LIMITED, key_id, **_recorded(limits))
             return changed
 
         return await self._database.write(work)
@@ -65,17 +65,17 @@ class KeyAdministration:
         async def work(connection: AsyncConnection) -> bool:
             [revoked] = await store.revoke_api_keys(connection, [key_id])
             if revoked:
-                await self._record(connection, Kind.API_KEY_REVOKED, key_id)
+                await self._record(connection, AuditKind.API_KEY_REVOKED, key_id)
             return revoked
 
         return await self._database.write(work)
 
-    async def _record(self, connection: AsyncConnection, kind: Kind, key_id: str, **data: str) -> None:
-        await append(connection, self._vault, [NewEvent(kind, self._by, key_id, data)])
+    async def _record(self, connection: AsyncConnection, kind: AuditKind, key_id: str, **data: str) -> None:
+        await append(connection, self._vault, [NewAuditEvent(kind, self._actor, key_id, data)])
 
 
-def _told(limits: KeyLimits) -> dict[str, str]:
-    """The limits that there are."""
+def _recorded(limits: KeyLimits) -> dict[str, str]:
+    """The limits that are set."""
     networks = " ".join(map(str, limits.allowed_networks))
-    told = {"allowed_networks": networks, "per_second": limits.calls_per_second, "per_day": limits.calls_per_day}
-    return {name: str(value) for name, value in told.items() if value}
+    recorded = {"allowed_networks": networks, "per_second": limits.calls_per_second, "per_day": limits.calls_per_day}
+    return {name: str(value) for name, value in recorded.items() if value}

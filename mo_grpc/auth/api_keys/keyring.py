@@ -1,4 +1,4 @@
-"""Every API key in memory, kept current by the database, so that checking a key costs no query (DESIGN §5, §10)."""
+"""Every API key in memory, kept current by the database, so that checking a key costs no query (docs/security.md)."""
 
 import asyncio
 import time
@@ -46,7 +46,7 @@ class KeyRing:
         tasks.start("last use of API keys", repeat("last use of API keys", self.flush, TOUCH_INTERVAL))
 
     @property
-    def current(self) -> bool:
+    def is_current(self) -> bool:
         """Whether the keys are known to be those of the database, some seconds ago at most."""
         return time.monotonic() - self._checked_at < MAX_AGE
 
@@ -65,11 +65,11 @@ class KeyRing:
         known = self._recognized.get(digest)
         if known is None or known[0] is not self._keys.get(known[0].id):
             known = self._recognized[digest] = await self._recognize(presented)
-        if not self.current:
+        if not self.is_current:
             raise Unavailable
         now = datetime.now(UTC)
         key, until = known
-        if now >= until or not key.counts(now):
+        if now >= until or not key.is_active(now):
             raise Unauthenticated(ErrorReason.API_KEY_INVALID, _INVALID)
         self._used[key.id] = now
         return key
@@ -79,10 +79,10 @@ class KeyRing:
         credential = Credential.parse(presented)
         if credential is None:
             raise Unauthenticated(ErrorReason.API_KEY_INVALID, _INVALID)
-        if not self.current:
+        if not self.is_current:
             raise Unavailable
         key = self._keys.get(credential.id) or await self._look_up(credential.id)
-        until = key and key.fits(credential)
+        until = key and key.valid_until(credential)
         if key is None or until is None:
             raise Unauthenticated(ErrorReason.API_KEY_INVALID, _INVALID)
         return key, until

@@ -1,9 +1,9 @@
-"""How often an API key may call, a second and a day, in all workers together, without a query at a call (DESIGN §5, §10).
+"""How often an API key may call, a second and a day, in all workers together, without a query at a call (docs/security.md).
 
-Each worker lets a key's calls through on what it knows, and tells the others by way of the database every second. What they
-have let through meanwhile is taken off its allowance afterwards. So W workers let at most R * (T + 2W) calls through in T
-seconds for a rate of R: after a burst at all of them at once, the key waits until it is even. A quota may be exceeded by what
-is called for within one second.
+Each worker lets a key's calls through on what it knows, and reports them to the others through the database every second.
+What the others have let through meanwhile is taken off its allowance afterwards. So W workers let at most R * (T + 2W) calls
+through in T seconds for a rate of R: after a burst at all of them at once, the key waits until it is even. A quota may be
+exceeded by the calls of one second.
 """
 
 import time
@@ -41,10 +41,10 @@ class Limits:
         self._database = database
         self._allowances: dict[str, _Allowance] = {}
         self._day = _today()
-        # Of the day: the calls in all workers as last read, and those of this worker that are still to be told.
+        # Of the day: the calls in all workers as last read, and those of this worker that are still to be reported.
         self._known: Counter[str] = Counter()
-        self._untold: Counter[str] = Counter()
-        self._telling: Counter[str] = Counter()
+        self._pending: Counter[str] = Counter()
+        self._reporting: Counter[str] = Counter()
 
     def start(self, tasks: Tasks) -> None:
         """Exchange the counts with the other workers."""
@@ -72,24 +72,24 @@ class Limits:
                     (1 - allowance.tokens) / key.calls_per_second,
                 )
             allowance.tokens -= 1
-        self._untold[key.id] += 1
+        self._pending[key.id] += 1
 
     def _calls(self, key_id: str) -> int:
-        return self._known[key_id] + self._telling[key_id] + self._untold[key_id]
+        return self._known[key_id] + self._reporting[key_id] + self._pending[key_id]
 
     async def exchange(self) -> None:
-        """Tell the others this worker's calls, and read theirs; calls that cannot be told now are counted on."""
-        day, told = self._day, self._untold
-        self._untold, self._telling = Counter(), told
+        """Report this worker's calls to the others, and read theirs; what cannot be reported now is reported the next time."""
+        day, reported = self._day, self._pending
+        self._pending, self._reporting = Counter(), reported
         try:
-            known = Counter(await self._database.write(lambda connection: store.count_calls(connection, day, told)))
+            known = Counter(await self._database.write(lambda connection: store.count_calls(connection, day, reported)))
         except Exception:
-            self._untold += told
+            self._pending += reported
             raise
         finally:
-            self._telling = Counter()
+            self._reporting = Counter()
         for key_id, allowance in self._allowances.items():
-            allowance.tokens -= max(0, known[key_id] - self._known[key_id] - told[key_id])
+            allowance.tokens -= max(0, known[key_id] - self._known[key_id] - reported[key_id])
         self._known = known
         if self._day != (today := _today()):
             # What was let through around midnight counts for the day that ended.

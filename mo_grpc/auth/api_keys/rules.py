@@ -1,4 +1,4 @@
-"""The values of an API key: its format, its scopes, and when it counts (DESIGN §5)."""
+"""The values of an API key: its format, its scopes, and when it is active (docs/security.md)."""
 
 import binascii
 import hashlib
@@ -99,17 +99,17 @@ class ApiKey(NamedTuple):
     created_by: str
 
     @property
-    def counted(self) -> bool:
+    def is_limited(self) -> bool:
         """Whether its calls are counted, because there is a limit to them."""
         return bool(self.calls_per_second or self.calls_per_day)
 
-    def admits(self, address: str) -> bool:
+    def allows(self, address: str) -> bool:
         """Whether it may be used from an address; from one that is unknown only if it may from everywhere."""
         if not self.allowed_networks:
             return True
         return _within(self.allowed_networks, address)
 
-    def fits(self, credential: Credential) -> datetime | None:
+    def valid_until(self, credential: Credential) -> datetime | None:
         """Until when the secret is this key's, if it is; None if it is not. Compares in constant time."""
         presented = credential.secret_hash
         now_valid = hmac.compare_digest(self.secret_hash, presented)
@@ -118,7 +118,7 @@ class ApiKey(NamedTuple):
             return self.expires_at or _NEVER
         return self.previous_expires_at if once_valid else None
 
-    def counts(self, now: datetime) -> bool:
+    def is_active(self, now: datetime) -> bool:
         """Whether the key is neither revoked nor expired."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 

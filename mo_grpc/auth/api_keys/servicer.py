@@ -6,9 +6,9 @@ from operator import attrgetter
 
 from mo.auth.v1 import api_keys_pb2, api_keys_pb2_grpc
 
-from mo_grpc.audit_log.rules import By
+from mo_grpc.audit_log.rules import Actor
 from mo_grpc.auth.api_keys import store
-from mo_grpc.auth.api_keys.administration import KeyAdministration
+from mo_grpc.auth.api_keys.administration import ApiKeyAdministration
 from mo_grpc.auth.api_keys.rules import OVERLAP, ApiKey, Credential, KeyLimits, NewApiKey, Rotation, not_found, parse_network
 from mo_grpc.crypto import Vault
 from mo_grpc.db.engine import Database
@@ -77,8 +77,8 @@ class ApiKeyServicer(api_keys_pb2_grpc.ApiKeyServiceServicer):
         await self._administration(context).revoke(request.id)
         return to_message(await self._find(request.id))
 
-    def _administration(self, context: Context) -> KeyAdministration:
-        return KeyAdministration(self._database, self._vault, By(caller().id, self._addresses(context)))
+    def _administration(self, context: Context) -> ApiKeyAdministration:
+        return ApiKeyAdministration(self._database, self._vault, Actor(caller().id, self._addresses(context)))
 
     async def _find(self, key_id: str) -> ApiKey:
         [found] = await self._database.read(lambda connection: store.get_api_keys(connection, [key_id]))

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from mo_grpc.db.base import Base
 
-PEOPLE_CHANNEL = "mo_people"
+USERS_CHANNEL = "mo_people"
 """Triggers notify this channel of each change to what tokens stand for: `user 5`, `session …`, `key …`."""
 
 

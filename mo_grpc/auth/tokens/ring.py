@@ -1,4 +1,4 @@
-"""What tokens stand for, in memory and kept current by the database: checking one costs no query (DESIGN §5, §10)."""
+"""What tokens stand for, in memory and kept current by the database: checking one costs no query (docs/security.md)."""
 
 import asyncio
 import hashlib
@@ -9,15 +9,15 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.auth.tokens import store
-from mo_grpc.auth.tokens.models import PEOPLE_CHANNEL
+from mo_grpc.auth.tokens.models import USERS_CHANNEL
 from mo_grpc.auth.tokens.rules import (
     ACCESS_TOKEN,
     CHALLENGE,
     Claims,
     KeyPair,
-    Kind,
-    Login,
-    counts,
+    Session,
+    TokenKind,
+    is_current,
     key_id,
     new_key_pair,
     sealed_for,
@@ -25,15 +25,15 @@ from mo_grpc.auth.tokens.rules import (
     token_invalid,
     verify,
 )
-from mo_grpc.auth.users.rules import ROLE_SCOPES, Role, Standing, User, fingerprint
-from mo_grpc.auth.users.store import changed_standings, find_standing, standings
+from mo_grpc.auth.users.rules import ROLE_SCOPES, Role, User, UserStatus, fingerprint
+from mo_grpc.auth.users.store import changed_statuses, find_status, list_statuses
 from mo_grpc.config import Settings
 from mo_grpc.crypto import Vault
 from mo_grpc.db.engine import Database
 from mo_grpc.db.listen import LATELY, Look, follow
 from mo_grpc.errors import Unavailable
 from mo_grpc.process.tasks import Tasks
-from mo_grpc.rpc.caller import Session
+from mo_grpc.rpc.caller import UserSession
 
 MAX_AGE = 10.0
 """Seconds without contact to the database after which no token is trusted any more."""
@@ -56,7 +56,7 @@ class TokenRing:
         self._vault = vault
         self._lifetime = timedelta(seconds=settings.token_expired_after_seconds)
         self._challenge_lifetime = timedelta(seconds=settings.otp_token_expiration_time)
-        self._standings: dict[int, Standing] = {}
+        self._statuses: dict[int, UserStatus] = {}
         # Since when each is known to have ended; an access token does not outlive that for long.
         self._ended: dict[str, float] = {}
         self._keys: dict[str, KeyPair] = {}
@@ -68,14 +68,14 @@ class TokenRing:
 
     def start(self, tasks: Tasks) -> None:
         """Follow what tokens stand for."""
-        tasks.start("tokens", follow(self._database, PEOPLE_CHANNEL, self))
+        tasks.start("tokens", follow(self._database, USERS_CHANNEL, self))
 
     @property
-    def current(self) -> bool:
+    def is_current(self) -> bool:
         """Whether all is known to be as in the database, some seconds ago at most."""
         return time.monotonic() - self._checked_at < MAX_AGE
 
-    async def authenticate(self, token: str) -> Session:
+    async def authenticate(self, token: str) -> UserSession:
         """Find whose access token it is, and what that person may do.
 
         Raises:
@@ -85,17 +85,17 @@ class TokenRing:
         self._require_current()
         digest = hashlib.sha256(token.encode()).digest()
         claims = self._genuine.get(digest) or await self._verify(ACCESS_TOKEN, token)
-        if claims is None or not counts(claims, self._lifetime, datetime.now(UTC)) or claims.about in self._ended:
+        if claims is None or not is_current(claims, self._lifetime, datetime.now(UTC)) or claims.about in self._ended:
             raise token_invalid()
         if not self._signs(claims.kid):
             raise token_invalid()
-        standing = self._standings.get(claims.user_id) or await self._standing(claims.user_id)
-        if standing is None or standing.locked:
+        status = self._statuses.get(claims.user_id) or await self._status(claims.user_id)
+        if status is None or status.locked:
             raise token_invalid()
         self._remember(digest, claims)
-        return Session(claims.user_id, claims.about, ROLE_SCOPES[Role(standing.role)])
+        return UserSession(claims.user_id, claims.about, ROLE_SCOPES[Role(status.role)])
 
-    async def access_token(self, session: Login) -> tuple[str, datetime]:
+    async def access_token(self, session: Session) -> tuple[str, datetime]:
         """Sign an access token for a session; answers when it ends, too."""
         now = datetime.now(UTC)
         expires_at = min(now + self._lifetime, session.expires_at).replace(microsecond=0)
@@ -111,7 +111,7 @@ class TokenRing:
         """What a challenge says; None if it is not ours or has expired."""
         self._require_current()
         claims = await self._verify(CHALLENGE, challenge)
-        if claims and self._signs(claims.kid) and counts(claims, self._challenge_lifetime, datetime.now(UTC)):
+        if claims and self._signs(claims.kid) and is_current(claims, self._challenge_lifetime, datetime.now(UTC)):
             return claims
         return None
 
@@ -122,7 +122,7 @@ class TokenRing:
         return [key for key in self._keys.values() if self._signs(key.kid)]
 
     def _require_current(self) -> None:
-        if not self.current:
+        if not self.is_current:
             raise Unavailable
 
     def _signs(self, kid: str) -> bool:
@@ -135,7 +135,7 @@ class TokenRing:
         if len(self._genuine) > REMEMBERED:
             self._genuine.popitem(last=False)
 
-    async def _verify(self, kind: Kind, token: str) -> Claims | None:
+    async def _verify(self, kind: TokenKind, token: str) -> Claims | None:
         kid = key_id(token)
         if kid is None:
             return None
@@ -150,12 +150,12 @@ class TokenRing:
                 self._next_lookup = time.monotonic() + LOOKUP_INTERVAL
                 await self._load_keys()
 
-    async def _standing(self, user_id: int) -> Standing | None:
+    async def _status(self, user_id: int) -> UserStatus | None:
         """Ask for a person who may have been made this very moment: the signature is right, so no stranger asks."""
-        await self._load_standing(user_id)
-        return self._standings.get(user_id)
+        await self._load_status(user_id)
+        return self._statuses.get(user_id)
 
-    async def _sign(self, kind: Kind, user_id: int, about: str, expires_at: datetime, now: datetime) -> str:
+    async def _sign(self, kind: TokenKind, user_id: int, about: str, expires_at: datetime, now: datetime) -> str:
         key = await self._signing_key()
         if key.kid not in self._private:
             self._private[key.kid] = self._vault.decrypt(key.private_key, sealed_for(key.kid))
@@ -180,30 +180,30 @@ class TokenRing:
         self._keys = {key.kid: key for key in keys}
         self._private = {kid: private for kid, private in self._private.items() if kid in self._keys}
 
-    async def _load_standing(self, user_id: int) -> None:
-        found = await self._database.read(lambda connection: find_standing(connection, user_id))
+    async def _load_status(self, user_id: int) -> None:
+        found = await self._database.read(lambda connection: find_status(connection, user_id))
         if found:
-            self._standings[user_id] = found
+            self._statuses[user_id] = found
         else:
-            self._standings.pop(user_id, None)
+            self._statuses.pop(user_id, None)
 
     async def load(self, change: str | Look) -> None:
         """Read again what has changed: `session …`, `user 5`, `key …`; or what changed lately, or all."""
         if change is Look.ALL:
             await self._load_ended(self._lifetime + SLACK)
-            self._standings = {found.id: found for found in await self._database.read(standings)}
+            self._statuses = {found.id: found for found in await self._database.read(list_statuses)}
             await self._load_keys()
         elif change is Look.LATELY:
             await self._load_ended(LATELY)
-            changed = await self._database.read(lambda connection: changed_standings(connection, LATELY))
-            self._standings.update((found.id, found) for found in changed)
+            changed = await self._database.read(lambda connection: changed_statuses(connection, LATELY))
+            self._statuses.update((found.id, found) for found in changed)
             await self._load_keys()
         else:
             kind, _, name = str(change).partition(" ")
             if kind == "session":
                 self._ended[name] = time.monotonic()
             elif kind == "user":
-                await self._load_standing(int(name))
+                await self._load_status(int(name))
             elif kind == "key":
                 await self._load_keys()
 

@@ -17,15 +17,15 @@ ISSUER: Final = "mo"
 MAX_TOKEN_LENGTH = 2048
 
 
-class Kind(NamedTuple):
+class TokenKind(NamedTuple):
     """A kind of JWT: neither passes for the other, by `typ` and by `aud` (RFC 8725, 3.11 and 3.12)."""
 
     typ: str
     audience: str
 
 
-ACCESS_TOKEN: Final = Kind("at+jwt", "mo")
-CHALLENGE: Final = Kind("otp+jwt", "mo-otp")
+ACCESS_TOKEN: Final = TokenKind("at+jwt", "mo")
+CHALLENGE: Final = TokenKind("otp+jwt", "mo-otp")
 
 
 class KeyPair(NamedTuple):
@@ -40,7 +40,7 @@ class KeyPair(NamedTuple):
         return f"KeyPair({self.kid!r})"
 
 
-class Login(NamedTuple):
+class Session(NamedTuple):
     """A session as stored."""
 
     id: str
@@ -85,7 +85,7 @@ def refresh_hash(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-def sign(kind: Kind, kid: str, private_key: bytes, user_id: int, about: str, expires_at: datetime, now: datetime) -> str:
+def sign(kind: TokenKind, kid: str, private_key: bytes, user_id: int, about: str, expires_at: datetime, now: datetime) -> str:
     """Make a JWT."""
     payload = {
         "iss": ISSUER,
@@ -112,7 +112,7 @@ def key_id(token: str) -> str | None:
     return kid if header.get("alg") == ALGORITHM and isinstance(kid, str) else None
 
 
-def verify(kind: Kind, token: str, key: KeyPair) -> Claims | None:
+def verify(kind: TokenKind, token: str, key: KeyPair) -> Claims | None:
     """Check a JWT's signature, kind, issuer, audience and times; None if anything is wrong."""
     try:
         whole: dict[str, Any] = jwt.decode_complete(
@@ -132,7 +132,7 @@ def verify(kind: Kind, token: str, key: KeyPair) -> Claims | None:
         return None
 
 
-def counts(claims: Claims, lifetime: timedelta, now: datetime) -> bool:
+def is_current(claims: Claims, lifetime: timedelta, now: datetime) -> bool:
     """Whether it is still time: a lifetime that was shortened meanwhile counts at once."""
     return now < min(claims.expires_at, claims.issued_at + lifetime)
 

@@ -6,18 +6,18 @@ from mo.auth.v1 import tokens_pb2, tokens_pb2_grpc
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mo_grpc.audit_log.rules import By, Kind, NewEvent
+from mo_grpc.audit_log.rules import Actor, AuditKind, NewAuditEvent
 from mo_grpc.audit_log.store import append
 from mo_grpc.auth.tokens import store
 from mo_grpc.auth.tokens.ring import TokenRing
-from mo_grpc.auth.tokens.rules import Login, jwk, new_refresh_token, refresh_hash, token_invalid
+from mo_grpc.auth.tokens.rules import Session, jwk, new_refresh_token, refresh_hash, token_invalid
 from mo_grpc.auth.users.accounts import Accounts
-from mo_grpc.auth.users.rules import Attempt, OtpRequired, User, credentials_invalid
+from mo_grpc.auth.users.rules import LoginAttempt, OtpRequired, User, credentials_invalid
 from mo_grpc.config import Settings
 from mo_grpc.crypto import Vault
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import Unauthenticated
-from mo_grpc.rpc.caller import caller, person
+from mo_grpc.rpc.caller import caller, user_session
 from mo_grpc.rpc.context import Context
 from mo_grpc.rpc.conversions import timestamp
 from mo_grpc.rpc.metadata import NO_STORE, Addresses, basic
@@ -46,7 +46,7 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
     async def CreateToken(self, request: tokens_pb2.CreateTokenRequest, context: Context) -> tokens_pb2.CreateTokenResponse:
         refresh_token = new_refresh_token()
 
-        async def begin(connection: AsyncConnection, user: User) -> Login:
+        async def begin(connection: AsyncConnection, user: User) -> Session:
             return await store.begin_session(connection, user.id, refresh_hash(refresh_token), self._session_lifetime)
 
         address = self._addresses(context)
@@ -55,10 +55,10 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
                 claims = await self._ring.read_challenge(request.challenge)
                 if claims is None:
                     raise credentials_invalid()
-                attempt = Attempt("", "", request.code, request.new_password, address)
+                attempt = LoginAttempt("", "", request.code, request.new_password, address)
                 login = await self._accounts.resume(claims.user_id, claims.about, attempt, begin)
             else:
-                attempt = Attempt(*self._basic(context), request.code, request.new_password, address)
+                attempt = LoginAttempt(*self._basic(context), request.code, request.new_password, address)
                 login = await self._accounts.log_in(attempt, begin)
         except OtpRequired as required:
             challenge, expires_at = await self._ring.challenge(required.user)
@@ -72,25 +72,27 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
     async def RefreshToken(self, request: tokens_pb2.RefreshTokenRequest, context: Context) -> tokens_pb2.Tokens:
         refresh_token = new_refresh_token()
         spent, new = refresh_hash(request.refresh_token), refresh_hash(refresh_token)
-        by = By("", self._addresses(context))
+        actor = Actor("", self._addresses(context))
 
-        async def spend(connection: AsyncConnection) -> Login | store.Reused | None:
+        async def spend(connection: AsyncConnection) -> Session | store.Reused | None:
             found = await store.spend_token(connection, spent, new)
             if isinstance(found, store.Reused):
-                reused = NewEvent(Kind.REFRESH_TOKEN_REUSED, by, f"user-{found.user_id}", {"session": found.session_id})
+                reused = NewAuditEvent(
+                    AuditKind.REFRESH_TOKEN_REUSED, actor, f"user-{found.user_id}", {"session": found.session_id}
+                )
                 await append(connection, self._vault, [reused])
             return found
 
         login = await self._database.write(spend)
-        if not isinstance(login, Login):
+        if not isinstance(login, Session):
             raise token_invalid()
         tokens = await self._tokens(login, refresh_token)
         await context.send_initial_metadata(NO_STORE)
         return tokens
 
     async def RevokeToken(self, request: tokens_pb2.RevokeTokenRequest, context: Context) -> tokens_pb2.RevokeTokenResponse:
-        session = person()
-        by = By(caller().id, self._addresses(context))
+        session = user_session()
+        actor = Actor(caller().id, self._addresses(context))
         ended = "all" if request.all_sessions else session.id
 
         async def revoke(connection: AsyncConnection) -> None:
@@ -98,7 +100,7 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
                 await store.revoke_sessions_of(connection, session.user_id)
             else:
                 await store.revoke_sessions(connection, [session.id])
-            await append(connection, self._vault, [NewEvent(Kind.LOGGED_OUT, by, caller().id, {"session": ended})])
+            await append(connection, self._vault, [NewAuditEvent(AuditKind.LOGGED_OUT, actor, caller().id, {"session": ended})])
 
         await self._database.write(revoke)
         return tokens_pb2.RevokeTokenResponse()
@@ -116,7 +118,7 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
             )
         return presented
 
-    async def _tokens(self, login: Login, refresh_token: str) -> tokens_pb2.Tokens:
+    async def _tokens(self, login: Session, refresh_token: str) -> tokens_pb2.Tokens:
         access_token, expires_at = await self._ring.access_token(login)
         return tokens_pb2.Tokens(
             access_token=access_token,

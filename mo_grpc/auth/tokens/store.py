@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mo_grpc.auth.tokens.rules import KeyPair, Login, new_session_id
+from mo_grpc.auth.tokens.rules import KeyPair, Session, new_session_id
 from mo_grpc.db.cleaning import Cleaner
 
 
@@ -57,15 +57,15 @@ _RETIRE = text("""
 """)
 
 
-async def begin_session(connection: AsyncConnection, user_id: int, token_hash: bytes, lifetime: timedelta) -> Login:
+async def begin_session(connection: AsyncConnection, user_id: int, token_hash: bytes, lifetime: timedelta) -> Session:
     """Begin a session with its first refresh token."""
     row = await connection.execute(_BEGIN, {"id": new_session_id(), "user_id": user_id, "lifetime": lifetime})
-    session = Login._make(row.one())
+    session = Session._make(row.one())
     await connection.execute(_ADD_TOKEN, {"hash": token_hash, "session_id": session.id})
     return session
 
 
-async def spend_token(connection: AsyncConnection, token_hash: bytes, new_hash: bytes) -> Login | Reused | None:
+async def spend_token(connection: AsyncConnection, token_hash: bytes, new_hash: bytes) -> Session | Reused | None:
     """Exchange a refresh token for the next; None if it does not count.
 
     One that was spent before was stolen, by whoever came first or by who comes now, so its session ends (RFC 9700, 4.14.2);
@@ -81,7 +81,7 @@ async def spend_token(connection: AsyncConnection, token_hash: bytes, new_hash: 
         return Reused(row.user_id, row.id)
     await connection.execute(_SPEND, {"hash": token_hash})
     await connection.execute(_ADD_TOKEN, {"hash": new_hash, "session_id": row.id})
-    return Login(row.id, row.user_id, row.expires_at)
+    return Session(row.id, row.user_id, row.expires_at)
 
 
 async def revoke_sessions(connection: AsyncConnection, ids: Sequence[str]) -> None:

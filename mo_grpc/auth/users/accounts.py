@@ -7,12 +7,12 @@ from typing import TypeVar
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mo_grpc.audit_log.rules import By, Kind, NewEvent
+from mo_grpc.audit_log.rules import Actor, AuditKind, NewAuditEvent
 from mo_grpc.audit_log.store import append
 from mo_grpc.auth.users import otp, store
 from mo_grpc.auth.users.passwords import Passwords
 from mo_grpc.auth.users.rules import (
-    Attempt,
+    LoginAttempt,
     OtpRequired,
     User,
     account_subject,
@@ -47,7 +47,7 @@ class Accounts:
         self._vault = vault
         self._passwords = Passwords(settings)
 
-    async def log_in(self, attempt: Attempt, within: Callable[[AsyncConnection, User], Awaitable[T]]) -> T:
+    async def log_in(self, attempt: LoginAttempt, within: Callable[[AsyncConnection, User], Awaitable[T]]) -> T:
         """Log in, and run `within` in the very transaction that accepts the login: there a session begins.
 
         Raises:
@@ -67,7 +67,7 @@ class Accounts:
             return await self._finish(await self._verified(user, attempt.password), attempt, subjects, within)
 
     async def resume(
-        self, user_id: int, seen: str, attempt: Attempt, within: Callable[[AsyncConnection, User], Awaitable[T]]
+        self, user_id: int, seen: str, attempt: LoginAttempt, within: Callable[[AsyncConnection, User], Awaitable[T]]
     ) -> T:
         """Go on after `OtpRequired`, with a code instead of the password, which was right when `fingerprint` was `seen`.
 
@@ -139,7 +139,7 @@ class Accounts:
         hashes = [otp.recovery_hash(self._vault, user.id, each) for each in codes]
         presented = self._code(user, code)
         async with self._recording(user.email, address):
-            event = NewEvent(Kind.OTP_ENABLED, _by(user, address), user.email)
+            event = NewAuditEvent(AuditKind.OTP_ENABLED, _actor(user, address), user.email)
             await self._change(lambda c: store.enable_otp(c, user, presented, hashes, subjects), event)
         return codes
 
@@ -155,7 +155,7 @@ class Accounts:
             raise otp_not_enabled(user.email)
         presented = self._code(user, code)
         async with self._recording(user.email, address):
-            event = NewEvent(Kind.OTP_DISABLED, _by(user, address), user.email)
+            event = NewAuditEvent(AuditKind.OTP_DISABLED, _actor(user, address), user.email)
             await self._change(lambda c: store.disable_otp(c, user.id, presented, subjects), event)
 
     async def _begin(self, email: str, address: str) -> tuple[str, str]:
@@ -181,7 +181,7 @@ class Accounts:
     async def _finish(
         self,
         user: User,
-        attempt: Attempt,
+        attempt: LoginAttempt,
         subjects: tuple[str, str],
         within: Callable[[AsyncConnection, User], Awaitable[T]],
     ) -> T:
@@ -199,8 +199,8 @@ class Accounts:
             new_hash = await self._passwords.hash(attempt.password)
         code = self._code(user, attempt.code) if user.otp_enabled_at else None
         command = store.LogIn(user, code, new_hash, changes, subjects)
-        kinds = (Kind.LOGGED_IN, *([Kind.PASSWORD_CHANGED] if changes else []))
-        events = [NewEvent(kind, _by(user, attempt.address), user.email) for kind in kinds]
+        kinds = (AuditKind.LOGGED_IN, *([AuditKind.PASSWORD_CHANGED] if changes else []))
+        events = [NewAuditEvent(kind, _actor(user, attempt.address), user.email) for kind in kinds]
 
         async def work(connection: AsyncConnection) -> T | ServiceError:
             result = await store.log_in(connection, command)
@@ -218,11 +218,13 @@ class Accounts:
         try:
             yield
         except (Unauthenticated, PreconditionFailed) as refusal:
-            event = NewEvent(Kind.LOGIN_REFUSED, By("", address), email, {"reason": ErrorReason.Name(refusal.reason)})
+            event = NewAuditEvent(
+                AuditKind.LOGIN_REFUSED, Actor("", address), email, {"reason": ErrorReason.Name(refusal.reason)}
+            )
             await self._database.write(lambda connection: append(connection, self._vault, [event]))
             raise
 
-    async def _change(self, change: Callable[[AsyncConnection], Awaitable[ServiceError | None]], event: NewEvent) -> None:
+    async def _change(self, change: Callable[[AsyncConnection], Awaitable[ServiceError | None]], event: NewAuditEvent) -> None:
         """Make a change, and record it."""
 
         async def work(connection: AsyncConnection) -> ServiceError | None:
@@ -241,8 +243,8 @@ class Accounts:
         return store.Code(secret, code, None)
 
 
-def _by(user: User, address: str) -> By:
-    return By(f"user-{user.id}", address)
+def _actor(user: User, address: str) -> Actor:
+    return Actor(f"user-{user.id}", address)
 
 
 def _normal(code: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mo_grpc.audit_log.rules import By, Kind, NewEvent
+from mo_grpc.audit_log.rules import Actor, AuditKind, NewAuditEvent
 from mo_grpc.audit_log.store import append
 from mo_grpc.auth.api_keys.rules import ApiKey
 from mo_grpc.auth.api_keys.store import keys_made_by, revoke_api_keys
@@ -15,13 +15,13 @@ from mo_grpc.db.engine import Database
 from mo_grpc.errors import ServiceError
 
 
-class Administration:
-    """Changes that `by` makes."""
+class UserAdministration:
+    """Changes that `actor` makes."""
 
-    def __init__(self, database: Database, vault: Vault, by: By) -> None:
+    def __init__(self, database: Database, vault: Vault, actor: Actor) -> None:
         self._database = database
         self._vault = vault
-        self._by = by
+        self._actor = actor
 
     async def create(self, command: NewUser) -> User | None:
         """Create an account; None if the e-mail is taken."""
@@ -29,7 +29,7 @@ class Administration:
         async def work(connection: AsyncConnection) -> User | None:
             user = await store.create_user(connection, command)
             if user:
-                await self._record(connection, Kind.USER_CREATED, user.email, role=command.role.name)
+                await self._record(connection, AuditKind.USER_CREATED, user.email, role=command.role.name)
             return user
 
         return await self._database.write(work)
@@ -44,10 +44,12 @@ class Administration:
         async def work(connection: AsyncConnection) -> list[ApiKey]:
             await store.set_locked(connection, user.id, account_subject(user.email), locked=True)
             keys = await keys_made_by(connection, f"user-{user.id}")
-            events = [NewEvent(Kind.USER_LOCKED, self._by, user.email)]
+            events = [NewAuditEvent(AuditKind.USER_LOCKED, self._actor, user.email)]
             if revoke_keys:
                 await revoke_api_keys(connection, [key.id for key in keys])
-                events += [NewEvent(Kind.API_KEY_REVOKED, self._by, key.id, {"locked": user.email}) for key in keys]
+                events += [
+                    NewAuditEvent(AuditKind.API_KEY_REVOKED, self._actor, key.id, {"locked": user.email}) for key in keys
+                ]
             await append(connection, self._vault, events)
             return keys
 
@@ -56,16 +58,16 @@ class Administration:
     async def unlock(self, user: User) -> None:
         """Let an account in again, and forget its failed logins."""
         account = account_subject(user.email)
-        await self._change(lambda c: store.set_locked(c, user.id, account, locked=False), Kind.USER_UNLOCKED, user)
+        await self._change(lambda c: store.set_locked(c, user.id, account, locked=False), AuditKind.USER_UNLOCKED, user)
 
     async def set_role(self, user: User, role: Role) -> None:
         """Give an account another role."""
-        await self._change(lambda c: store.set_role(c, user.id, role), Kind.ROLE_CHANGED, user, role=role.name)
+        await self._change(lambda c: store.set_role(c, user.id, role), AuditKind.ROLE_CHANGED, user, role=role.name)
 
     async def set_password(self, user: User, password_hash: str, *, must_change: bool) -> None:
         """Set a password, which ends the account's sessions."""
         await self._change(
-            lambda c: store.set_password(c, user.id, password_hash, must_change=must_change), Kind.PASSWORD_CHANGED, user
+            lambda c: store.set_password(c, user.id, password_hash, must_change=must_change), AuditKind.PASSWORD_CHANGED, user
         )
 
     async def disable_otp(self, user: User) -> None:
@@ -75,10 +77,10 @@ class Administration:
             PreconditionFailed: they are off.
         """
         subjects = (account_subject(user.email), "")
-        await self._change(lambda c: store.disable_otp(c, user.id, None, subjects), Kind.OTP_DISABLED, user)
+        await self._change(lambda c: store.disable_otp(c, user.id, None, subjects), AuditKind.OTP_DISABLED, user)
 
     async def _change(
-        self, change: Callable[[AsyncConnection], Awaitable[ServiceError | None]], kind: Kind, user: User, **data: str
+        self, change: Callable[[AsyncConnection], Awaitable[ServiceError | None]], kind: AuditKind, user: User, **data: str
     ) -> None:
         async def work(connection: AsyncConnection) -> None:
             if refusal := await change(connection):
@@ -87,5 +89,5 @@ class Administration:
 
         await self._database.write(work)
 
-    async def _record(self, connection: AsyncConnection, kind: Kind, email: str, **data: str) -> None:
-        await append(connection, self._vault, [NewEvent(kind, self._by, email, data)])
+    async def _record(self, connection: AsyncConnection, kind: AuditKind, email: str, **data: str) -> None:
+        await append(connection, self._vault, [NewAuditEvent(kind, self._actor, email, data)])

@@ -71,7 +71,7 @@ class User(NamedTuple):
         return f"User({self.id})"
 
 
-class Standing(NamedTuple):
+class UserStatus(NamedTuple):
     """What a person may do now."""
 
     id: int
@@ -94,7 +94,7 @@ class NewUser(NamedTuple):
         return f"NewUser({self.email!r})"
 
 
-class Attempt(NamedTuple):
+class LoginAttempt(NamedTuple):
     """What somebody presents to log in: `code` and `new_password` may be empty."""
 
     email: str
@@ -104,7 +104,7 @@ class Attempt(NamedTuple):
     address: str
 
     def __repr__(self) -> str:
-        return f"Attempt({self.email!r}, address={self.address!r})"
+        return f"LoginAttempt({self.email!r}, address={self.address!r})"
 
 
 def normal_email(email: str) -> str:
@@ -149,15 +149,15 @@ def fingerprint(user: User) -> str:
     return hashlib.sha256(repr(seen).encode()).hexdigest()
 
 
-class Patience(NamedTuple):
-    """How failures are borne: some are free, each further one doubles the wait, and one is forgiven every `leak` seconds."""
+class Backoff(NamedTuple):
+    """Exponential back-off: `free` failures cost no wait, each further one doubles it; one is forgiven at intervals."""
 
     free: int
-    leak: float
+    forgiven_every: float
 
 
-ACCOUNT_PATIENCE = Patience(5, 3600)
-ADDRESS_PATIENCE = Patience(100, 10)
+ACCOUNT_BACKOFF = Backoff(5, 3600)
+ADDRESS_BACKOFF = Backoff(100, 10)
 MAX_WAIT = 900.0
 """Seconds: whoever forgot a password is not shut out for longer at a time by somebody who guesses."""
 
@@ -170,14 +170,14 @@ class Failures(NamedTuple):
     last_at: datetime
 
 
-def decayed(failures: Failures, patience: Patience, now: datetime) -> int:
+def decayed(failures: Failures, backoff: Backoff, now: datetime) -> int:
     """How many failures count still."""
-    return max(0, failures.failures - int((now - failures.last_at).total_seconds() / patience.leak))
+    return max(0, failures.failures - int((now - failures.last_at).total_seconds() / backoff.forgiven_every))
 
 
-def wait(failures: Failures, patience: Patience, now: datetime) -> float:
+def wait(failures: Failures, backoff: Backoff, now: datetime) -> float:
     """How many seconds the next attempt has to wait."""
-    over = decayed(failures, patience, now) - patience.free
+    over = decayed(failures, backoff, now) - backoff.free
     if over < 0:
         return 0.0
     return max(0.0, min(2.0 ** min(over, 20), MAX_WAIT) - (now - failures.last_at).total_seconds())
@@ -201,14 +201,14 @@ def address_subject(address: str) -> str:
     return f"address {parsed}"
 
 
-def patience_of(subject: str) -> Patience:
-    """The patience with a subject."""
-    return ACCOUNT_PATIENCE if subject.startswith("account ") else ADDRESS_PATIENCE
+def backoff_of(subject: str) -> Backoff:
+    """The back-off of a subject."""
+    return ACCOUNT_BACKOFF if subject.startswith("account ") else ADDRESS_BACKOFF
 
 
 def refused_for(now: datetime, failures: Iterable[Failures]) -> float:
     """How many seconds an attempt has to wait for the most failed of its subjects."""
-    return max(wait(each, patience_of(each.subject), now) for each in failures)
+    return max(wait(each, backoff_of(each.subject), now) for each in failures)
 
 
 def credentials_invalid() -> Unauthenticated:

@@ -16,13 +16,13 @@ from mo_grpc.auth.users.otp import accepted_step
 from mo_grpc.auth.users.rules import (
     Failures,
     NewUser,
-    Standing,
     User,
+    UserStatus,
+    backoff_of,
     credentials_invalid,
     decayed,
     otp_already_enabled,
     otp_not_enabled,
-    patience_of,
     refused_for,
 )
 from mo_grpc.db.cleaning import Cleaner
@@ -45,10 +45,10 @@ _CREATE = text(f"""
 _LIST = text(f"SELECT {_COLUMNS} FROM users ORDER BY id")  # noqa: S608 - constants
 _BY_EMAIL = text(f"SELECT {_COLUMNS} FROM users WHERE email = :key")  # noqa: S608 - constants
 _BY_ID = text(f"SELECT {_COLUMNS} FROM users WHERE id = :key")  # noqa: S608 - constants
-_STANDINGS = "SELECT id, role, locked_at IS NOT NULL FROM users"
-_ALL_STANDINGS = text(_STANDINGS)
-_STANDING = text(f"{_STANDINGS} WHERE id = :id")
-_CHANGED_STANDINGS = text(f"{_STANDINGS} WHERE updated_at > clock_timestamp() - CAST(:age AS interval)")
+_STATUSES = "SELECT id, role, locked_at IS NOT NULL FROM users"
+_ALL_STATUSES = text(_STATUSES)
+_STATUS = text(f"{_STATUSES} WHERE id = :id")
+_CHANGED_STATUSES = text(f"{_STATUSES} WHERE updated_at > clock_timestamp() - CAST(:age AS interval)")
 _LOCK_ROW = text(f"SELECT {_COLUMNS} FROM users WHERE id = :id FOR NO KEY UPDATE")  # noqa: S608 - constants
 _NOW = text("SELECT clock_timestamp()")
 
@@ -131,20 +131,20 @@ async def list_users(connection: AsyncConnection) -> list[User]:
     return [User._make(row) for row in await connection.execute(_LIST)]
 
 
-async def standings(connection: AsyncConnection) -> list[Standing]:
+async def list_statuses(connection: AsyncConnection) -> list[UserStatus]:
     """List what everyone may do."""
-    return [Standing._make(row) for row in await connection.execute(_ALL_STANDINGS)]
+    return [UserStatus._make(row) for row in await connection.execute(_ALL_STATUSES)]
 
 
-async def find_standing(connection: AsyncConnection, user_id: int) -> Standing | None:
+async def find_status(connection: AsyncConnection, user_id: int) -> UserStatus | None:
     """What a person may do; None if there is no such person."""
-    row = (await connection.execute(_STANDING, {"id": user_id})).one_or_none()
-    return Standing._make(row) if row else None
+    row = (await connection.execute(_STATUS, {"id": user_id})).one_or_none()
+    return UserStatus._make(row) if row else None
 
 
-async def changed_standings(connection: AsyncConnection, age: timedelta) -> list[Standing]:
+async def changed_statuses(connection: AsyncConnection, age: timedelta) -> list[UserStatus]:
     """List what those may do of whom something was changed within the last `age`."""
-    return [Standing._make(row) for row in await connection.execute(_CHANGED_STANDINGS, {"age": age})]
+    return [UserStatus._make(row) for row in await connection.execute(_CHANGED_STATUSES, {"age": age})]
 
 
 async def find_user(connection: AsyncConnection, key: str | int) -> User | None:
@@ -163,7 +163,7 @@ async def charge(connection: AsyncConnection, subjects: Iterable[str]) -> float:
     now = await _clock(connection)
     seconds = refused_for(now, failures)
     if not seconds:
-        counts = [decayed(each, patience_of(each.subject), now) + 1 for each in failures]
+        counts = [decayed(each, backoff_of(each.subject), now) + 1 for each in failures]
         await connection.execute(_COUNT, {"subjects": [each.subject for each in failures], "failures": counts, "now": now})
     return seconds
 

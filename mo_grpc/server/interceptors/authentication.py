@@ -3,8 +3,8 @@
 from google.protobuf.message import DecodeError, Message
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
-from mo_grpc.audit_log.refusals import Refusal, Refusals
-from mo_grpc.audit_log.rules import By
+from mo_grpc.audit_log.refusals import RefusedCall, RefusedCalls
+from mo_grpc.audit_log.rules import Actor
 from mo_grpc.auth.api_keys.keyring import KeyRing
 from mo_grpc.auth.api_keys.limits import Limits
 from mo_grpc.auth.api_keys.rules import ApiKey, Credential
@@ -22,7 +22,7 @@ class AuthenticationInterceptor(Interceptor):
     """Checks the key in the metadata named `header`, or else the token; an RPC that is not in the access table is refused."""
 
     def __init__(
-        self, settings: Settings, keys: KeyRing, tokens: TokenRing, limits: Limits, refusals: Refusals, addresses: Addresses
+        self, settings: Settings, keys: KeyRing, tokens: TokenRing, limits: Limits, refusals: RefusedCalls, addresses: Addresses
     ) -> None:
         super().__init__()
         self._header = settings.api_key_custom_header
@@ -39,7 +39,7 @@ class AuthenticationInterceptor(Interceptor):
             return
         key = await self.admit(method, context)
         # The last, so that what is refused anyway uses nothing up.
-        if key and key.counted:
+        if key and key.is_limited:
             self._limits.charge(key)
 
     async def admit(self, method: str, context: Context) -> ApiKey | None:
@@ -67,7 +67,7 @@ class AuthenticationInterceptor(Interceptor):
                 metadata={"header": self._header},
             )
         set_caller(who)
-        if key and key.allowed_networks and not key.admits(address := self._addresses(context)):
+        if key and key.allowed_networks and not key.allows(address := self._addresses(context)):
             raise NetworkNotAllowed(address)
         if scope is None or scope not in who.scopes:
             raise PermissionDenied(scope or method)
@@ -80,8 +80,8 @@ class AuthenticationInterceptor(Interceptor):
             and error.reason != ErrorReason.CREDENTIALS_INVALID
         ):
             who = known_caller()
-            by = By(who.id if who else self._claimed(context), self._addresses(context))
-            self._refusals.note(Refusal(ErrorReason.Name(error.reason), by), method)
+            actor = Actor(who.id if who else self._claimed(context), self._addresses(context))
+            self._refusals.note(RefusedCall(ErrorReason.Name(error.reason), actor), method)
         raise error
 
     def _presented(self, context: Context) -> str | bytes | None:

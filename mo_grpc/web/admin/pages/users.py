@@ -7,10 +7,10 @@ import secrets
 
 from starlette.responses import Response
 
-from mo_grpc.audit_log.rules import By, Stream
+from mo_grpc.audit_log.rules import Actor, Stream
 from mo_grpc.auth.api_keys.store import keys_made_by
 from mo_grpc.auth.users.accounts import Accounts
-from mo_grpc.auth.users.administration import Administration
+from mo_grpc.auth.users.administration import UserAdministration
 from mo_grpc.auth.users.rules import NewUser, Role, User, normal_email
 from mo_grpc.auth.users.store import find_user
 from mo_grpc.errors import InvalidFields, PreconditionFailed
@@ -124,8 +124,9 @@ class UserPages:
             context.session.say("Done.")
         return self._site.redirect(f"users/{user.id}")
 
-    def _administration(self, context: RequestContext) -> Administration:
-        return Administration(self._site.database, self._site.vault, By(f"user-{context.person.id}", context.address))
+    def _administration(self, context: RequestContext) -> UserAdministration:
+        actor = Actor(f"user-{context.person.id}", context.address)
+        return UserAdministration(self._site.database, self._site.vault, actor)
 
     def _role(self, context: RequestContext) -> Role:
         return Role(chosen(context.form.get("role", ""), Role) or Role.VIEWER)
