@@ -192,7 +192,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _paths_differ(self) -> Self:
-        """The admin and the trap are in nobody's way, and least of all in each other's."""
+        """The admin and the honeypot have paths of their own, which are not below each other or below another page."""
         taken = [self.admin_url, self.admin_honeypot_url, "/v1/", "/swagger/", "/redoc/", "/static/admin/", "/mo.", "/grpc."]
         for place, path in enumerate(taken[:2]):
             if any(path.startswith(other) or other.startswith(path) for other in taken[place + 1 :]):

@@ -1,4 +1,4 @@
-"""Who tried to log in at the trap."""
+"""Who tried to log in at the honeypot."""
 
 from alembic import op
 

@@ -140,7 +140,7 @@ def migrate(
 
 @app.command()
 def web() -> None:
-    """Run the server of the pages alone: Swagger, ReDoc, and the trap at ADMIN_HONEYPOT_URL."""
+    """Run the server of the pages alone: Swagger, ReDoc, and the honeypot at ADMIN_HONEYPOT_URL."""
     from mo_grpc.web.serve import serve
 
     serve(_with_key())

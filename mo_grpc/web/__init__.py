@@ -1,1 +1,1 @@
-"""The pages: the admin, the API's reference, and the trap; served by Starlette, in a process of their own behind Envoy."""
+"""The pages: the admin, the API's reference, and the honeypot; served by Starlette, in a process of their own behind Envoy."""

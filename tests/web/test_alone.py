@@ -52,7 +52,7 @@ def test_the_document_says_where_credentials_go(stack: Stack, tmp_path: Path) ->
         )
 
 
-def test_the_trap_is_where_the_settings_say_and_believes_no_stranger(stack: Stack, tmp_path: Path) -> None:
+def test_the_honeypot_is_where_the_settings_say_and_believes_no_stranger(stack: Stack, tmp_path: Path) -> None:
     name = f"alone-{uuid.uuid4().hex}"
     headers = {"x-forwarded-for": "203.0.113.9"}
     with the_pages(stack, tmp_path, ADMIN_HONEYPOT_URL="backend/") as visitor:

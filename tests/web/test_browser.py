@@ -45,7 +45,7 @@ def test_redoc_shows_every_service_and_searches(page: Page) -> None:
     expect(page.locator('[data-role="search:results"]')).to_contain_text("Reject payment")
 
 
-def test_the_trap_looks_like_an_admin_and_catches_a_login(page: Page, stack: Stack) -> None:
+def test_the_honeypot_looks_like_an_admin_and_catches_a_login(page: Page, stack: Stack) -> None:
     page.goto("/admin/")
     assert urlsplit(page.url).path == "/admin/login/"
     expect(page).to_have_title("Log in | Django site admin")

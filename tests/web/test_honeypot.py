@@ -1,4 +1,4 @@
-"""The trap over HTTP: it lets nobody in, keeps no password, and cannot be used against the service."""
+"""The honeypot over HTTP: it lets nobody in, keeps no password, and cannot be used against the service."""
 
 import itertools
 import re
@@ -212,7 +212,7 @@ def test_without_its_cookie_it_answers_as_django_does(visitor: httpx.Client) -> 
 def unkept(stack: Stack) -> int:
     """How many attempts were counted alone, since the start."""
     with inside(stack, "127.0.0.1") as client:
-        return int(re.findall(r"^mo_honeypot_attempts_unstored_total (\d+)$", client.get("/metrics").text, re.MULTILINE)[0])
+        return int(re.findall(r"^mo_honeypot_attempts_unstored_total (\d+)\.0$", client.get("/metrics").text, re.MULTILINE)[0])
 
 
 def try_to_log_in(client: httpx.Client, address: str, name: str) -> float:

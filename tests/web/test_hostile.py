@@ -90,7 +90,7 @@ _addresses = itertools.count()
 
 
 def another() -> dict[str, str]:
-    """An address that has not tried yet: the trap lets those wait who have."""
+    """An address that has not tried yet: the honeypot lets those wait who have."""
     number = next(_addresses)
     return {"x-forwarded-for": f"10.9.{number // 256}.{number % 256}"}
 

@@ -80,7 +80,7 @@ def test_no_path_leads_out_of_the_assets(visitor: httpx.Client) -> None:
 def test_what_it_counts_is_not_for_visitors(visitor: httpx.Client, stack: Stack) -> None:
     assert visitor.get("/metrics").status_code == 404
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(stack.data_dir / "run" / "web.sock")), verify=TLS) as inside:
-        assert re.search(r"^mo_honeypot_attempts_total \d+$", inside.get("http://web/metrics").text, re.MULTILINE)
+        assert re.search(r"^mo_honeypot_attempts_total \d+\.0$", inside.get("http://web/metrics").text, re.MULTILINE)
 
 
 def test_the_document_names_the_header_of_the_settings(stack: Stack, visitor: httpx.Client) -> None:
@@ -94,12 +94,12 @@ def test_the_document_names_the_header_of_the_settings(stack: Stack, visitor: ht
         {"ADMIN_URL": "/same/", "ADMIN_HONEYPOT_URL": "same"},
         {"ADMIN_URL": "/admin/real/"},
         {"ADMIN_HONEYPOT_URL": "/v1/"},
-        {"ADMIN_HONEYPOT_URL": "/swagger/trap/"},
+        {"ADMIN_HONEYPOT_URL": "/swagger/honeypot/"},
         {"ADMIN_HONEYPOT_URL": "/"},
         {"ADMIN_URL": "/a b/"},
     ],
 )
-def test_the_admin_and_the_trap_have_paths_of_their_own(stack: Stack, paths: dict[str, str]) -> None:
+def test_the_admin_and_the_honeypot_have_paths_of_their_own(stack: Stack, paths: dict[str, str]) -> None:
     done = run_cli(stack.environment | paths, "edge", "--print", check=False)
     assert done.returncode == 2
     assert "ADMIN" in done.stderr

@@ -1,1 +1,1 @@
-"""The web admin: what operators see and do, with their own accounts and by the same RPCs as everybody."""
+"""The web admin: what operators see and do, as users of their own and by the same RPCs as everybody."""

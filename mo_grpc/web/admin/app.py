@@ -10,13 +10,16 @@ from starlette.routing import Route
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database
 from mo_grpc.web.admin.context import NotHereError, RequestContext
+from mo_grpc.web.admin.pages.audit_log import AuditLogPage
 from mo_grpc.web.admin.pages.business import BusinessPages
 from mo_grpc.web.admin.pages.dashboard import Dashboard
 from mo_grpc.web.admin.pages.imports import ImportPages
 from mo_grpc.web.admin.pages.keys import KeyPages
+from mo_grpc.web.admin.pages.listing import ListPage
 from mo_grpc.web.admin.pages.login import LoginPages
-from mo_grpc.web.admin.pages.users import RecordPages, UserPages
-from mo_grpc.web.admin.rules import USERS
+from mo_grpc.web.admin.pages.users import UserPages
+from mo_grpc.web.admin.queries.lists import HONEYPOT
+from mo_grpc.web.admin.rules import ADMINISTRATION
 from mo_grpc.web.admin.site import Handler, Site
 
 
@@ -106,14 +109,14 @@ def _keys(site: Site) -> list[Route]:
 
 
 def _users(site: Site) -> list[Route]:
-    pages, record = UserPages(site), RecordPages(site)
+    pages = UserPages(site)
     return [
-        _route(site, "/users", pages.show_list, USERS),
-        _route(site, "/users", pages.create, USERS, post=True),
-        _route(site, "/users/new", pages.show_form, USERS),
-        _route(site, "/users/{id}", pages.show, USERS),
-        _route(site, "/users/{id}", pages.change, USERS, post=True),
-        _route(site, "/users/{id}/{action}", pages.confirm, USERS),
-        _route(site, "/events", record.events, USERS),
-        _route(site, "/honeypot", record.honeypot, USERS),
+        _route(site, "/users", pages.show_list, ADMINISTRATION),
+        _route(site, "/users", pages.create, ADMINISTRATION, post=True),
+        _route(site, "/users/new", pages.show_form, ADMINISTRATION),
+        _route(site, "/users/{id}", pages.show, ADMINISTRATION),
+        _route(site, "/users/{id}", pages.change, ADMINISTRATION, post=True),
+        _route(site, "/users/{id}/{action}", pages.confirm, ADMINISTRATION),
+        _route(site, "/audit-log", AuditLogPage(site).show, ADMINISTRATION),
+        _route(site, "/honeypot", ListPage(site, HONEYPOT, "honeypot.html").show, ADMINISTRATION),
     ]

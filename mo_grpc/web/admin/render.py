@@ -11,6 +11,7 @@ from starlette.templating import Jinja2Templates
 
 from mo_grpc.auth.users.rules import Role
 from mo_grpc.customers.rules import Status as CustomerStatus
+from mo_grpc.formats import is_key_id
 from mo_grpc.imports.rules import State as ImportState
 from mo_grpc.loans.rules import Status as LoanStatus
 from mo_grpc.payments.rules import RejectionKind
@@ -30,6 +31,7 @@ class Renderer:
             "base": base,
             "asset": assets.url,
             "new_id": lambda: secrets.token_urlsafe(12),
+            "is_key_id": is_key_id,
             "CustomerStatus": CustomerStatus,
             "LoanStatus": LoanStatus,
             "PaymentStatus": PaymentStatus,

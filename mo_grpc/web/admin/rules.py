@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 
 from mo_grpc.auth.users.rules import ROLE_SCOPES, Role
 
-USERS: Final = "users"
-"""What administrators alone may see and do: accounts, the record of events, the trap."""
+ADMINISTRATION: Final = "administration"
+"""What administrators alone may see and do: users, the audit log, the honeypot."""
 
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _PAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~/-]*(\?[!-~]*)?")
@@ -71,7 +71,7 @@ class Person(NamedTuple):
         return Role(self.role).name.lower()
 
     def may(self, scope: str) -> bool:
-        """Whether the role has this scope; `USERS` is the administrators' alone."""
-        if scope == USERS:
+        """Whether the role has this scope; `ADMINISTRATION` is the administrators' alone."""
+        if scope == ADMINISTRATION:
             return self.role == Role.ADMINISTRATOR
         return scope in ROLE_SCOPES[Role(self.role)]

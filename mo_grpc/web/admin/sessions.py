@@ -1,7 +1,7 @@
 """The session of a browser: one encrypted cookie, which holds the person's tokens.
 
-Whether the login still counts is asked of the database at each request, so logging out, locking an account or taking a role
-away is felt at once, whatever a copied cookie says.
+Each request asks the database whether the login is still valid. So logging out, locking a user or changing a role takes effect
+at once, and an old copy of a cookie is useless.
 """
 
 import json

@@ -103,6 +103,11 @@ class Site:
         """Send the browser to another page, by GET."""
         return RedirectResponse(f"{self.base}{path}", HTTPStatus.SEE_OTHER)
 
+    def refuse(self, context: RequestContext, reason: str, to: str) -> Response:
+        """Send the browser to another page, which says why nothing was done."""
+        context.session.say(reason[:300], "bad")
+        return self.redirect(to)
+
     async def call_rpc(
         self, context: RequestContext, rpc: Callable[..., Any], request: Any, *, done: str, to: str, once: bool = True
     ) -> Response:
@@ -115,9 +120,8 @@ class Site:
         except CallFailed as failure:
             if failure.code == grpc.StatusCode.UNAUTHENTICATED:
                 raise
-            context.session.say(failure.message[:300], "bad")
-        else:
-            context.session.say(done)
+            return self.refuse(context, failure.message, to)
+        context.session.say(done)
         return self.redirect(to)
 
     def _to_login(self, context: RequestContext) -> Response:

@@ -1,1 +1,1 @@
-"""The trap: what looks like a Django admin, lets nobody in, and remembers who tried (DESIGN §5)."""
+"""The honeypot: it looks like a Django admin, lets nobody in, and records who tried to log in."""

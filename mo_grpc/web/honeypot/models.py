@@ -10,7 +10,7 @@ from mo_grpc.db.base import Base
 
 
 class HoneypotAttempt(Base):
-    """Somebody tried to log in at the trap; the password is not kept."""
+    """Somebody tried to log in at the honeypot; the password is not kept."""
 
     __tablename__ = "honeypot_attempts"
     __table_args__ = (

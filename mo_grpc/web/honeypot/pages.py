@@ -1,4 +1,4 @@
-"""The trap's pages: they look and answer as Django's admin does to somebody who is not logged in."""
+"""The honeypot's pages: they look and answer as Django's admin does to somebody who is not logged in."""
 
 import asyncio
 import time
@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote
 
-from jinja2 import Environment, FileSystemLoader
+from prometheus_client import Counter
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.templating import Jinja2Templates
 from starlette.types import Receive, Scope, Send
 
 from mo_grpc.config import Settings
@@ -24,33 +25,35 @@ from mo_grpc.web.honeypot.rules import Repeaters, Room, attempt, wait
 from mo_grpc.web.honeypot.store import add_attempts
 
 MAX_WAITING = 50
-"""Attempts that wait at a time; further ones are answered at once, so that the trap holds nothing up but who is in it."""
+"""Attempts that wait at a time; further ones are answered at once, so that nobody else is held up."""
+
+ATTEMPTS = Counter("mo_honeypot_attempts", "Attempts to log in at the honeypot.")
+UNSTORED = Counter("mo_honeypot_attempts_unstored", "Those of them that were not stored: too many, or the database was away.")
 
 MAX_FORM = 16 * 1024
 STATIC_URL = "/static/admin"
 """Where Django's admin has its files, wherever its pages are."""
 
 _HERE = Path(__file__).parent
-_TEMPLATES = Environment(loader=FileSystemLoader(_HERE / "templates"), autoescape=True)
+_TEMPLATES = Jinja2Templates(_HERE / "templates")
 # Pages that Django does not forbid to cache, for reasons of its own.
 _CACHEABLE = ("jsi18n/", "password_change/", "password_change/done/")
 
 
 def routes(settings: Settings, database: Database) -> list[BaseRoute]:
-    """The trap, at its path; and what it counts, which Envoy leads nobody to."""
-    trap = Honeypot(settings, database)
+    """The honeypot, at its path."""
+    honeypot = Honeypot(settings, database)
     url = settings.admin_honeypot_url
     return [
         # Instances take every method.
-        Route(url.rstrip("/"), trap),
-        Route(f"{url}{{rest:path}}", trap),
+        Route(url.rstrip("/"), honeypot),
+        Route(f"{url}{{rest:path}}", honeypot),
         Mount(STATIC_URL, StaticFiles(directory=_HERE / "static")),
-        Route("/metrics", trap.metrics),
     ]
 
 
 class Honeypot:
-    """Answers, remembers, and slows down."""
+    """Answers each request, records attempts to log in, and slows down who repeats them."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._url = settings.admin_honeypot_url
@@ -60,7 +63,6 @@ class Honeypot:
         self._repeaters = Repeaters()
         self._room = Room()
         self._waiting = asyncio.Semaphore(MAX_WAITING)
-        self._attempts = self._unstored = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as Django's admin does to somebody who is not logged in."""
@@ -119,13 +121,8 @@ class Honeypot:
         )
         return self._answers.page(content, secret, now)
 
-    async def metrics(self, _: Request) -> Response:
-        """What it counted since the start, for Prometheus."""
-        numbers = {"mo_honeypot_attempts_total": self._attempts, "mo_honeypot_attempts_unstored_total": self._unstored}
-        return PlainTextResponse("".join(f"# TYPE {name} counter\n{name} {number}\n" for name, number in numbers.items()))
-
     async def _caught(self, request: Request, username: str) -> None:
-        self._attempts += 1
+        ATTEMPTS.inc()
         address = address_of(request, self._trusted)
         now = time.monotonic()
         count = self._repeaters.count(address, now)
@@ -133,10 +130,10 @@ class Honeypot:
             kept = attempt(address, request.headers.get("user-agent", ""), request.scope["path"], username)
             try:
                 await self._database.write(lambda connection: add_attempts(connection, [kept]))
-            except ServiceError:  # whoever is in the trap need not know that the database is away
-                self._unstored += 1
+            except ServiceError:  # the answer does not tell that the database is away
+                UNSTORED.inc()
         else:
-            self._unstored += 1
+            UNSTORED.inc()
         if (seconds := wait(count)) and not self._waiting.locked():
             async with self._waiting:
                 await asyncio.sleep(seconds)

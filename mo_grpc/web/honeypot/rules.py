@@ -26,7 +26,7 @@ KEPT_A_DAY = 20_000
 """Attempts of all addresses that are kept. Further ones are counted alone, so that nobody fills the disk."""
 
 
-class Attempt(NamedTuple):
+class KeptAttempt(NamedTuple):
     """What is kept of an attempt."""
 
     address: str
@@ -35,9 +35,9 @@ class Attempt(NamedTuple):
     username: str
 
 
-def attempt(address: str, user_agent: str, path: str, username: str) -> Attempt:
+def attempt(address: str, user_agent: str, path: str, username: str) -> KeptAttempt:
     """As much of it as fits, without what no terminal should show."""
-    return Attempt(address, printable(user_agent, 300), printable(path, 300), printable(username, 150))
+    return KeptAttempt(address, printable(user_agent, 300), printable(path, 300), printable(username, 150))
 
 
 def wait(count: int) -> float:

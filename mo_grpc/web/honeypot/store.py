@@ -1,11 +1,11 @@
-"""Every SQL statement of the trap."""
+"""Every SQL statement of the honeypot."""
 
 from collections.abc import Sequence
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mo_grpc.web.honeypot.rules import Attempt
+from mo_grpc.web.honeypot.rules import KeptAttempt
 
 _ADD = text("""
     INSERT INTO honeypot_attempts (at, address, user_agent, path, username)
@@ -15,8 +15,8 @@ _ADD = text("""
 """)
 
 
-async def add_attempts(connection: AsyncConnection, attempts: Sequence[Attempt]) -> None:
-    """Remember attempts."""
+async def add_attempts(connection: AsyncConnection, attempts: Sequence[KeptAttempt]) -> None:
+    """Record attempts."""
     await connection.execute(
         _ADD,
         {

@@ -44,10 +44,12 @@ def test_an_operator_activates_a_loan_and_rejects_another(logged_in: LoggedIn, d
     page = visitor.open(f"loans/{second}/reject")
     press(page.get_by_role("button", name="Reject"))
     assert outstanding(door, second)[1] == "REJECTED"
-    # What is refused is said, by the service itself.
+    # What is refused is said, and not asked for first.
     page = visitor.open(f"loans/{first}/reject")
-    press(page.get_by_role("button", name="Reject"))
-    assert "Only a PENDING loan can be rejected" in page.get_by_role("alert").inner_text()
+    assert page.get_by_role("alert").inner_text() == "Only a pending loan can be rejected; this one is active."
+    token = page.locator("input[name=csrf]").first.get_attribute("value") or ""
+    refused = visitor.context.request.post(f"{visitor.url}loans/{first}/reject", form={"csrf": token})
+    assert "Only a PENDING loan can be rejected" in refused.text()
 
 
 def test_a_payment_and_how_it_was_spread(logged_in: LoggedIn, door: Door) -> None:
@@ -67,7 +69,7 @@ def test_a_payment_and_how_it_was_spread(logged_in: LoggedIn, door: Door) -> Non
     rows = [row.split("\t") for row in page.locator("section", has_text="Details").locator("tbody").inner_text().split("\n")]
     assert [(row[0], row[2], row[3]) for row in rows] == [(first, "100.00", "0.00"), (second, "50.00", "250.00")]
     # It bounces.
-    press(page.get_by_role("link", name="It bounced"))
+    press(page.get_by_role("link", name="Reject as bounced"))
     assert "150.00 will be owed again" in page.locator("main").inner_text()
     page.get_by_label("Reason").fill("Returned by the bank.")
     press(page.get_by_role("button", name="Reject"))
@@ -76,6 +78,8 @@ def test_a_payment_and_how_it_was_spread(logged_in: LoggedIn, door: Door) -> Non
     titles = visitor.open(f"customers/{customer}").locator("svg.chart g > title").all_text_contents()
     assert f"{payment}: 50.00 of {second}" not in titles
     assert "nothing yet" not in visitor.open(f"loans/{first}").content()
+    page = visitor.open(f"payments/{payment}/reject")
+    assert page.get_by_role("alert").inner_text() == "The payment is rejected already."
 
 
 def test_a_credit_line_is_changed_unless_somebody_else_was_quicker(logged_in: LoggedIn, door: Door) -> None:
@@ -85,7 +89,7 @@ def test_a_credit_line_is_changed_unless_somebody_else_was_quicker(logged_in: Lo
     page = visitor.open(f"customers/{customer}")
     page.get_by_role("textbox", name="Credit line").fill("500")
     press(page.get_by_role("button", name="Save"))
-    assert "100.00 above the line" in page.content()
+    assert "100.00 above the credit line" in page.content()
     assert "120 % used" in page.locator(".tiles").inner_text()
     door("customers.UpdateCustomer", customer={"external_id": customer, "score": "700"}, update_mask="score")
     page.get_by_role("textbox", name="Credit line").fill("900")
@@ -181,7 +185,7 @@ def test_roles(logged_in: LoggedIn, door: Door, role: Role) -> None:
     token = page.locator("input[name=csrf]").first.get_attribute("value") or ""
     for path in ("", "customers", "loans", "payments", "imports"):
         assert request.get(visitor.url + path).status == 200
-    for path in ("keys", "keys/new", "users", "users/new", "events", "honeypot"):
+    for path in ("keys", "keys/new", "users", "users/new", "audit-log", "honeypot"):
         assert request.get(visitor.url + path).status == (200 if role == Role.ADMINISTRATOR else 403), path
     for path in (f"loans/{loan}/activate", f"payments/{new_id('p')}/reject", f"customers/{new_id('c')}", "imports"):
         assert (request.post(visitor.url + path, form={"csrf": token}).status == 403) == (role == Role.VIEWER), path

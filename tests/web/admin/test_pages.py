@@ -29,7 +29,7 @@ def paths(over_grpc: GrpcDoor) -> list[str]:
     pending = a_loan(over_grpc, customer, "50.00", activate=False)
     payment = pay(over_grpc, customer, "120.00")["external_id"]
     pay(over_grpc, customer, "5000.00")
-    lists = ["", "customers", "loans", "payments", "imports", "keys", "users", "events", "honeypot"]
+    lists = ["", "customers", "loans", "payments", "imports", "keys", "users", "audit-log", "honeypot"]
     return [
         *lists, "keys/new", "users/new", "users/1", "nowhere", f"customers/{customer}", f"loans/{loan}", f"loans/{pending}",
         f"loans/{pending}/activate", f"payments/{payment}", f"payments/{payment}/reject", "users/1/reset",

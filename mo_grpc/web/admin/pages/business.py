@@ -19,7 +19,7 @@ from mo_grpc.payments.rules import Status as PaymentStatus
 from mo_grpc.web.admin.charts import customer as charts
 from mo_grpc.web.admin.charts.plots import twice
 from mo_grpc.web.admin.context import NotHereError, RequestContext
-from mo_grpc.web.admin.filters import choices, money
+from mo_grpc.web.admin.filters import choices, money, words
 from mo_grpc.web.admin.pages.listing import Export, ListPage
 from mo_grpc.web.admin.queries import resources
 from mo_grpc.web.admin.queries.lists import CUSTOMERS, LOANS, PAYMENTS
@@ -27,6 +27,8 @@ from mo_grpc.web.admin.rules import chosen, used
 from mo_grpc.web.admin.site import Site
 
 _DETAILS_IN_LIST = 10
+_DONE = {"activate": "activated", "reject": "rejected"}
+"""What can be done with a loan, and what it is then."""
 
 
 class BusinessPages:
@@ -140,6 +142,9 @@ class BusinessPages:
         """Ask once more before a loan is activated or rejected."""
         verb = self._verb(context)
         found = await self._one(context, resources.find_loan, "loan")
+        if found["status"] != LoanStatus.PENDING:
+            reason = f"Only a pending loan can be {_DONE[verb]}; this one is {words(LoanStatus(found['status']))}."
+            return self._site.refuse(context, reason, f"loans/{found['external_id']}")
         amount, customer = f"{money(found['amount'])}", found["customer"]
         text = f"The {amount} of {customer} will be free again. A rejected loan stays rejected."
         if verb == "activate":
@@ -184,6 +189,8 @@ class BusinessPages:
     async def confirm_rejection(self, context: RequestContext) -> Response:
         """Ask once more, and for the reason, before a bounced payment is taken back."""
         found = await self._one(context, resources.find_payment, "payment")
+        if found["status"] != PaymentStatus.COMPLETED:
+            return self._site.refuse(context, "The payment is rejected already.", f"payments/{found['external_id']}")
         return self._site.render.confirm(
             context,
             "confirm_payment.html",
@@ -210,7 +217,7 @@ class BusinessPages:
 
     def _verb(self, context: RequestContext) -> str:
         verb = str(context.request.path_params["verb"])
-        if verb not in ("activate", "reject"):
+        if verb not in _DONE:
             raise NotHereError("There is no such page.")
         return verb
 

@@ -76,10 +76,12 @@ class ImportPages:
     async def confirm_cancel(self, context: RequestContext) -> Response:
         """Ask once more before an import is cancelled."""
         found = await self._find(context)
+        if found["state"] not in OPEN:
+            return self._site.refuse(context, "The import has ended: there is nothing to cancel.", f"imports/{found['id']}")
         return self._site.render.confirm(
             context,
             title=f"Cancel import {found['id']}",
-            text=f"The {found['created_count']:,} customers already created stay, the rest is not read. This cannot be undone.",
+            text=f"The {found['created_count']:,} created customers stay, the rest of the file is not read. This is final.",
             button="Cancel the import",
             back=f"imports/{found['id']}",
         )

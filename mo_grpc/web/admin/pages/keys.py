@@ -1,4 +1,4 @@
-"""API keys: made, rotated and revoked. A key is shown once, in the answer to the form that made it."""
+"""API keys: created, rotated and revoked. A key is shown once, in the answer to the form that created it."""
 
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
@@ -20,6 +20,8 @@ from mo_grpc.web.admin.site import Site
 
 _OVERLAPS = {0: "at once", 3600: "an hour", 86_400: "a day", 604_800: "a week"}
 
+_REVOKED = "The key is revoked already."
+
 
 class KeyPages:
     """The pages of API keys."""
@@ -37,7 +39,7 @@ class KeyPages:
         return self._form(context, "", [])
 
     async def create(self, context: RequestContext) -> Response:
-        """Make a key, and show it this once."""
+        """Create a key, and show it this once."""
         scopes = context.lists.get("scope", [])
         key = api_keys_pb2.ApiKey(name=context.form.get("name", "").strip(), scopes=scopes)
         key.allowed_networks.extend(context.form.get("networks", "").replace(",", " ").split())
@@ -47,7 +49,7 @@ class KeyPages:
                 last = date.fromisoformat(ends)
                 key.expires_at.FromDatetime(datetime(last.year, last.month, last.day, 23, 59, 59, tzinfo=UTC))
         except ValueError:
-            return self._form(context, "The day or the number of calls cannot be read.", scopes, 400)
+            return self._form(context, "The last day must be a date, and the calls per second a number.", scopes, 400)
         rpc = self._site.client.keys.CreateApiKey
         try:
             made = await self._site.client.call(rpc, api_keys_pb2.CreateApiKeyRequest(api_key=key), context)
@@ -63,12 +65,14 @@ class KeyPages:
     async def confirm_rotation(self, context: RequestContext) -> Response:
         """Ask when the old secret ends, before a key has another one."""
         found = await self._find(context)
+        if found["revoked_at"]:
+            return self._site.refuse(context, _REVOKED, f"keys/{found['id']}")
         return self._site.render.confirm(
             context,
             "confirm_rotation.html",
             title=f"Rotate the key of {found['name']}",
-            text="The new secret is shown once. Whoever still calls with the old one when it ends is refused.",
-            button="Make another secret",
+            text="The new secret is shown only once. Calls with the old one are refused once it has stopped working.",
+            button="Create a new secret",
             back=f"keys/{found['id']}",
             overlaps=_OVERLAPS,
         )
@@ -76,6 +80,8 @@ class KeyPages:
     async def confirm_revocation(self, context: RequestContext) -> Response:
         """Ask once more before a key is revoked."""
         found = await self._find(context)
+        if found["revoked_at"]:
+            return self._site.refuse(context, _REVOKED, f"keys/{found['id']}")
         return self._site.render.confirm(
             context,
             title=f"Revoke the key of {found['name']}",

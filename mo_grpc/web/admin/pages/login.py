@@ -90,7 +90,7 @@ class LoginPages:
         if not await self._site.find_person(login):
             await self._site.client.log_out(context)
             context.end_session()
-            return self._page(context, "login.html", "This account may not use these pages.", 403)
+            return self._page(context, "login.html", "This user may not use the web admin.", 403)
         return self._site.redirect(page_of_ours(context.request.query_params.get("next", "")))
 
     def _again(self, context: RequestContext, page: str, failure: CallFailed, wrong: str) -> Response:

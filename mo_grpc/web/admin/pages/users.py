@@ -1,13 +1,13 @@
-"""Accounts, the record of events and the trap, for administrators.
+"""Users, for administrators.
 
-There is no RPC for accounts: changes go through `people.administration`, as the command line's do, which records each.
+There is no RPC for users: changes go through `auth.users.administration`, as the command line's do, which records each.
 """
 
 import secrets
 
 from starlette.responses import Response
 
-from mo_grpc.audit_log.rules import Actor, Stream
+from mo_grpc.audit_log.rules import Actor
 from mo_grpc.auth.api_keys.store import keys_made_by
 from mo_grpc.auth.users.accounts import Accounts
 from mo_grpc.auth.users.administration import UserAdministration
@@ -16,21 +16,20 @@ from mo_grpc.auth.users.store import find_user
 from mo_grpc.errors import InvalidFields, PreconditionFailed
 from mo_grpc.web.admin.context import NotHereError, RequestContext
 from mo_grpc.web.admin.pages.listing import ListPage
-from mo_grpc.web.admin.queries import resources
-from mo_grpc.web.admin.queries.lists import EVENTS, HONEYPOT, USERS
+from mo_grpc.web.admin.queries.lists import USERS
 from mo_grpc.web.admin.rules import chosen, whole_number
 from mo_grpc.web.admin.site import Site
 
 _IRREVERSIBLE = {
     "reset": (
-        "Make a new password for",
-        "The old one stops working at once. The new one is shown once, and has to be changed at the next login.",
-        "Make a new password",
+        "Create a new password for",
+        "The old password stops working at once. The new one is shown only once, and has to be changed at the next login.",
+        "Create a new password",
     ),
     "otp": (
-        "Turn one-time codes off for",
-        "A password alone is enough then, and the codes of the person's device never work again.",
-        "Turn codes off",
+        "Turn off one-time codes for",
+        "The password alone is enough then, and the codes of the user's device never work again.",
+        "Turn off one-time codes",
     ),
 }
 """What cannot be taken back: its question, what it does, and its button."""
@@ -38,7 +37,7 @@ _MAX_NAME = 100
 
 
 class UserPages:
-    """The pages of accounts."""
+    """The pages of users."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -46,19 +45,19 @@ class UserPages:
         self.list = ListPage(site, USERS, "users.html")
 
     async def show_list(self, context: RequestContext) -> Response:
-        """The accounts."""
+        """The users."""
         return await self.list.render(context)
 
     async def show_form(self, context: RequestContext) -> Response:
-        """The form for a new account."""
+        """The form for a new user."""
         return self._site.render.page(context, "user_new.html", fault="", form=context.form)
 
     async def create(self, context: RequestContext) -> Response:
-        """Make an account with a password for the first login, shown this once, which then has to be changed."""
+        """Create a user with a password for the first login, shown this once, which then has to be changed."""
         form = context.form
         email = normal_email(form.get("email", ""))
         first, last = (form.get(name, "").strip()[:_MAX_NAME] for name in ("first_name", "last_name"))
-        fault = "" if email else "This is no e-mail."
+        fault = "" if email else "This is not an e-mail address."
         if not fault:
             password = _first_password()
             hashed = await self._accounts.hash(password, email)
@@ -66,11 +65,11 @@ class UserPages:
             user = await self._administration(context).create(command)
             if user:
                 return self._site.render.page(context, "password_made.html", email=email, password=password, id=user.id)
-            fault = f"There is an account {email} already."
+            fault = f"There is a user {email} already."
         return self._site.render.page(context, "user_new.html", 400, fault=fault, form=form)
 
     async def show(self, context: RequestContext) -> Response:
-        """One account."""
+        """One user."""
         user = await self._find(context)
         keys = await self._site.database.read(lambda c: keys_made_by(c, f"user-{user.id}"))
         return self._site.render.page(context, "user.html", user=user, own=user.id == context.person.id, keys=keys)
@@ -85,7 +84,7 @@ class UserPages:
         to = f"users/{user.id}"
         return self._site.render.confirm(
             context,
-            "confirm_account.html",
+            "confirm_user.html",
             title=f"{title} {user.email}",
             text=text,
             button=button,
@@ -95,11 +94,10 @@ class UserPages:
         )
 
     async def change(self, context: RequestContext) -> Response:
-        """Lock or unlock an account, or give it another role, another password, or no codes."""
+        """Lock or unlock a user, or give it another role, another password, or no codes."""
         user = await self._find(context)
         if user.id == context.person.id:
-            context.session.say("Nobody changes their own account here: ask another administrator.", "bad")
-            return self._site.redirect(f"users/{user.id}")
+            return self._site.refuse(context, "You cannot change yourself here: ask another administrator.", f"users/{user.id}")
         administration = self._administration(context)
         action = context.form.get("action", "")
         try:
@@ -119,9 +117,8 @@ class UserPages:
             else:
                 raise NotHereError("There is no such action.")
         except (PreconditionFailed, InvalidFields) as refusal:
-            context.session.say(refusal.message, "bad")
-        else:
-            context.session.say("Done.")
+            return self._site.refuse(context, refusal.message, f"users/{user.id}")
+        context.session.say("Done.")
         return self._site.redirect(f"users/{user.id}")
 
     def _administration(self, context: RequestContext) -> UserAdministration:
@@ -135,28 +132,8 @@ class UserPages:
         user_id = whole_number(context.request.path_params["id"]) or 0
         user = await self._site.database.read(lambda c: find_user(c, user_id))
         if user is None:
-            raise NotHereError("There is no such account.")
+            raise NotHereError("There is no such user.")
         return user
-
-
-class RecordPages:
-    """The pages of what happened."""
-
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        self._events = ListPage(site, EVENTS, "events.html")
-        self._honeypot = ListPage(site, HONEYPOT, "honeypot.html")
-
-    async def events(self, context: RequestContext) -> Response:
-        """A stream of events, and who fails to log in."""
-        if context.request.query_params.get("stream") not in set(Stream):
-            return self._site.redirect(f"events?stream={Stream.LOGINS}")
-        failures = await self._site.database.read(resources.login_failures)
-        return await self._events.render(context, streams=list(Stream), failures=failures)
-
-    async def honeypot(self, context: RequestContext) -> Response:
-        """Who walked into the trap."""
-        return await self._honeypot.render(context)
 
 
 def _first_password() -> str:

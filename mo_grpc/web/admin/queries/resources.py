@@ -1,4 +1,4 @@
-"""What single pages read: the person who asks, a customer with loans and payments, a loan, an import, accounts."""
+"""What single pages read: the person who asks, a customer with loans and payments, a loan, an import, an API key."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -82,7 +82,7 @@ _KEY = text("""
     FROM api_keys WHERE id = :id
 """)
 
-# The subject of an account is a hash, which tells nobody who was tried; that of an address is the address.
+# The subject of a user is a hash, which does not tell who was tried; that of an address is the address.
 _FAILURES = text("""
     SELECT subject, failures, last_at FROM login_failures WHERE failures > 0 ORDER BY last_at DESC LIMIT :limit
 """)
