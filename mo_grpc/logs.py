@@ -6,8 +6,6 @@ import sys
 
 import structlog
 
-from mo_grpc.config import Settings
-
 STDERR = 2
 
 
@@ -49,10 +47,10 @@ def _lost(lines: int) -> logging.LogRecord:
     return logging.LogRecord(__name__, logging.WARNING, __file__, 0, "log lines lost: %d", (lines,), None)
 
 
-def configure(settings: Settings) -> None:
-    """Set up structlog for this process, and pass the libraries' warnings through it."""
-    level = getattr(logging, settings.mo_log_level.upper())
-    as_json = settings.mo_log_format == "json"
+def configure(level_name: str, log_format: str) -> None:
+    """Set up structlog for this process, as MO_LOG_LEVEL and MO_LOG_FORMAT say, and pass the libraries' warnings through it."""
+    level = getattr(logging, level_name.upper())
+    as_json = log_format == "json"
     renderer = (
         structlog.processors.JSONRenderer()
         if as_json

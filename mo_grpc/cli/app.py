@@ -99,11 +99,16 @@ def events(
 
 
 @app.command()
-def up() -> None:
+def up(
+    revoke_key: Annotated[bool, typer.Option("--revoke-key", hidden=True, help="Only revoke the key of a run.")] = False,
+) -> None:
     """Run everything: PostgreSQL, migrations, the gRPC and web servers, Envoy. Ctrl-C stops it all."""
-    from mo_grpc.run.up import up
+    from mo_grpc.run import up
 
-    raise typer.Exit(up(_settings()))
+    if revoke_key:
+        up.revoke_key(_settings())
+    else:
+        raise typer.Exit(up.up(_settings()))
 
 
 @app.command()
@@ -113,7 +118,7 @@ def serve(
 ) -> None:
     """Run the gRPC server alone, with MO_WORKERS processes and one that watches over them."""
     if worker is None:
-        from mo_grpc.run.supervisor import run_workers
+        from mo_grpc.run.workers import run_workers
 
         run_workers(_with_key())
     else:
@@ -159,7 +164,7 @@ def edge(
     else:
         from mo_grpc.edge.process import run
 
-        raise typer.Exit(run(settings))
+        run(settings)
 
 
 @app.command("import")

@@ -25,7 +25,7 @@ def settings(*, serving: bool = False) -> Settings:
             # What is wrong with two settings together names them itself.
             print(*[f"{str(name).upper()}:" for name in problem["loc"][:1]], problem["msg"], file=sys.stderr)
         raise typer.Exit(2) from None
-    logs.configure(found)
+    logs.configure(found.mo_log_level, found.mo_log_format)
     for name, nearest in unknown_names().items():
         hint = f", do you mean {nearest}?" if nearest else "; env.example lists all settings."
         log.warning(f"{name} is no setting{hint}", name=name)

@@ -103,6 +103,8 @@ class EmbeddedPostgres:
         self._log = self._home / "log" / "postgres.log"
         self._lock = FileLock(self._home / "postgres.lock")
         self._cleanup = ExitStack()
+        self.leftovers: list[Path] = []
+        """What is to be removed once PostgreSQL has ended, by whoever this process becomes; `stop` does it by itself."""
 
     def __enter__(self) -> Self:
         self.start()
@@ -190,11 +192,13 @@ class EmbeddedPostgres:
         if not _SOCKET_PATH.fullmatch(f"{cluster}/{_SOCKET}.lock"):
             socket_dir = Path(tempfile.mkdtemp(prefix="mo-grpc-"))
             self._cleanup.callback(shutil.rmtree, socket_dir, ignore_errors=True)
+            self.leftovers.append(socket_dir)
             if user:
                 os.chown(socket_dir, *user)
         where = self._home / "postgres.socket"
         _write_private(where, str(socket_dir))
         self._cleanup.callback(where.unlink, missing_ok=True)
+        self.leftovers.append(where)
         settings = [f"-c{name}={value}" for name, value in _SETTINGS.items()]
         command = [*prefix, str(_bin() / "postgres"), "-D", str(cluster), "-k", str(socket_dir), *settings]
         # SIGINT is PostgreSQL's fast shutdown.

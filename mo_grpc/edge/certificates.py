@@ -5,31 +5,44 @@ some renewals do. So it is given links of ours, and they are moved whenever what
 """
 
 import ssl
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
-from mo_grpc.config import Settings
-from mo_grpc.edge.configuration import EdgeError
+from mo_grpc.process.supervisor import SupervisorError
+
+if TYPE_CHECKING:
+    from mo_grpc.config import Settings
 
 log = structlog.get_logger()
 
 
-class Certificates:
-    """The certificate, its key and the clients' authority, as far as the settings have them."""
+def paths(settings: "Settings") -> dict[str, Path]:
+    """The certificate, its key and the clients' authority, by kind, as far as the settings have them."""
+    found = {"certificate": settings.mo_tls_certificate, "key": settings.mo_tls_key, "client_ca": settings.mo_tls_client_ca}
+    return {kind: path.absolute() for kind, path in found.items() if path}
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        paths = {"certificate": settings.mo_tls_certificate, "key": settings.mo_tls_key, "client_ca": settings.mo_tls_client_ca}
-        self._paths = {name: path.absolute() for name, path in paths.items() if path}
-        self.links = {name: folder / f"tls-{name}.pem" for name in self._paths}
-        """Where Envoy shall look for each."""
+
+def links(kinds: Iterable[str], folder: Path) -> dict[str, Path]:
+    """Where Envoy looks for each kind."""
+    return {kind: folder / f"tls-{kind}.pem" for kind in kinds}
+
+
+class Certificates:
+    """The files of the settings, and the links to them in a folder."""
+
+    def __init__(self, files: dict[str, Path], folder: Path) -> None:
+        self._paths = files
+        self._links = links(files, folder)
         self._offered: object = None
 
     def offer(self) -> None:
-        """Look at the files, before Envoy does and hangs up on everybody, and lead it there.
+        """Check the files, because Envoy would close every connection over bad ones, and let the links lead to them.
 
         Raises:
-            EdgeError: they cannot be read, or do not belong together.
+            SupervisorError: they cannot be read, or do not belong together.
         """
         self._offered = self._state()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -40,8 +53,8 @@ class Certificates:
                 context.load_verify_locations(self._paths["client_ca"])
         except OSError as error:
             names = ", ".join(map(str, self._paths.values()))
-            raise EdgeError(f"The certificates cannot be used ({error.strerror or error}): {names}.") from None
-        for name, link in self.links.items():
+            raise SupervisorError(f"The certificates cannot be used ({error.strerror or error}): {names}.") from None
+        for name, link in self._links.items():
             new = link.with_suffix(".new")
             new.unlink(missing_ok=True)
             new.symlink_to(self._paths[name])
@@ -54,7 +67,7 @@ class Certificates:
         try:
             self.offer()
             log.info("certificates renewed")
-        except EdgeError as error:
+        except SupervisorError as error:
             log.warning("certificates not renewed", error=str(error))
 
     def _state(self) -> object:

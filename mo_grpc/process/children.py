@@ -10,10 +10,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 PYTHON = (sys.executable, "-P")
@@ -27,7 +26,10 @@ class AlreadyLockedError(Exception):
 
 
 class FileLock:
-    """An exclusive lock, which the kernel lets go of when its holder ends, however it ends."""
+    """An exclusive lock, which the kernel lets go of when its holder ends, however it ends.
+
+    A program that its holder becomes (`exec`) has it too; children do not.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -45,6 +47,7 @@ class FileLock:
         except BlockingIOError:
             os.close(descriptor)
             raise AlreadyLockedError(self._path) from None
+        os.set_inheritable(descriptor, True)  # `subprocess` closes it in children all the same
         self._descriptor = descriptor
 
     def release(self) -> None:
@@ -54,17 +57,31 @@ class FileLock:
             self._descriptor = None
 
 
-def end_requests() -> Callable[[], bool]:
-    """Watch for SIGTERM and SIGINT from now on; what is returned tells whether one has come."""
-    requested = False
+Process = subprocess.Popen[bytes]
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal requested
-        requested = True
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-    return lambda: requested
+class Adopted:
+    """A child that this process started before it became another program (`supervisor.become`); used like a `Process`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """How it ended, as `Popen.poll` says it; None while it runs."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal while it runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
 
 
 class User(NamedTuple):
@@ -81,7 +98,7 @@ def spawn(
     cwd: Path | None = None,
     user: User | None = None,
     keep: Collection[int] = (),
-) -> "subprocess.Popen[bytes]":
+) -> Process:
     """Start a child in a session of its own, out of reach of the terminal's Ctrl-C, that ends when this process does.
 
     What it prints goes to the end of `log`, or where this process's own output goes. It inherits the descriptors `keep`.
@@ -100,7 +117,7 @@ def spawn(
         )
 
 
-def stop(process: "subprocess.Popen[bytes]", number: signal.Signals, patience: float) -> None:
+def stop(process: Process, number: signal.Signals, patience: float) -> None:
     """End a child by a signal, and by SIGKILL if it takes longer than `patience` seconds."""
     if process.poll() is None:
         process.send_signal(number)

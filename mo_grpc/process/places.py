@@ -9,9 +9,12 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mo_grpc.config import Settings
 from mo_grpc.process.children import AlreadyLockedError, FileLock
+
+if TYPE_CHECKING:  # a supervisor does without the settings' libraries
+    from mo_grpc.config import Settings
 
 READY = b"+"
 """A worker's word for: I serve."""
@@ -26,32 +29,32 @@ class WorkersError(Exception):
     """The workers cannot run; the message says why."""
 
 
-def endpoint(settings: Settings, place: int) -> Path:
+def endpoint(settings: "Settings", place: int) -> Path:
     """The private socket at a place, in a folder that only its user can enter."""
     return _run_dir(settings) / f"grpc-{place}.sock"
 
 
-def endpoints(settings: Settings) -> list[Path]:
+def endpoints(settings: "Settings") -> list[Path]:
     """The private sockets at which workers may be, of which one is free, or its worker is on its way out."""
     return [endpoint(settings, place) for place in range(settings.mo_workers + 1)]
 
 
-def some_endpoint(settings: Settings) -> Path:
+def some_endpoint(settings: "Settings") -> Path:
     """A link to the private socket of one that serves; the supervisor keeps it so."""
     return _run_dir(settings) / "grpc.sock"
 
 
-def edge_endpoint(settings: Settings) -> Path:
+def edge_endpoint(settings: "Settings") -> Path:
     """The private socket of the edge's admin interface, beside them."""
     return _run_dir(settings) / "edge.sock"
 
 
-def web_endpoint(settings: Settings) -> Path:
+def web_endpoint(settings: "Settings") -> Path:
     """The private socket of the pages, beside them."""
     return _run_dir(settings) / "web.sock"
 
 
-def _run_dir(settings: Settings) -> Path:
+def _run_dir(settings: "Settings") -> Path:
     run_dir = settings.mo_data_dir.resolve() / "run"
     if len(os.fsencode(run_dir / "grpc-00.sock")) <= _MAX_SOCKET_PATH:
         return run_dir
@@ -59,7 +62,7 @@ def _run_dir(settings: Settings) -> Path:
     return Path(tempfile.gettempdir()) / f"mo-grpc-{os.geteuid()}-{name}"
 
 
-def make_run_dir(settings: Settings) -> None:
+def make_run_dir(settings: "Settings") -> None:
     """Make the sockets' folder.
 
     Raises:
@@ -72,7 +75,7 @@ def make_run_dir(settings: Settings) -> None:
         raise WorkersError(f"{run_dir} is not a folder of this user alone.")
 
 
-def claim(settings: Settings, socket: Path) -> None:
+def claim(settings: "Settings", socket: Path) -> None:
     """Make a socket this process's own for as long as it lives: gRPC would take it from another in silence.
 
     Raises:

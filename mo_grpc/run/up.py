@@ -1,14 +1,11 @@
-"""The main job, `mo-grpc up`: PostgreSQL, migrations, both servers and Envoy, watched over until all shall end, or must."""
+"""The start of `mo-grpc up`: PostgreSQL, migrations and an API key. The supervisor (`services.py`) does the rest."""
 
+import os
 import signal
 import socket
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -21,23 +18,22 @@ from mo_grpc.auth.api_keys.rules import BUSINESS_SCOPES, Credential, NewApiKey
 from mo_grpc.auth.secret_key import require_key
 from mo_grpc.config import Settings, forget_owner
 from mo_grpc.crypto import Vault
-from mo_grpc.db.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from mo_grpc.db.embedded import PATIENCE, EmbeddedPostgres, EmbeddedPostgresError
 from mo_grpc.db.engine import once
 from mo_grpc.db.migrate import migrate
-from mo_grpc.edge.process import Admin
+from mo_grpc.edge.admin import admin_address
 from mo_grpc.errors import ServiceError
-from mo_grpc.process.children import PYTHON, AlreadyLockedError, FileLock, spawn, stop, tail
-from mo_grpc.run.restarts import Restarts
+from mo_grpc.process.children import AlreadyLockedError, FileLock
+from mo_grpc.process.supervisor import become
+from mo_grpc.run.services import SIGNALS, Plan
 
 KEY_LIFETIME = timedelta(days=1)
 """The key of a run that was killed, and that no other run follows, ends by itself."""
 
-PATIENCE = 60.0
-"""Seconds that the parts may take until they answer."""
+KEY_NOTE = "up.key"
+"""The file in the data folder that names the key of a run."""
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _CREATE_CUSTOMER = "mo.customers.v1.CustomerService/CreateCustomer"
-_MO_GRPC = [*PYTHON, "-m", "mo_grpc"]
 
 
 class Stop(BaseException):
@@ -45,47 +41,15 @@ class Stop(BaseException):
 
 
 class StartError(Exception):
-    """A part did not start, or ended; the message says which and why."""
-
-
-class Part:
-    """A running part, which `start` starts."""
-
-    def __init__(self, name: str, log: Path, start: Callable[[], "subprocess.Popen[bytes]"]) -> None:
-        self.name = name
-        self.log = log
-        self._start = start
-        self._restarts = Restarts()
-        self._dead = False
-        self.start()
-
-    def start(self) -> None:
-        """Start it."""
-        self._started_at = time.monotonic()
-        self.process = self._start()
-        self._dead = False
-
-    def end(self) -> str | None:
-        """How it ended; None while it runs."""
-        status = self.process.poll()
-        if status is None:
-            return None
-        return f"{self.name} ended " + (f"by signal {-status}" if status < 0 else f"with exit status {status}")
-
-    def revive(self) -> None:
-        """Start it again if it has ended, the more often the later."""
-        end = self.end()
-        if end and not self._dead:
-            self._dead = True
-            self._restarts.died(time.monotonic() - self._started_at)
-            print(f"{end}; it starts again in {self._restarts.pause():.0f} s. See {self.log}.", file=sys.stderr, flush=True)
-        if end and self._restarts.due():
-            self.start()
+    """The run cannot start; the message says why."""
 
 
 def up(settings: Settings) -> int:
-    """Run everything until SIGINT, SIGTERM or SIGHUP, or until it cannot go on; answer the exit status."""
-    for number in _SIGNALS:
+    """Run everything until SIGINT, SIGTERM or SIGHUP, or until it cannot go on.
+
+    Once PostgreSQL is up to date, this process becomes the supervisor (`services.py`); before, this answers the exit status.
+    """
+    for number in SIGNALS:
         signal.signal(number, _on_signal)
     try:
         with ExitStack() as cleanup:
@@ -108,12 +72,12 @@ def _on_signal(number: int, frame: FrameType | None) -> NoReturn:
 
 def _ignore_signals() -> None:
     """`make` forwards the terminal's Ctrl-C, so a second one is no new wish: nothing aborts the clean-up."""
-    for number in _SIGNALS:
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _run(settings: Settings, cleanup: ExitStack) -> NoReturn:
-    """Start the parts in order; `cleanup` stops them in the opposite one."""
+    """Start PostgreSQL, migrate, and become the supervisor; `cleanup` is for what goes wrong before."""
     data_dir = settings.mo_data_dir.resolve()
     logs = data_dir / "log"
     try:
@@ -128,36 +92,36 @@ def _run(settings: Settings, cleanup: ExitStack) -> NoReturn:
         _check_port("MO_EDGE_ADMIN_PORT", "127.0.0.1", settings.mo_edge_admin_port)
     if settings.mo_http_redirect_port:
         _check_port("MO_HTTP_REDIRECT_PORT", settings.mo_http_host, settings.mo_http_redirect_port)
-    parts: list[Part] = []
+    plan = Plan(
+        logs=str(logs),
+        postgres=None,
+        postgres_patience=PATIENCE,
+        leftovers=[],
+        key_note=str(data_dir / KEY_NOTE),
+        greeting=-1,
+        admin=admin_address(settings),
+        grace=settings.mo_shutdown_grace_seconds,
+    )
     if settings.external_database_url is None:
         postgres = EmbeddedPostgres(data_dir)
         cleanup.callback(postgres.stop)  # before the start, so that no signal comes between them
         postgres.start()
-        parts.append(Part("PostgreSQL", logs / "postgres.log", lambda: postgres.process))
+        plan = plan._replace(postgres=postgres.process.pid, leftovers=[str(path) for path in postgres.leftovers])
     migrate(settings)
     forget_owner()
     require_key(settings)
-    note = data_dir / "up.key"
-    _revoke(settings, note)  # that of a run that was killed
-    for name, command in (("The gRPC server", "serve"), ("The web server", "web"), ("Envoy", "edge")):
-        log = logs / f"{command}.log"
-        part = Part(name, log, partial(spawn, [*_MO_GRPC, command], log))
-        cleanup.callback(_stop, part, settings)
-        parts.append(part)
-    _wait_until_ready(settings, parts)
-    cleanup.callback(_revoke, settings, note)
-    print(greeting(settings, _new_key(settings, note)), flush=True)
-    *needed, web, edge = parts
-    while True:
-        # The gRPC server starts its workers again by itself, and ends only when that helps nobody.
-        _check(needed)
-        for part in (web, edge):
-            part.revive()
-        time.sleep(0.2)
+    revoke_key(settings)  # that of a run that was killed
+    cleanup.callback(revoke_key, settings)
+    become("up", plan._replace(greeting=_readable(greeting(settings, _new_key(settings))))._asdict())
 
 
-def _stop(part: Part, settings: Settings) -> None:
-    stop(part.process, signal.SIGTERM, settings.mo_shutdown_grace_seconds + 10)
+def _readable(text: str) -> int:
+    """A descriptor from which this process reads the text after it has become the supervisor; a pipe takes some kilobytes."""
+    read_end, write_end = os.pipe()
+    os.write(write_end, text.encode())
+    os.close(write_end)
+    os.set_inheritable(read_end, True)
+    return read_end
 
 
 def _hold(path: Path, settings: Settings, cleanup: ExitStack) -> None:
@@ -178,17 +142,18 @@ def _check_port(setting: str, host: str, port: int) -> None:
             raise StartError(f"Port {port} of {host} cannot be used ({error.strerror}); set {setting} to another.") from None
 
 
-def _new_key(settings: Settings, note: Path) -> Credential:
+def _new_key(settings: Settings) -> Credential:
     """Make a key with every business scope for this run; its id is noted, so that it is revoked whatever becomes of the run."""
     credential = Credential.generate()
-    note.write_text(credential.id, encoding="ascii")
+    (settings.mo_data_dir / KEY_NOTE).write_text(credential.id, encoding="ascii")
     command = NewApiKey(credential, "mo-grpc up", frozenset(BUSINESS_SCOPES), datetime.now(UTC) + KEY_LIFETIME)
     once(settings, lambda database: ApiKeyAdministration(database, Vault(settings), operator()).create(command))
     return credential
 
 
-def _revoke(settings: Settings, note: Path) -> None:
-    """Revoke the key that was noted, if one was; where the database is away, the next start does."""
+def revoke_key(settings: Settings) -> None:
+    """Revoke the key of a run, if one was made; where the database is away, the next start does."""
+    note = settings.mo_data_dir / KEY_NOTE
     if not note.exists():
         return
     key_id = note.read_text(encoding="ascii")
@@ -197,23 +162,6 @@ def _revoke(settings: Settings, note: Path) -> None:
     except (EmbeddedPostgresError, ServiceError, SQLAlchemyError):
         return
     note.unlink()
-
-
-def _check(parts: list[Part]) -> None:
-    for part in parts:
-        if end := part.end():
-            raise StartError(f"{end}, so all stops. The end of {part.log}:\n{tail(part.log)}")
-
-
-def _wait_until_ready(settings: Settings, parts: list[Part]) -> None:
-    """Wait for Envoy, which is ready when it finds the gRPC server healthy."""
-    deadline = time.monotonic() + PATIENCE
-    admin = Admin(settings)
-    while not admin.ready():
-        _check(parts)
-        if time.monotonic() > deadline:
-            raise StartError(f"Not ready after {PATIENCE:.0f} seconds; see the logs in {settings.mo_data_dir}/log.")
-        time.sleep(0.05)
 
 
 def _reachable(host: str) -> str:

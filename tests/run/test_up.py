@@ -1,3 +1,4 @@
+import os
 import re
 import signal
 import socket
@@ -80,6 +81,16 @@ def test_the_printed_addresses_can_be_called(tmp_path: Path) -> None:
     assert "http://[::1]:2/v1/customers/ana" in printed
     over_tls = settings.model_copy(update={"mo_tls_certificate": Path("edge.crt")})
     assert "https://[::1]:2/v1/customers/ana" in greeting(over_tls, Credential.generate())
+
+
+@pytest.mark.usefixtures("stack")
+def test_supervisors_do_without_the_libraries_of_what_they_start() -> None:
+    """They only wait, so they should need little memory."""
+    up = the_child(os.getpid(), b"mo_grpc\0up")
+    supervisors = [up, *(the_child(up, b"mo_grpc\0" + part) for part in (b"serve", b"edge"))]
+    for pid in supervisors:
+        loaded = Path(f"/proc/{pid}/maps").read_text()
+        assert not re.findall(r"site-packages/(?:sqlalchemy|grpc|google|pydantic_core|psycopg\w*|cryptography)/.*", loaded)
 
 
 def test_a_second_up_says_that_one_is_running(stack: Stack) -> None:
@@ -225,10 +236,10 @@ def test_an_external_database_is_used_instead_and_what_serves_does_not_know_its_
             assert len(children(process.pid)) == 3
             assert not (tmp_path / "ours/postgres").exists()
             password = (tmp_path / "external" / f"{ROLE}.password").read_bytes()
-            assert password in known_to(process.pid)
-            below = [child for part in children(process.pid) for child in (part, *children(part))]
-            assert len(below) > 3
-            assert not [cmdline(child) for child in below if password in known_to(child)]
+            assert password.decode() in environment["MO_MIGRATION_DATABASE_URL"]
+            all_of_it = [process.pid, *(child for part in children(process.pid) for child in (part, *children(part)))]
+            assert len(all_of_it) > 4
+            assert not [cmdline(each) for each in all_of_it if password in known_to(each)]
             answer = httpx.get(f"http://127.0.0.1:{environment['MO_HTTP_PORT']}/v1/customers", headers={"x-api-key": key[0]})
             assert answer.json() == {"customers": [], "next_page_token": ""}
             process.terminate()

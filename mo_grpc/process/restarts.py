@@ -1,9 +1,9 @@
-"""When to start again what has died: the more often it dies, the later."""
+"""Exponential back-off between the restarts of a process."""
 
 import time
 
 GOOD_LIFE = 30.0
-"""Seconds: what lived so long was well, and its death is not one of a series."""
+"""Seconds after which a process counts as healthy: its death begins a new series."""
 
 LONGEST_PAUSE = 30.0
 """Seconds between a death and the next start, at most."""
@@ -22,7 +22,7 @@ class Restarts:
         self._series = 0 if lived >= GOOD_LIFE else self._series + 1
 
     def pause(self, *, longest: float = LONGEST_PAUSE) -> float:
-        """How many seconds lie between the last death and the next start: none after a good life, else 1, 2, 4 … `longest`."""
+        """Seconds between the last death and the next start: none after a good life, else 1, 2, 4 … `longest`."""
         return min(longest, 2.0 ** (self._series - 1)) if self._series else 0.0
 
     def due(self, *, longest: float = LONGEST_PAUSE) -> bool:

@@ -1,0 +1,223 @@
+"""All cores in use: a server process for each, and one that watches over them.
+
+A worker that dies is replaced, with exponential back-off, while the others serve. One that is told to end (SIGTERM) is replaced
+first: it serves until its successor does, and then finishes its calls. So neither costs a call that has not begun.
+"""
+
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
+
+import structlog
+
+from mo_grpc import logs
+from mo_grpc.process.children import PYTHON, spawn
+from mo_grpc.process.places import READY, REPLACE, WorkersError, claim, endpoints, make_run_dir, some_endpoint
+from mo_grpc.process.restarts import Restarts
+from mo_grpc.process.supervisor import Child, SupervisorError, become, supervise, wait_for
+
+if TYPE_CHECKING:
+    from mo_grpc.config import Settings
+
+log = structlog.get_logger()
+
+MAX_FAILED_STARTS = 3
+"""How often in a row a worker may end before it serves. When all have, and none serves, this process ends."""
+
+DRAIN: Final = signal.SIGHUP
+"""What tells a worker to finish its calls and end, at once. The kernel sends it, too, when the supervisor dies."""
+
+MARGIN = 5.0
+"""Seconds beyond the grace after which a worker that should have ended is killed."""
+
+
+class Plan(NamedTuple):
+    """What the supervisor of the workers is told."""
+
+    sockets: list[str]
+    """The private sockets: one more than there are workers."""
+    link: str
+    """A link to the socket of a worker that serves, which the supervisor keeps current for the pages."""
+    grace: float
+    """Seconds that a worker's calls get to finish."""
+    log_level: str
+    log_format: str
+
+
+class _Worker(Child):
+    """One process, at one of the places."""
+
+    def __init__(self, place: int, patience: float) -> None:
+        self.place = place
+        self.ready = False
+        self.wants_successor = False
+        self._pipe, theirs = os.pipe()
+        os.set_blocking(self._pipe, False)
+        command = [*PYTHON, "-m", "mo_grpc", "serve", "--worker", str(place), "--supervisor", str(theirs)]
+        super().__init__(spawn(command, dies_with=DRAIN, keep=(theirs,)), DRAIN, patience)
+        os.close(theirs)
+
+    def listen(self) -> None:
+        """Read what it has told by its pipe."""
+        try:
+            words = os.read(self._pipe, 100)
+        except BlockingIOError:
+            return
+        self.ready = self.ready or READY in words
+        self.wants_successor = self.wants_successor or REPLACE in words
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has ended."""
+        if self.running:
+            return False
+        if self._pipe >= 0:
+            os.close(self._pipe)
+            self._pipe = -1
+        return True
+
+
+class _Post:
+    """What one worker after the other stands at."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.serving: _Worker | None = None
+        self.coming: _Worker | None = None
+        self.failed_starts = 0
+        self.restarts = Restarts()
+
+    @property
+    def workers(self) -> list[_Worker]:
+        return [worker for worker in (self.serving, self.coming) if worker]
+
+    def wants(self, *, others_serve: bool) -> bool:
+        """Whether it is time to start a worker. Where no other serves, a long pause would help nobody."""
+        if self.coming or (self.serving and not self.serving.wants_successor):
+            return False
+        return self.restarts.due() if self.serving or others_serve else self.restarts.due(longest=1.0)
+
+    def notice_deaths(self) -> None:
+        for worker in [worker for worker in self.workers if worker.gone]:
+            self.restarts.died(worker.lived)
+            if worker is self.serving:
+                self.serving = None
+            else:
+                self.coming = None
+                self.failed_starts += 1
+            status = worker.process.returncode
+            log.warning("worker died", worker=self.number, status=status, ready=worker.ready, pause=self.restarts.pause())
+
+    def take_over(self) -> _Worker | None:
+        """Let the successor take over as soon as it serves; answer which worker it has replaced."""
+        for worker in self.workers:
+            worker.listen()
+        if self.coming is None or not self.coming.ready:
+            return None
+        replaced, self.serving, self.coming = self.serving, self.coming, None
+        self.failed_starts = 0
+        return replaced
+
+
+class Workers:
+    """A worker at every post."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._sockets = [Path(socket) for socket in plan.sockets]
+        self._link = Path(plan.link)
+        self._patience = plan.grace + MARGIN
+        self._posts = [_Post(number) for number in range(len(plan.sockets) - 1)]
+        self._leaving: list[_Worker] = []
+        self._linked: _Worker | None = None
+
+    def look(self) -> None:
+        """Replace the workers that have died and those that are to go.
+
+        Raises:
+            SupervisorError: no worker can be made to serve.
+        """
+        self._leaving = [worker for worker in self._leaving if not worker.gone]
+        for post in self._posts:
+            post.notice_deaths()
+            if replaced := post.take_over():
+                replaced.drain()
+                self._leaving.append(replaced)
+        serving = [post.serving for post in self._posts if post.serving]
+        if not serving and all(post.failed_starts >= MAX_FAILED_STARTS for post in self._posts):
+            raise SupervisorError(
+                f"No worker can be made to serve: each ended before it did, {MAX_FAILED_STARTS} times in a row."
+            )
+        self._keep_link(serving)
+        for post in self._posts:
+            if post.wants(others_serve=bool(serving)) and (places := self._free_places()):
+                post.coming = _Worker(places[0], self._patience)
+
+    def end(self) -> None:
+        """Let all finish their calls."""
+        workers = self._workers()
+        for worker in workers:
+            worker.drain()
+        wait_for(workers)
+
+    def _workers(self) -> list[_Worker]:
+        return [*self._leaving, *(worker for post in self._posts for worker in post.workers)]
+
+    def _free_places(self) -> list[int]:
+        taken = {worker.place for worker in self._workers()}
+        return [place for place in range(len(self._sockets)) if place not in taken]
+
+    def _keep_link(self, serving: list[_Worker]) -> None:
+        """Keep one socket that leads to a worker that serves, for the pages."""
+        if not serving or self._linked in serving:
+            return
+        self._linked = serving[0]
+        new = self._link.with_suffix(".new")
+        new.unlink(missing_ok=True)
+        new.symlink_to(self._sockets[self._linked.place])
+        new.replace(self._link)
+
+
+def run_workers(settings: "Settings") -> NoReturn:
+    """Run the workers until SIGTERM or SIGINT, and let them drain.
+
+    Raises:
+        WorkersError: the port is taken, or the folder of the private sockets is not ours.
+    """
+    make_run_dir(settings)
+    claim(settings, some_endpoint(settings))
+    _reserve(settings.mo_grpc_host, settings.mo_grpc_port)
+    plan = Plan(
+        sockets=[str(path) for path in endpoints(settings)],
+        link=str(some_endpoint(settings)),
+        grace=settings.mo_shutdown_grace_seconds,
+        log_level=settings.mo_log_level,
+        log_format=settings.mo_log_format,
+    )
+    become("serve", plan._asdict())
+
+
+def watch(plan: Plan) -> int:
+    """Supervise the workers; answer the exit status."""
+    logs.configure(plan.log_level, plan.log_format)
+    return supervise(Workers(plan))
+
+
+def _reserve(host: str, port: int) -> None:
+    """Hold the port for the workers: a bound socket that does not listen gets no connections.
+
+    Workers share the port, so the kernel would let a forgotten server of the same user share it too, and take its part of
+    the calls. The first, unshared attempt finds it.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+        held = socket.socket(family)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind((host, port))
+    except OSError as error:
+        raise WorkersError(f"Port {port} of {host} cannot be used: {error.strerror}.") from None
+    os.set_inheritable(held.detach(), True)
