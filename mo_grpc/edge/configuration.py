@@ -6,21 +6,14 @@ import json
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
-from google.protobuf.duration_pb2 import Duration
-from google.rpc import code_pb2
-from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
-from google.rpc.status_pb2 import Status
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.config import Settings
+from mo_grpc.edge.http_errors import EDGE_ERRORS
 from mo_grpc.edge.routes import body_members, by_verb, rest_paths
-from mo_grpc.errors import DOMAIN
 from mo_grpc.package_data import data_path
 from mo_grpc.process.places import endpoints, web_endpoint
 
@@ -54,86 +47,6 @@ MOST_ADDRESSES = 10_000
 
 class EdgeError(Exception):
     """The edge cannot start; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """What a caller reads when Envoy itself answers with an HTTP status: the service's own error, in its two forms."""
-
-    http_status: int
-    code: code_pb2.Code.ValueType
-    reason: ErrorReason.ValueType
-    message: str
-    # REST callers only, since Envoy fills in its %…% in JSON alone.
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    explained: bool = False
-    retry_after: int | None = None  # seconds
-    op: Literal["EQ", "GE"] = "EQ"
-
-    @property
-    def json(self) -> dict[str, object]:
-        """The body of a REST answer."""
-        info = {
-            "@type": f"type.googleapis.com/{ErrorInfo.DESCRIPTOR.full_name}",
-            "reason": ErrorReason.Name(self.reason),
-            "domain": DOMAIN,
-            "metadata": dict(self.metadata),
-        }
-        message = f"{self.message} %LOCAL_REPLY_BODY%" if self.explained else self.message
-        retry = {"@type": f"type.googleapis.com/{RetryInfo.DESCRIPTOR.full_name}", "retry_delay": f"{self.retry_after}s"}
-        return {"code": self.code, "message": message, "details": [info, retry] if self.retry_after else [info]}
-
-    @property
-    def grpc_headers(self) -> dict[str, str]:
-        """The headers of a gRPC answer without a message."""
-        status = Status(code=self.code, message=self.message)
-        status.details.add().Pack(ErrorInfo(reason=ErrorReason.Name(self.reason), domain=DOMAIN))
-        if self.retry_after:
-            status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=self.retry_after)))
-        return {
-            "content-type": "application/grpc",
-            "grpc-status": str(self.code),
-            "grpc-message": self.message,
-            "grpc-status-details-bin": base64.b64encode(status.SerializeToString()).decode().rstrip("="),
-        }
-
-
-# The first that matches is the answer, so the last two are for what no line above foresees.
-REFUSALS = (
-    Refusal(400, code_pb2.INVALID_ARGUMENT, ErrorReason.MALFORMED_REQUEST, "The request is malformed.", explained=True),
-    Refusal(401, code_pb2.UNAUTHENTICATED, ErrorReason.API_KEY_INVALID, "The API key is not valid."),
-    Refusal(403, code_pb2.PERMISSION_DENIED, ErrorReason.MALFORMED_REQUEST, "This kind of request is not served."),
-    Refusal(404, code_pb2.NOT_FOUND, ErrorReason.ROUTE_NOT_FOUND, "No such path."),
-    Refusal(405, code_pb2.UNIMPLEMENTED, ErrorReason.METHOD_NOT_ALLOWED, "The path is there, but takes other verbs."),
-    Refusal(408, code_pb2.DEADLINE_EXCEEDED, ErrorReason.REQUEST_TIMEOUT, "The request took too long to arrive."),
-    Refusal(413, code_pb2.INVALID_ARGUMENT, ErrorReason.REQUEST_TOO_LARGE, "The body is over the limit."),
-    Refusal(
-        415,
-        code_pb2.INVALID_ARGUMENT,
-        ErrorReason.UNSUPPORTED_MEDIA_TYPE,
-        "The body's content type, or its encoding, is not understood.",
-    ),
-    Refusal(429, code_pb2.RESOURCE_EXHAUSTED, ErrorReason.RATE_LIMITED, "Too many calls; please slow down.", retry_after=1),
-    Refusal(431, code_pb2.INVALID_ARGUMENT, ErrorReason.HEADERS_TOO_LARGE, "The headers are over the limit."),
-    Refusal(501, code_pb2.UNIMPLEMENTED, ErrorReason.MALFORMED_REQUEST, "This kind of request is not served."),
-    Refusal(502, code_pb2.UNAVAILABLE, ErrorReason.UPSTREAM_UNAVAILABLE, "The service did not answer; please retry."),
-    Refusal(503, code_pb2.UNAVAILABLE, ErrorReason.UPSTREAM_UNAVAILABLE, "The service is down; please retry."),
-    Refusal(
-        504,
-        code_pb2.DEADLINE_EXCEEDED,
-        ErrorReason.REQUEST_TIMEOUT,
-        "The service took too long to answer; the outcome may still land.",
-    ),
-    Refusal(
-        500,
-        code_pb2.INTERNAL,
-        ErrorReason.INTERNAL_ERROR,
-        "The edge failed; its log and the request id tell more.",
-        metadata={"request_id": "%REQ(X-REQUEST-ID)%"},
-        op="GE",
-    ),
-    Refusal(400, code_pb2.INVALID_ARGUMENT, ErrorReason.MALFORMED_REQUEST, "The request is malformed.", op="GE"),
-)
 
 
 def render(settings: Settings, secrets: Path | None = None, admin_socket: Path | None = None) -> str:
@@ -202,7 +115,7 @@ def render(settings: Settings, secrets: Path | None = None, admin_socket: Path |
         lua=_lua(files),
         rest_paths=paths,
         rest_by_verb=by_verb(paths),
-        refusals=REFUSALS,
+        http_errors=EDGE_ERRORS,
     )
 
 

@@ -6,7 +6,10 @@ from typing import Any, Final
 
 from google.api import annotations_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodDescriptorProto
+from mo.errors.v1.error_reason_pb2 import ErrorReason
 
+from mo_grpc.edge.http_errors import REFERENCE_ERRORS, HttpError
+from mo_grpc.errors import DOMAIN
 from mo_grpc.imports.form import CONTENT_TYPE as FORM
 from mo_grpc.imports.form import FILE_FIELD
 from mo_grpc.rpc.access import ACCESS, ACCOUNT, BASIC, PUBLIC
@@ -25,24 +28,6 @@ _SECURITY: Final[dict[str, list[dict[str, list[str]]]]] = {
     BASIC: [],
 }
 _SCOPED: Final[list[dict[str, list[str]]]] = [{"apiKey": []}, {"accessToken": []}]
-
-# What each status of HTTP means here, and an example of a reason.
-_REFUSALS: Final = {
-    "400": ("The request is wrong, or the state forbids it.", 3, "INVALID_FIELDS"),
-    "401": ("The key, the token or the password does not count.", 16, "API_KEY_INVALID"),
-    "403": ("The caller may not do this, or not from here.", 7, "SCOPE_MISSING"),
-    "404": ("There is no such thing, or no such path.", 5, "CUSTOMER_NOT_FOUND"),
-    "408": ("The request took too long to arrive.", 4, "REQUEST_TIMEOUT"),
-    "409": ("The id is taken, or somebody else was quicker.", 6, "CUSTOMER_ALREADY_EXISTS"),
-    "415": ("The body's content type, or its encoding, is not understood.", 3, "UNSUPPORTED_MEDIA_TYPE"),
-    "413": ("The body is over the limit.", 3, "REQUEST_TOO_LARGE"),
-    "429": ("Too many calls; `google.rpc.RetryInfo` says when there may be more.", 8, "RATE_LIMITED"),
-    "431": ("The headers are over the limit.", 3, "HEADERS_TOO_LARGE"),
-    "500": ("The service failed; the request id helps to find out why.", 13, "INTERNAL_ERROR"),
-    "502": ("The service did not answer; retry.", 14, "UPSTREAM_UNAVAILABLE"),
-    "503": ("The service, or its database, is out of reach; retry.", 14, "DATABASE_UNAVAILABLE"),
-    "504": ("The answer took too long; the outcome may still land.", 4, "REQUEST_TIMEOUT"),
-}
 
 _INFO: Final = {
     "title": "MO over gRPC",
@@ -85,7 +70,7 @@ def document(files: FileDescriptorSet) -> Schema:
         "paths": paths,
         "components": {
             "securitySchemes": _security_schemes(),
-            "responses": {f"Refused{status}": _refused(*refusal) for status, refusal in _REFUSALS.items()},
+            "responses": {f"Refused{error.http_status}": _refused(error) for error in REFERENCE_ERRORS},
             "schemas": dict(sorted(schemas.items())),
         },
     }
@@ -237,11 +222,13 @@ def _responses(
     return responses | {status: {"$ref": f"#/components/responses/Refused{status}"} for status in sorted(statuses)}
 
 
-def _refused(description: str, code: int, reason: str) -> Schema:
-    info = {"@type": _ERROR_INFO, "reason": reason, "domain": "mo", "metadata": {}}
-    example = {"code": code, "message": description, "details": [info]}
-    error = {"schema": {"$ref": "#/components/schemas/Error"}, "example": example}
-    return {"description": description, "content": {"application/json": error}}
+def _refused(error: HttpError) -> Schema:
+    description = error.meaning or error.message
+    reason = ErrorReason.Name(error.reason if error.example is None else error.example)
+    info = {"@type": _ERROR_INFO, "reason": reason, "domain": DOMAIN, "metadata": {}}
+    example = {"code": error.code, "message": description, "details": [info]}
+    schema = {"schema": {"$ref": "#/components/schemas/Error"}, "example": example}
+    return {"description": description, "content": {"application/json": schema}}
 
 
 def _collect(protos: Protos, name: str, schemas: dict[str, Schema], *, itself: bool = False) -> None:
