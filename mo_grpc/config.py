@@ -249,8 +249,8 @@ OWNERS_SECRETS = ("mo_migration_database_url", "database_owner_passwd")
 
 def forget_owner() -> None:
     """Let no process that is started from now on find the owner's secrets in its environment."""
-    for name in [name for name in os.environ if name.lower() in OWNERS_SECRETS]:
-        del os.environ[name]
+    for name in [name for name in os.environ if name.lower() in OWNERS_SECRETS]:  # noqa: TID251 - here it is read
+        del os.environ[name]  # noqa: TID251 - as above
 
 
 def unknown_names() -> dict[str, str]:
@@ -259,7 +259,8 @@ def unknown_names() -> dict[str, str]:
     All that begins with `MO_` counts, and whatever else is nearly a setting's name.
     """
     settings = [name.upper() for name in Settings.model_fields]
-    given = {name.upper() for name, value in (dotenv_values(".env") | os.environ).items() if value}
+    values = dotenv_values(".env") | os.environ  # noqa: TID251 - as above
+    given = {name.upper() for name, value in values.items() if value}
     found = {}
     for name in sorted(given.difference(settings)):
         ours = name.startswith("MO_")

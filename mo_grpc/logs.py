@@ -72,7 +72,7 @@ def configure(level_name: str, log_format: str) -> None:
     )
     if as_json:
         # gRPC's C core writes lines of its own, which are no JSON, and which any caller can provoke with a malformed header.
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # noqa: TID251 - written, not read
     handler = Lines(STDERR)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -45,4 +45,5 @@ async def connect(url: URL) -> "psycopg.AsyncConnection[Any]":
     """
     # As SQLAlchemy does it, so that whatever a URL may hold is read alike.
     _, parameters = url.get_dialect()().create_connect_args(url)
-    return await psycopg.AsyncConnection.connect(**{**parameters, **connect_args(SERVICE_ROLE)}, autocommit=True)
+    arguments = {**parameters, **connect_args(SERVICE_ROLE)}
+    return await psycopg.AsyncConnection.connect(**arguments, autocommit=True)  # noqa: TID251 - of `db`

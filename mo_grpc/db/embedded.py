@@ -224,7 +224,7 @@ class EmbeddedPostgres:
                 _write_private(_password_file(self._home, role), secrets.token_urlsafe(24))
         url = _url(self._home, "postgres").set(drivername="postgresql", database="postgres")
         conninfo: dict[str, Any] = url.translate_connect_args(username="user", database="dbname") | dict(url.query)
-        with psycopg.connect(**conninfo, autocommit=True, connect_timeout=5) as connection:
+        with psycopg.connect(**conninfo, autocommit=True, connect_timeout=5) as connection:  # noqa: TID251 - of `db`
             if connection.execute("SELECT 1 WHERE pg_is_in_recovery()").fetchone():
                 return  # a standby has what its leader has
             name = sql.Identifier(ROLE)

@@ -12,7 +12,7 @@ from sqlalchemy import URL, ExceptionContext, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine  # noqa: TID251 - of `db`
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from mo_grpc.config import Settings

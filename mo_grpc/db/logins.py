@@ -47,4 +47,4 @@ def _can_log_in(service: URL) -> bool:
 def _connect(url: URL, role: str | None) -> Connection:
     # By SQLAlchemy's own function, so that URLs are read in the same way everywhere.
     _, parameters = url.get_dialect()().create_connect_args(url)
-    return psycopg.connect(**{**parameters, **connect_args(role)})
+    return psycopg.connect(**{**parameters, **connect_args(role)})  # noqa: TID251 - of `db`

@@ -29,9 +29,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mo_grpc.auth.api_keys.servicer import ApiKeyServicer
 from mo_grpc.auth.api_keys.store import clean_calls
 from mo_grpc.auth.tokens.servicer import TokenServicer
-from mo_grpc.auth.tokens.store import clean_sessions
 from mo_grpc.auth.users.accounts import Accounts
 from mo_grpc.auth.users.servicer import OtpServicer
+from mo_grpc.auth.users.sessions import clean_sessions
 from mo_grpc.auth.users.store import clean_failures
 from mo_grpc.config import Settings
 from mo_grpc.customers.servicer import CustomerServicer

@@ -9,13 +9,11 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.auth.tokens import store
-from mo_grpc.auth.tokens.models import USERS_CHANNEL
 from mo_grpc.auth.tokens.rules import (
     ACCESS_TOKEN,
     CHALLENGE,
     Claims,
     KeyPair,
-    Session,
     TokenKind,
     is_current,
     key_id,
@@ -25,7 +23,9 @@ from mo_grpc.auth.tokens.rules import (
     token_invalid,
     verify,
 )
+from mo_grpc.auth.users.models import USERS_CHANNEL
 from mo_grpc.auth.users.rules import ROLE_SCOPES, Role, User, UserStatus, fingerprint
+from mo_grpc.auth.users.sessions import Session, revoked_sessions
 from mo_grpc.auth.users.store import changed_statuses, find_status, list_statuses
 from mo_grpc.config import Settings
 from mo_grpc.crypto import Vault
@@ -211,7 +211,7 @@ class TokenRing:
         """Read which sessions ended within the last `age`, and forget those whose tokens have all expired."""
         now = time.monotonic()
         forgotten = now - (self._lifetime + SLACK).total_seconds()
-        ended = await self._database.read(lambda connection: store.revoked_sessions(connection, age))
+        ended = await self._database.read(lambda connection: revoked_sessions(connection, age))
         self._ended = {name: since for name, since in self._ended.items() if since > forgotten}
         for name in ended:
             self._ended.setdefault(name, now)

@@ -1,6 +1,5 @@
-"""The values of sessions and tokens, and the form of the JWTs (RFC 7519, 8725, 9068), without any SQL."""
+"""The values of signing keys and tokens, and the form of the JWTs (RFC 7519, 8725, 9068), without any SQL."""
 
-import hashlib
 import secrets
 from base64 import urlsafe_b64encode
 from datetime import UTC, datetime, timedelta
@@ -40,14 +39,6 @@ class KeyPair(NamedTuple):
         return f"KeyPair({self.kid!r})"
 
 
-class Session(NamedTuple):
-    """A session as stored."""
-
-    id: str
-    user_id: int
-    expires_at: datetime
-
-
 class Claims(NamedTuple):
     """What a JWT says that was found genuine."""
 
@@ -68,21 +59,6 @@ def new_key_pair() -> tuple[str, bytes, bytes]:
 def sealed_for(kid: str) -> str:
     """The vault's purpose of a private key."""
     return f"signing key {kid}"
-
-
-def new_session_id() -> str:
-    """An id that nobody guesses."""
-    return secrets.token_urlsafe(16)
-
-
-def new_refresh_token() -> str:
-    """256 random bits; the prefix lets scanners of leaked secrets know it."""
-    return f"mor_{secrets.token_urlsafe(32)}"
-
-
-def refresh_hash(token: str) -> bytes:
-    """What is stored of a refresh token: it is random enough for one SHA-256."""
-    return hashlib.sha256(token.encode()).digest()
 
 
 def sign(kind: TokenKind, kid: str, private_key: bytes, user_id: int, about: str, expires_at: datetime, now: datetime) -> str:

@@ -1,4 +1,4 @@
-"""TokenService over the accounts and the store of sessions."""
+"""TokenService over the accounts and their sessions."""
 
 from datetime import timedelta
 
@@ -8,9 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.audit_log.rules import Actor, AuditKind, NewAuditEvent
 from mo_grpc.audit_log.store import append
-from mo_grpc.auth.tokens import store
 from mo_grpc.auth.tokens.ring import TokenRing
-from mo_grpc.auth.tokens.rules import Session, jwk, new_refresh_token, refresh_hash, token_invalid
+from mo_grpc.auth.tokens.rules import jwk, token_invalid
+from mo_grpc.auth.users import sessions
 from mo_grpc.auth.users.accounts import Accounts
 from mo_grpc.auth.users.rules import LoginAttempt, OtpRequired, User, credentials_invalid
 from mo_grpc.config import Settings
@@ -44,10 +44,12 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
         self._session_lifetime = timedelta(hours=settings.mo_session_hours)
 
     async def CreateToken(self, request: tokens_pb2.CreateTokenRequest, context: Context) -> tokens_pb2.CreateTokenResponse:
-        refresh_token = new_refresh_token()
+        refresh_token = sessions.new_refresh_token()
 
-        async def begin(connection: AsyncConnection, user: User) -> Session:
-            return await store.begin_session(connection, user.id, refresh_hash(refresh_token), self._session_lifetime)
+        async def begin(connection: AsyncConnection, user: User) -> sessions.Session:
+            return await sessions.begin_session(
+                connection, user.id, sessions.refresh_hash(refresh_token), self._session_lifetime
+            )
 
         address = self._addresses(context)
         try:
@@ -70,13 +72,13 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
         return answer
 
     async def RefreshToken(self, request: tokens_pb2.RefreshTokenRequest, context: Context) -> tokens_pb2.Tokens:
-        refresh_token = new_refresh_token()
-        spent, new = refresh_hash(request.refresh_token), refresh_hash(refresh_token)
+        refresh_token = sessions.new_refresh_token()
+        spent, new = sessions.refresh_hash(request.refresh_token), sessions.refresh_hash(refresh_token)
         actor = Actor("", self._addresses(context))
 
-        async def spend(connection: AsyncConnection) -> Session | store.Reused | None:
-            found = await store.spend_token(connection, spent, new)
-            if isinstance(found, store.Reused):
+        async def spend(connection: AsyncConnection) -> sessions.Session | sessions.Reused | None:
+            found = await sessions.spend_token(connection, spent, new)
+            if isinstance(found, sessions.Reused):
                 reused = NewAuditEvent(
                     AuditKind.REFRESH_TOKEN_REUSED, actor, f"user-{found.user_id}", {"session": found.session_id}
                 )
@@ -84,7 +86,7 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
             return found
 
         login = await self._database.write(spend)
-        if not isinstance(login, Session):
+        if not isinstance(login, sessions.Session):
             raise token_invalid()
         tokens = await self._tokens(login, refresh_token)
         await context.send_initial_metadata(NO_STORE)
@@ -97,9 +99,9 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
 
         async def revoke(connection: AsyncConnection) -> None:
             if request.all_sessions:
-                await store.revoke_sessions_of(connection, session.user_id)
+                await sessions.revoke_sessions_of(connection, session.user_id)
             else:
-                await store.revoke_sessions(connection, [session.id])
+                await sessions.revoke_sessions(connection, [session.id])
             await append(connection, self._vault, [NewAuditEvent(AuditKind.LOGGED_OUT, actor, caller().id, {"session": ended})])
 
         await self._database.write(revoke)
@@ -118,7 +120,7 @@ class TokenServicer(tokens_pb2_grpc.TokenServiceServicer):
             )
         return presented
 
-    async def _tokens(self, login: Session, refresh_token: str) -> tokens_pb2.Tokens:
+    async def _tokens(self, login: sessions.Session, refresh_token: str) -> tokens_pb2.Tokens:
         access_token, expires_at = await self._ring.access_token(login)
         return tokens_pb2.Tokens(
             access_token=access_token,

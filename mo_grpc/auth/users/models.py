@@ -1,4 +1,4 @@
-"""The tables of people, of their recovery codes, and of failed logins."""
+"""The tables of users, their sessions, refresh tokens and recovery codes, and of failed logins."""
 
 from datetime import datetime
 
@@ -20,6 +20,9 @@ from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
 
 from mo_grpc.db.base import Base
+
+USERS_CHANNEL = "mo_people"
+"""Triggers notify this channel of each change to what tokens stand for: `user 5`, `session …`, `key …`."""
 
 
 class User(Base):
@@ -81,3 +84,34 @@ class LoginFailure(Base):
     subject: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
     failures: Mapped[int] = mapped_column(Integer)
     last_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True))
+
+
+class Session(Base):
+    """A login and all the tokens that follow from it."""
+
+    __tablename__ = "sessions"
+    __table_args__ = (
+        CheckConstraint("length(id) = 22", "id"),
+        Index(None, "user_id"),
+        # For cleaning up.
+        Index(None, "expires_at"),
+        # For servers that start to follow.
+        Index(None, "revoked_at"),
+    )
+
+    id: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True))
+    expires_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True))
+    revoked_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
+
+
+class RefreshToken(Base):
+    """A refresh token, used or not; a used one that comes again was stolen."""
+
+    __tablename__ = "refresh_tokens"
+    __table_args__ = (CheckConstraint("length(token_hash) = 32", "token_hash"), Index(None, "session_id"))
+
+    token_hash: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    session_id: Mapped[str] = mapped_column(ForeignKey("sessions.id", ondelete="CASCADE"))
+    used_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))

@@ -11,7 +11,6 @@ from typing import NamedTuple
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mo_grpc.auth.tokens.store import revoke_sessions_of
 from mo_grpc.auth.users.otp import accepted_step
 from mo_grpc.auth.users.rules import (
     Failures,
@@ -25,6 +24,7 @@ from mo_grpc.auth.users.rules import (
     otp_not_enabled,
     refused_for,
 )
+from mo_grpc.auth.users.sessions import revoke_sessions_of
 from mo_grpc.db.cleaning import Cleaner
 from mo_grpc.errors import ServiceError
 

@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from mo_grpc.auth.api_keys.store import clean_calls
-from mo_grpc.auth.tokens.store import clean_sessions
+from mo_grpc.auth.users.sessions import clean_sessions
 from mo_grpc.auth.users.store import clean_failures
 from mo_grpc.db.embedded import embedded_url
 from mo_grpc.db.engine import Database
