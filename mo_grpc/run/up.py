@@ -18,7 +18,8 @@ from mo_grpc.auth.api_keys.rules import BUSINESS_SCOPES, Credential, NewApiKey
 from mo_grpc.auth.secret_key import require_key
 from mo_grpc.config import Settings, forget_owner
 from mo_grpc.crypto import Vault
-from mo_grpc.db.embedded import PATIENCE, EmbeddedPostgres, EmbeddedPostgresError
+from mo_grpc.db.cluster import PATIENCE, EmbeddedPostgresError
+from mo_grpc.db.embedded import EmbeddedPostgres
 from mo_grpc.db.engine import once
 from mo_grpc.db.migrate import migrate
 from mo_grpc.edge.admin import admin_address

@@ -14,8 +14,9 @@ import psycopg
 import pytest
 from sqlalchemy import URL
 
-from mo_grpc.db import embedded
-from mo_grpc.db.embedded import AlreadyRunningError, EmbeddedPostgres, EmbeddedPostgresError, embedded_url
+from mo_grpc.db import cluster
+from mo_grpc.db.cluster import AlreadyRunningError, EmbeddedPostgresError
+from mo_grpc.db.embedded import EmbeddedPostgres, embedded_url
 from tests.waiting import eventually
 
 
@@ -220,7 +221,7 @@ def test_a_failed_start_of_a_copy_leaves_the_original_alone(tmp_path: Path, monk
     with EmbeddedPostgres(original):
         shutil.copytree(original, copy, ignore=shutil.ignore_patterns(".s.PGSQL.*"))
         with monkeypatch.context() as elsewhere:
-            elsewhere.setattr(embedded, "find_spec", lambda name: None)
+            elsewhere.setattr(cluster, "find_spec", lambda name: None)
             with pytest.raises(EmbeddedPostgresError, match="not installed"):
                 EmbeddedPostgres(copy).start()
         assert ask(original, "SELECT 1") == 1
@@ -284,7 +285,7 @@ def test_where_namespaces_are_switched_off_root_lends_it_another_user(tmp_path: 
     no_namespaces = {"PATH": str(tmp_path)}  # no `unshare` there
     done = start(tmp_path, **no_namespaces)
     files = (tmp_path / "postgres").resolve()
-    programs = Path(embedded.__file__).parents  # PostgreSQL's are in the same tree
+    programs = Path(cluster.__file__).parents  # PostgreSQL's are in the same tree
     if os.geteuid() != 0:
         assert done.stdout.split() == [str(os.geteuid())] * 2, done.stderr
     elif all(path.stat().st_mode & 0o001 for path in programs):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mo_grpc.db.embedded import SERVICE_ROLE, EmbeddedPostgres, _bin, embedded_url
+from mo_grpc.db.cluster import programs
+from mo_grpc.db.embedded import SERVICE_ROLE, EmbeddedPostgres, embedded_url
 from tests.conftest import KEY, run_cli, settings_environment
 from tests.databases import connect
 from tests.doors import GrpcDoor, Refused
@@ -58,7 +59,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         superuser = embedded_url(first, "postgres").set(drivername="postgresql").render_as_string(hide_password=False)
         cluster = second / "postgres"
         options = ("--write-recovery-conf", "--checkpoint=fast", "--dbname", superuser)
-        subprocess.run([str(_bin() / "pg_basebackup"), "--pgdata", str(cluster), *options], check=True, capture_output=True)
+        subprocess.run([str(programs() / "pg_basebackup"), "--pgdata", str(cluster), *options], check=True, capture_output=True)
         for lock in cluster.glob(".s.PGSQL.*.lock"):
             lock.unlink()  # the leader's, whose socket is in its folder
         for secret in first.glob("*.password"):
