@@ -56,13 +56,11 @@ def test_what_is_installed_runs_without_the_source_tree(programs: Path, tmp_path
     environment = outside(settings_environment(elsewhere / ".mo"))
     mo_grpc = programs / "mo-grpc"
 
-    def run(*arguments: str) -> str:
+    def run(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
         command = [str(mo_grpc), *arguments]
-        done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return subprocess.run(command, cwd=elsewhere, env=environment | settings, capture_output=True, text=True, check=False)
 
-    assert run("--version") == f"mo-grpc {PROJECT['version']}\n"
+    assert run("--version").stdout == f"mo-grpc {PROJECT['version']}\n"
     with subprocess.Popen([mo_grpc, "up"], cwd=elsewhere, env=environment, stdout=subprocess.PIPE, text=True) as up:
         try:
             [key] = set(KEY.findall(read_greeting(up)))
@@ -80,9 +78,17 @@ def test_what_is_installed_runs_without_the_source_tree(programs: Path, tmp_path
                 for page in ("/openapi.json", "/swagger/", "/redoc/", "/admin/login/", "/grappelli/login"):
                     assert http.get(page).status_code == 200, page
             # A row for each check: how many it looked at, and how many are wrong.
-            looked_at = re.findall(r"│ (\d+) +│ (\d+) +│$", run("audit"), re.MULTILINE)
+            audit = run("audit")
+            assert audit.returncode == 0, audit.stderr
+            looked_at = re.findall(r"│ (\d+) +│ (\d+) +│$", audit.stdout, re.MULTILINE)
             assert ("1", "0") in looked_at
             assert {wrong for _, wrong in looked_at} == {"0"}
+            # An extra that was not installed.
+            worker = run("worker", USE_CELERY="true", CELERY_BROKER_URL="redis://127.0.0.1:1")
+            assert (worker.returncode, worker.stderr) == (
+                1,
+                "celery is not installed: `pip install 'mo-grpc[celery]'` brings it.\n",
+            )
         finally:
             up.send_signal(signal.SIGTERM)
             up.communicate(timeout=60)

@@ -260,6 +260,10 @@ def main() -> None:
         sys.exit(1)
 
 
+# The extra that brings a module which is not always there.
+_EXTRAS = {"boto3": "s3", "celery": "celery", "kombu": "celery"}
+
+
 def _sentence(error: Exception) -> str | None:
     """What to tell the user of a fault that the user can mend; None for a fault of ours."""
     import psycopg
@@ -277,4 +281,6 @@ def _sentence(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, LockedError | ServiceError | SQLAlchemyError | psycopg.Error):
         return explain(error) or str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+        return f"{error.name} is not installed: `pip install 'mo-grpc[{_EXTRAS[error.name]}]'` brings it."
     return None

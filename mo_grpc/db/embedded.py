@@ -68,7 +68,7 @@ def embedded_url(data_dir: Path, role: str = ROLE) -> URL:
         raise EmbeddedPostgresError(f"The PostgreSQL in {data_dir} is another user's ({error}).") from None
     except OSError:
         raise EmbeddedPostgresError(
-            f"No PostgreSQL runs in {data_dir}. Start one with `make up`, or set MO_DATABASE_URL to use another."
+            f"No PostgreSQL runs in {data_dir}. Start one with `mo-grpc up`, or set MO_DATABASE_URL to use another."
         ) from None
     return url
 

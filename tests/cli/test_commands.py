@@ -113,7 +113,7 @@ def test_a_dead_database(tmp_path: Path) -> None:
 
 
 def test_a_data_folder_in_which_nothing_runs(tmp_path: Path) -> None:
-    assert_told(settings_environment(tmp_path, MO_DATABASE_URL=""), "Start one with `make up`", list(COMMANDS))
+    assert_told(settings_environment(tmp_path, MO_DATABASE_URL=""), "Start one with `mo-grpc up`", list(COMMANDS))
 
 
 def test_a_database_without_a_schema(stack: Stack, empty: URL, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_second_start_is_refused(running: EmbeddedPostgres, tmp_path: Path) ->
 
 
 def test_nothing_runs_in_an_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(EmbeddedPostgresError, match="make up"):
+    with pytest.raises(EmbeddedPostgresError, match="mo-grpc up"):
         embedded_url(tmp_path)
 
 

@@ -18,7 +18,7 @@ DOCUMENT = data_path("generated/openapi.json")
 PAGES = Path(__file__).parent / "static"
 _TEMPLATES = Environment(loader=FileSystemLoader(PAGES), autoescape=True)
 
-# Of these packages only the files are used; what they were made for, Flask, is not even installed (pyproject.toml).
+# Of these packages only the files are used. They were made for Flask, which they require and nothing here imports.
 SWAGGER = ("flask-openapi3-swagger", "flask_openapi3_swagger/templates/swagger")
 REDOC = ("flask-openapi3-redoc", "flask_openapi3_redoc/templates/redoc")
 
