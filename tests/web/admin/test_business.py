@@ -29,6 +29,7 @@ def test_a_customer_is_found_by_the_beginning_of_the_id(logged_in: LoggedIn, doo
     press(page.get_by_role("link", name=customer, exact=True))
     assert visitor.heading() == customer
     assert "2,500.00" in page.locator(".tiles").inner_text()
+    assert visitor.open(f"customers?search={customer}").locator(".head p").inner_text() == "1 customer"
 
 
 def test_an_operator_activates_a_loan_and_rejects_another(logged_in: LoggedIn, door: Door) -> None:
@@ -78,6 +79,13 @@ def test_a_payment_and_how_it_was_spread(logged_in: LoggedIn, door: Door) -> Non
     titles = visitor.open(f"customers/{customer}").locator("svg.chart g > title").all_text_contents()
     assert f"{payment}: 50.00 of {second}" not in titles
     assert "nothing yet" not in visitor.open(f"loans/{first}").content()
+    # What was paid since does not move along for it.
+    pay(door, customer, "400.00")
+    chart = visitor.open(f"payments/{payment}").locator("svg.chart").first
+    ends = """each => [".track", "[class^=part]"].map(name => Math.max(...[...each.querySelectorAll(name)]
+        .map(bar => bar.x.baseVal.value + bar.width.baseVal.value)))"""
+    track, parts = chart.evaluate(ends)
+    assert parts <= track
     page = visitor.open(f"payments/{payment}/reject")
     assert page.get_by_role("alert").inner_text() == "The payment is rejected already."
 

@@ -88,7 +88,7 @@ def spread(
     """Each loan as a bar of its amount, filled by the payments that went to it, in their order.
 
     Each payment has a colour and a number; with a `payment_id`, that one stands out. A bounced payment fills nothing, since its
-    loans are owed again; only where it is the one asked for it is drawn, hatched.
+    loans are owed again; only where it is the one asked for it is drawn, hatched, over what was paid since.
     """
     greatest = max((float(loan["amount"]) for loan in loans), default=1.0)
     left = 104 if width > 400 else 76
@@ -97,7 +97,7 @@ def spread(
     drawn = []
     for row, loan in enumerate(loans):
         y, scale = 8 + 34 * row, across / greatest
-        x = float(left)
+        x, bounced = float(left), Markup("")
         drawn.append(text_at(4, y + 15, _cut(loan["external_id"], left // 7)))
         drawn.append(rect("track", left, y, float(loan["amount"]) * scale, 22))
         for part in (part for part in parts if part["loan_id"] == loan["id"]):
@@ -106,7 +106,6 @@ def spread(
                 continue
             number = numbers[part["payment_id"]]
             name = f"part-{(number - 1) % _HUES + 1}" if payment_id is None else "part-1" if mine else "part-other"
-            name = "part-bounced" if part["status"] != PaymentStatus.COMPLETED else name
             size = float(part["amount"]) * scale
             title = f"{part['payment']}: {money(part['amount'])} of {loan['external_id']}"
             label = Markup("")
@@ -114,9 +113,15 @@ def spread(
                 label = Markup('<text class="on-part" x="{}" y="{}" text-anchor="middle">{}</text>').format(
                     round(x + size / 2, 1), y + 15, number
                 )
-            shape = rect(name, x, y, max(1.0, size - 1), 22)
-            drawn.append(Markup("<g><title>{}</title>{}{}</g>").format(title, shape, label))
-            x += size
+            counts = part["status"] == PaymentStatus.COMPLETED
+            shape = rect(name if counts else "part-bounced", x, y, max(1.0, size - 1), 22)
+            group = Markup("<g><title>{}</title>{}{}</g>").format(title, shape, label)
+            if counts:
+                drawn.append(group)
+                x += size
+            else:
+                bounced = group
+        drawn.append(bounced)
         owed = "paid" if loan["status"] == LoanStatus.PAID else f"{money(loan['outstanding'])} left"
         drawn.append(text_at(left + float(loan["amount"]) * scale + 6, y + 15, owed))
     description = "; ".join(_parts_of(loan, parts) for loan in loans) or "No payment has gone to a loan yet."
