@@ -1,12 +1,10 @@
 """A file from a form, passed on while it arrives, so that it is held neither in memory nor on disk."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from email.message import Message
-from typing import Any
 from urllib.parse import quote
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser, parse_options_header
 
 DISPOSITION = "content-disposition"
 """The header, or the metadata, in which an upload may have the file's name."""
@@ -44,27 +42,15 @@ class Form:
 
     def __init__(self, content_type: str, body: AsyncIterator[bytes]) -> None:
         kind, options = parse_options_header(content_type)
-        if kind != CONTENT_TYPE.encode() or b"boundary" not in options:
+        if kind != CONTENT_TYPE or not options.get("boundary"):
             raise FormError("Choose a file first.")
-        callbacks: dict[str, Callable[..., Any]] = {
-            "on_part_begin": self._begin,
-            "on_header_field": self._header_field,
-            "on_header_value": self._header_value,
-            "on_header_end": self._header_end,
-            "on_headers_finished": self._headers_finished,
-            "on_part_data": self._data,
-            "on_part_end": self._end,
-        }
         try:
-            self._parser = MultipartParser(options[b"boundary"], callbacks)  # type: ignore[arg-type] # any subset is allowed
-        except FormParserError as error:
+            # Latin-1 takes any bytes in a file's name, which some programs send in another encoding than UTF-8.
+            self._parser = PushMultipartParser(options["boundary"], max_segment_count=MAX_FIELDS + 1, header_charset="latin1")
+        except MultipartError as error:
             raise FormError("The form is damaged.") from error
-        self._body = body
-        self._name = self._value = b""
-        self._headers: dict[bytes, bytes] = {}
-        self._field = ""
-        self._in_file = self._file_over = False
-        self._block = bytearray()
+        self._events = self._parse(body)
+        self._arrived = self._in_file = False
         self.file_name = ""
         self.fields: dict[str, str] = {}
 
@@ -74,66 +60,56 @@ class Form:
         Raises:
             FormError: there is none.
         """
-        while not self._in_file:
-            if not await self._read():
-                raise FormError("Choose a file first.")
+        field = ""
+        async for event in self._events:
+            if isinstance(event, MultipartSegment):
+                if _is_file(event):
+                    self._in_file = True
+                    self.file_name = _text(event.filename or "")
+                    return
+                field = _text(event.name or "")
+            elif event:
+                value = self.fields.get(field, "") + event.decode(errors="replace")
+                self.fields[field] = value[:MAX_FIELD]
+        raise FormError("Choose a file first.")
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The file; what follows it in the form is read, too.
 
         Raises:
-            FormError: the form is incomplete, or has another file.
+            FormError: it ends before its end, or there is another file.
         """
-        arrives = True
-        while arrives:
-            if self._block:
-                yield bytes(self._block)
-                self._block.clear()
-            arrives = await self._read()
-        if not self._file_over:
+        whole = False
+        async for event in self._events:
+            if isinstance(event, MultipartSegment):
+                if _is_file(event):
+                    raise FormError("Send one file at a time.")
+            elif event is None:
+                whole = True
+            elif not whole:
+                yield event
+        if not whole:
             raise FormError("The file did not arrive whole.")
 
-    async def _read(self) -> bool:
-        """Take the next piece of the body; False at its end."""
-        async for piece in self._body:
-            try:
-                self._parser.write(piece)
-            except FormParserError as error:
-                raise FormError("The form is damaged.") from error
-            if piece:
-                return True
-        return False
+    async def _parse(self, body: AsyncIterator[bytes]) -> AsyncIterator[MultipartSegment | bytes | None]:
+        """The heads of parts, pieces of their contents, and None at each part's end."""
+        try:
+            async for piece in body:
+                # An empty piece would tell the parser that the form ends.
+                for event in self._parser.parse(piece) if piece else ():
+                    yield event
+                self._arrived = self._arrived or bool(piece)
+            if self._arrived and not self._in_file:
+                self._parser.close()
+        except ParserLimitReached as error:
+            raise FormError("The form has too many fields, or a field's head is too long.") from error
+        except MultipartError as error:
+            raise FormError("The form is damaged.") from error
 
-    def _begin(self) -> None:
-        self._field, self._headers = "", {}
-        if len(self.fields) > MAX_FIELDS:
-            raise FormError("The form has too many fields.")
 
-    def _header_field(self, data: bytes, start: int, end: int) -> None:
-        self._name += data[start:end]
+def _is_file(part: MultipartSegment) -> bool:
+    return part.filename is not None or part.name == FILE_FIELD
 
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
 
-    def _header_end(self) -> None:
-        self._headers[self._name.lower()] = self._value
-        self._name = self._value = b""
-
-    def _headers_finished(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
-        self._field = options.get(b"name", b"").decode(errors="replace")
-        if b"filename" in options or self._field == FILE_FIELD:
-            if self._in_file:
-                raise FormError("Send one file at a time.")
-            self.file_name = options.get(b"filename", b"").decode(errors="replace")
-            self._in_file = True
-
-    def _data(self, data: bytes, start: int, end: int) -> None:
-        if self._in_file and not self._file_over:
-            self._block += data[start:end]
-        elif not self._in_file:
-            value = self.fields.get(self._field, "") + data[start:end].decode(errors="replace")
-            self.fields[self._field] = value[:MAX_FIELD]
-
-    def _end(self) -> None:
-        self._file_over = self._in_file
+def _text(header: str) -> str:
+    return header.encode("latin1").decode(errors="replace")

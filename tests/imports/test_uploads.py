@@ -57,6 +57,12 @@ def test_a_form_may_arrive_byte_by_byte(over_grpc_door: GrpcDoor) -> None:
     assert (found["file_name"], counts(found)) == ("a.csv", (1, 1, 0))
 
 
+def test_a_files_name_may_be_in_another_encoding(door: Door) -> None:
+    content, content_type = form(("file", "cr~ditos.csv", f"{new_id('c')},1\n".encode()))
+    found = upload(door, content.replace(b"~", b"\xe9"), content_type)
+    assert (found["file_name"], counts(found)) == ("cr\ufffdditos.csv", (1, 1, 0))
+
+
 @pytest.fixture
 def over_grpc_door(over_grpc: GrpcDoor) -> GrpcDoor:
     return over_grpc
@@ -70,7 +76,8 @@ FORMS = {
     "two files": (*form(FILE, ("other", "b.csv", b"b,1\n")), "one file"),
     "too many fields": (*form(FILE, **{f"field{n}": "x" for n in range(MAX_FIELDS + 2)}), "too many"),
     "cut": (WHOLE[:-20], KIND, "did not arrive whole"),
-    "damaged": (b"--other\r\n" + WHOLE, KIND, "damaged"),
+    "damaged": (b"x" + WHOLE, KIND, "damaged"),
+    "of another boundary": (WHOLE.replace(b"--", b"--other"), KIND, "damaged"),
     "no boundary": (WHOLE, "multipart/form-data", "Choose a file"),
     "a boundary that is too long": (WHOLE, f"multipart/form-data; boundary={'x' * 300}", "damaged"),
     "nothing": (b"", KIND, "Choose a file"),

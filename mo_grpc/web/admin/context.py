@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import parse_qsl
 
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from mo_grpc.web.admin.rules import Person, is_from, printable_utf8
 from mo_grpc.web.admin.sessions import BrowserSession
+
+_FORM = "application/x-www-form-urlencoded"
+_MAX_FIELDS = 200
 
 NOBODY = Person(0, "", "", "", 1, False)
 
@@ -56,16 +58,18 @@ class RequestContext:
         """Read the texts of the form.
 
         Raises:
-            BadFormError: it is damaged, or in an encoding that no browser uses.
+            BadFormError: it is damaged, has too many fields, or is not sent as the pages send forms.
         """
         try:
-            form = await self.request.form(max_fields=200, max_files=0)
-        except (HTTPException, ClientDisconnect, ValueError) as error:
+            if self.request.headers.get("content-type", "").partition(";")[0].lower() != _FORM:
+                raise BadFormError("The form is damaged.")
+            body = (await self.request.body()).decode("latin-1")
+            pairs = parse_qsl(body, keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+        except (ClientDisconnect, ValueError) as error:
             raise BadFormError("The form is damaged.") from error
         lists: dict[str, list[str]] = {}
-        for name, value in form.multi_items():
-            if not isinstance(value, UploadFile):
-                lists.setdefault(name, []).append(printable_utf8(value))
+        for name, value in pairs:
+            lists.setdefault(name, []).append(printable_utf8(value))
         self.form, self.lists = {name: values[0] for name, values in lists.items()}, lists
 
     def check_origin(self) -> None:
