@@ -25,7 +25,7 @@ from mo_grpc.auth.api_keys.rules import Credential
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database, database_url
 from mo_grpc.server.interceptors.authentication import AuthenticationInterceptor
-from mo_grpc.server.parts import running
+from mo_grpc.server.state import server_state
 
 CHECKS = 100_000
 LIMIT_US = 10.0
@@ -68,11 +68,11 @@ async def _checks(load: Load) -> list[Row]:
                     calls_per_day = %(quota)s""",
                     {"networks": [], "rate": 0, "quota": 0} | columns,
                 )
-            async with running(settings, database) as parts:
-                while not parts.keys.is_current:  # noqa: ASYNC110 - nothing else waits for it
+            async with server_state(settings, database) as state:
+                while not state.keys.is_current:  # noqa: ASYNC110 - nothing else waits for it
                     await asyncio.sleep(0.01)
                 check: Any = AuthenticationInterceptor(
-                    settings, parts.keys, parts.tokens, parts.limits, parts.refusals, parts.addresses
+                    settings, state.keys, state.tokens, state.limits, state.refusals, state.addresses
                 ).before
                 context = _Context(load.stack.key)
                 await check(f"/{GET}", None, context)

@@ -7,7 +7,7 @@ from mo_grpc.audit_log.rules import Actor, AuditKind, NewAuditEvent
 from mo_grpc.audit_log.store import append
 from mo_grpc.crypto import Vault
 from mo_grpc.db.engine import Database
-from mo_grpc.process.tasks import Tasks, repeat
+from mo_grpc.process.tasks import Tasks
 
 INTERVAL = 5.0
 """Seconds between two writes."""
@@ -38,7 +38,7 @@ class RefusedCalls:
 
     def start(self, tasks: Tasks) -> None:
         """Record them behind the calls."""
-        tasks.start("refused calls", repeat("refused calls", self.flush, INTERVAL))
+        tasks.write_behind("refused calls", self.flush, INTERVAL)
 
     def note(self, refusal: RefusedCall, method: str) -> None:
         """Count a refused call of `method`."""

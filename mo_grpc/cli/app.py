@@ -122,7 +122,7 @@ def serve(
 
         run_workers(_with_key())
     else:
-        from mo_grpc.server.server import serve
+        from mo_grpc.server.serve import serve
 
         serve(_settings(serving=True), worker, supervisor)
 

@@ -33,8 +33,8 @@ from mo_grpc.db.engine import Database, database_url
 from mo_grpc.demo.api import CHANNEL_OPTIONS, CONNECTIONS, EXISTS, OK, Api, slices
 from mo_grpc.demo.portfolio import Portfolio
 from mo_grpc.demo.story import YEAR, Event, customer_id, story
-from mo_grpc.server.parts import running
 from mo_grpc.server.server import make_server
+from mo_grpc.server.state import server_state
 
 _MAX_BATCH = 1000
 
@@ -149,9 +149,9 @@ async def _private_server(settings: Settings, clock: Callable[[], datetime]) -> 
         administration = ApiKeyAdministration(database, Vault(settings), operator())
         async with (
             temporary_key(administration, "mo-grpc demo", _KEY_LIFETIME) as key,
-            running(settings, database) as parts,
+            server_state(settings, database) as state,
         ):
-            server = make_server(settings, database, parts).server
+            server = make_server(settings, database, state).server
             # The folder is this user's alone, and so is the socket in it.
             with tempfile.TemporaryDirectory(prefix="mo-demo-") as folder:
                 address = f"unix:{folder}/grpc.sock"
@@ -160,7 +160,7 @@ async def _private_server(settings: Settings, clock: Callable[[], datetime]) -> 
                 starting = asyncio.create_task(server.start())
                 try:
                     await asyncio.shield(starting)
-                    await _wait_for_keys(parts.keys)
+                    await _wait_for_keys(state.keys)
                     async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
                         yield Api(channel, ((settings.api_key_custom_header, str(key)),))
                 finally:

@@ -3,8 +3,6 @@
 Only their age distinguishes them from uploads that are still arriving; so each name has the day on which the upload began.
 """
 
-import asyncio
-import random
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -15,7 +13,7 @@ import structlog
 from mo_grpc.db.engine import Database
 from mo_grpc.imports import store
 from mo_grpc.objects.base import ObjectStore
-from mo_grpc.process.tasks import outlast
+from mo_grpc.process.tasks import outlast, repeat
 
 log = structlog.get_logger()
 
@@ -36,9 +34,9 @@ INTERVAL = 6 * 3600.0
 
 async def remove_for_ever(database: Database, objects: ObjectStore) -> None:
     """Check at the start, and then from time to time."""
-    while True:
-        await outlast("uploads without an import", partial(remove_orphans, database, objects))
-        await asyncio.sleep(random.uniform(0.5, 1.5) * INTERVAL)  # noqa: S311 - not a secret
+    name, work = "uploads without an import", partial(remove_orphans, database, objects)
+    await outlast(name, work)
+    await repeat(name, work, INTERVAL, spread=0.5)
 
 
 async def remove_orphans(database: Database, objects: ObjectStore) -> None:

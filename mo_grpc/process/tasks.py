@@ -1,8 +1,8 @@
-"""What a process does behind its calls, all of it watched.
+"""Background tasks of a process, all of them watched.
 
-An outage, of the database, the broker or the stored files, is expected: the task is tried again, less and less often, and each
-time the log says so. Anything else is a fault: it is logged with its traceback and ends the process, which is replaced. A task
-that died alone would be missed by nobody, until what it keeps current is long out of date.
+An outage of the database, the broker or the stored files is expected: the task is tried again with exponential back-off, and
+each failure is a line in the log. Anything else is a fault: it is logged with its traceback and ends the process, which is
+replaced. If a task could end alone, nothing would show it until what the task keeps current is long out of date.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _OUTAGES = {code_pb2.UNAVAILABLE, code_pb2.ABORTED, code_pb2.RESOURCE_EXHAUSTED}
 
 
 def is_outage(error: Exception) -> bool:
-    """Whether it will do again without anybody's help here: what is needed is away, follows another, or is too busy."""
+    """Whether a retry may succeed: what is needed is unreachable, a standby, or too busy."""
     if isinstance(error, ServiceError):
         return error.code in _OUTAGES
     # A standby takes no LISTEN.
@@ -36,7 +36,7 @@ def is_outage(error: Exception) -> bool:
 
 
 def pause(failures: int, longest: float = LONGEST_PAUSE) -> float:
-    """Seconds to wait after so many failures in a row; not the same for all workers, so that they do not come at once."""
+    """Seconds of exponential back-off after so many failures in a row; with jitter, so that workers do not retry at once."""
     seconds = min(longest, FIRST_PAUSE * 2.0 ** min(failures - 1, 30))
     return seconds * random.uniform(0.75, 1.25)  # noqa: S311 - not a secret
 
@@ -61,14 +61,14 @@ async def outlast(name: str, work: Callable[[], Awaitable[object]]) -> None:
         await asyncio.sleep(seconds)
 
 
-async def repeat(name: str, work: Callable[[], Awaitable[object]], interval: float) -> None:
-    """Do some work every `interval` seconds, for ever, through all outages.
+async def repeat(name: str, work: Callable[[], Awaitable[object]], interval: float, spread: float = 0.0) -> None:
+    """Do some work every `interval` seconds, for ever, through all outages; `spread` is by which part an interval may differ.
 
     Raises:
         Exception: it failed, and not by an outage.
     """
     while True:
-        await asyncio.sleep(interval)
+        await asyncio.sleep(interval * random.uniform(1 - spread, 1 + spread))  # noqa: S311 - not a secret
         await outlast(name, work)
 
 
@@ -82,12 +82,13 @@ async def attempt(name: str, work: Callable[[], Awaitable[object]]) -> None:
 
 
 class Tasks:
-    """The tasks of a process. None of them ends by itself: when one does, all is told, and `on_failure` is called."""
+    """The tasks of a process. None of them ends by itself: when one does, that is logged, and `on_failure` is called."""
 
     def __init__(self, on_failure: Callable[[], None] = lambda: None) -> None:
         self.failed = False
         self._on_failure = on_failure
         self._running: set[asyncio.Task[None]] = set()
+        self._at_end: list[tuple[str, Callable[[], Awaitable[object]]]] = []
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` until it is stopped."""
@@ -95,13 +96,21 @@ class Tasks:
         self._running.add(task)
         task.add_done_callback(self._ended)
 
+    def write_behind(self, name: str, work: Callable[[], Awaitable[object]], interval: float) -> None:
+        """Write what is pending every `interval` seconds, and once more when all tasks are stopped."""
+        self.start(name, repeat(name, work, interval))
+        self._at_end.append((name, work))
+
     async def stop(self, *names: str) -> None:
-        """End the tasks of these names, or all, and wait until they have."""
+        """End the tasks of these names, or all, and wait until they have ended."""
         ending = {task for task in self._running if not names or task.get_name() in names}
         self._running -= ending
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
+        if not names:
+            for name, work in self._at_end:
+                await attempt(name, work)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()

@@ -1,20 +1,8 @@
-"""The gRPC server: every service, health and reflection, behind the interceptors; drained on SIGTERM."""
+"""Builds the gRPC server: every service, health and reflection, behind the interceptors."""
 
-import asyncio
-import gc
-import os
-import random
-import signal
-import sys
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from datetime import timedelta
-from functools import partial
 from typing import NamedTuple, cast
 
 import grpc
-import structlog
-import uvloop
 from google.protobuf import descriptor_pool, json_format
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health, health_pb2_grpc
@@ -24,35 +12,24 @@ from mo.customers.v1 import customers_pb2_grpc
 from mo.imports.v1 import imports_pb2_grpc
 from mo.loans.v1 import loans_pb2_grpc
 from mo.payments.v1 import payments_pb2_grpc
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.auth.api_keys.servicer import ApiKeyServicer
-from mo_grpc.auth.api_keys.store import clean_calls
 from mo_grpc.auth.tokens.servicer import TokenServicer
 from mo_grpc.auth.users.accounts import Accounts
 from mo_grpc.auth.users.servicer import OtpServicer
-from mo_grpc.auth.users.sessions import clean_sessions
-from mo_grpc.auth.users.store import clean_failures
 from mo_grpc.config import Settings
 from mo_grpc.customers.servicer import CustomerServicer
-from mo_grpc.db.cleaning import CLEANED_AT_ONCE
-from mo_grpc.db.engine import Database, affordable_pool_size, database_url
-from mo_grpc.idempotency.store import clean_records
-from mo_grpc.imports.orphans import remove_for_ever
+from mo_grpc.db.engine import Database
 from mo_grpc.imports.servicer import ImportServicer
 from mo_grpc.loans.servicer import LoanServicer
 from mo_grpc.payments.servicer import PaymentServicer
-from mo_grpc.process.places import READY, REPLACE, WorkersError, claim, endpoint, tell
-from mo_grpc.process.tasks import Tasks, outlast
-from mo_grpc.server.health import NOT_SERVING, SERVING, HealthServicer
+from mo_grpc.server.health import HealthServicer
 from mo_grpc.server.interceptors.authentication import AuthenticationInterceptor
 from mo_grpc.server.interceptors.draining import DrainInterceptor
 from mo_grpc.server.interceptors.errors import ErrorInterceptor
 from mo_grpc.server.interceptors.streams import StreamInterceptor
 from mo_grpc.server.interceptors.validation import ValidationInterceptor
-from mo_grpc.server.parts import Parts, running
-
-log = structlog.get_logger()
+from mo_grpc.server.state import ServerState
 
 SERVICES = (
     "mo.customers.v1.CustomerService",
@@ -71,12 +48,6 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 PING_TOLERANCE = 0.8
 """How much sooner than agreed a ping may come: clocks and networks are not exact."""
 
-FIRST_CONTACT = 3.0
-"""Seconds that a server waits for its database before it listens; whoever connected sooner would only be refused."""
-
-CLEANING_INTERVAL = 600.0
-"""Seconds between two looks for idempotency keys to forget, about."""
-
 
 class Built(NamedTuple):
     """A server, and by what it ends well."""
@@ -86,7 +57,7 @@ class Built(NamedTuple):
     calls: DrainInterceptor
 
 
-def make_server(settings: Settings, database: Database, parts: Parts) -> Built:
+def make_server(settings: Settings, database: Database, parts: ServerState) -> Built:
     """Build the server, not yet started and without a port."""
     calls = DrainInterceptor()
     authentication = AuthenticationInterceptor(
@@ -170,132 +141,3 @@ def _add_reflection(server: grpc.aio.Server) -> None:
     )
     v1 = grpc.method_handlers_generic_handler(_REFLECTION[0], {"ServerReflectionInfo": handler})
     server.add_generic_rpc_handlers((v1,))
-
-
-async def report_health(status: HealthServicer, parts: Parts, supervisor: int | None) -> None:
-    """Say SERVING while programs and people can be told apart from strangers; the first time, tell the supervisor.
-
-    NOT_SERVING while the database is out of reach, or either cannot be known for another reason: their calls are UNAVAILABLE.
-    """
-    told = False
-    while True:
-        current = parts.keys.is_current and parts.tokens.is_current
-        status.report(SERVING if current else NOT_SERVING)
-        if current and not told:
-            told = tell(supervisor, READY) or True
-        await asyncio.sleep(0.1)
-
-
-async def clean_up(database: Database, retention: timedelta) -> None:
-    """Forget idempotency keys that are older than `retention`, and failed logins and sessions that ended a day ago."""
-    day = timedelta(days=1)
-    cleaners = ((clean_records, retention), (clean_failures, day), (clean_sessions, day), (clean_calls, timedelta(days=90)))
-    while True:
-        # At a moment of its own for each worker.
-        await asyncio.sleep(random.uniform(0.5, 1.5) * CLEANING_INTERVAL)  # noqa: S311 - not a secret
-        for clean, age in cleaners:
-            await outlast("cleaning up", partial(_clean, database, partial(clean, age=age)))
-
-
-async def _clean(database: Database, clean: Callable[[AsyncConnection], Awaitable[int]]) -> None:
-    while await database.write(clean) == CLEANED_AT_ONCE:
-        pass
-
-
-async def first_contact(parts: Parts) -> None:
-    """Wait until callers can be told apart from strangers, or until it has taken too long."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(FIRST_CONTACT):
-            while not (parts.keys.is_current and parts.tokens.is_current):  # noqa: ASYNC110 - both change with the time, too
-                await asyncio.sleep(0.01)
-
-
-def _listen(server: grpc.aio.Server, settings: Settings, place: int) -> None:
-    """Take the port for direct clients and the private socket for Envoy.
-
-    Raises:
-        WorkersError: one of them cannot be used.
-    """
-    private = endpoint(settings, place)
-    claim(settings, private)
-    addresses = {
-        f"Port {settings.mo_grpc_port} of {settings.mo_grpc_host}": settings.grpc_address,
-        f"The socket {private}": f"unix:{private}",
-    }
-    for name, address in addresses.items():
-        try:
-            server.add_insecure_port(address)
-        except RuntimeError:
-            raise WorkersError(f"{name} cannot be used.") from None
-
-
-async def serve_async(settings: Settings, place: int, supervisor: int | None) -> bool:
-    """Serve until the supervisor says so (SIGHUP); then say NOT_SERVING, finish the running calls, and close the database.
-
-    SIGTERM and SIGINT ask the supervisor for a successor first; without one, they end the server as well.
-    A task behind the calls that fails ends it, too; then the answer is False.
-    """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def give_way() -> None:
-        if not tell(supervisor, REPLACE):
-            stop.set()
-
-    loop.add_signal_handler(signal.SIGHUP, stop.set)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, give_way)
-    url = database_url(settings)
-    database = Database(url, await affordable_pool_size(url, settings))
-    tasks = Tasks(on_failure=stop.set)
-    async with running(settings, database, tasks) as parts:
-        built = make_server(settings, database, parts)
-        await first_contact(parts)
-        _listen(built.server, settings, place)
-        await built.server.start()
-        retention = timedelta(hours=settings.mo_idempotency_retention_hours)
-        jobs = {
-            "health": report_health(built.health, parts, supervisor),
-            "cleaning up": clean_up(database, retention),
-            "imports": parts.background.follow(),
-            "uploads without an import": remove_for_ever(database, parts.background.runner.objects),
-        }
-        for name, job in jobs.items():
-            tasks.start(name, job)
-        log.info("serving", address=settings.grpc_address, worker=place)
-        await stop.wait()
-        log.info("draining", grace_seconds=settings.mo_shutdown_grace_seconds, worker=place)
-        await tasks.stop(*jobs)
-        await drain(built, settings.mo_shutdown_grace_seconds)
-    await database.close()
-    log.info("stopped", worker=place)
-    return not tasks.failed
-
-
-async def drain(built: Built, grace: float) -> None:
-    """Take no new calls, and wait for those that run, for `grace` seconds at most; none is ended without a word."""
-    await built.health.end()
-    built.calls.end_streams()
-    await built.calls.settle()
-    stopping = asyncio.create_task(built.server.stop(grace + 2))
-    await asyncio.sleep(0)
-    built.calls.go_on()
-    _, left = await asyncio.wait({stopping}, timeout=grace)
-    if left:
-        built.calls.end_calls()
-        built.calls.end_streams()
-        await stopping
-
-
-def serve(settings: Settings, place: int, supervisor: int | None) -> None:
-    """Serve in this process, on uvloop, at one of the places; `supervisor` is the pipe to whoever watches over it.
-
-    The exit status is 70 (EX_SOFTWARE) when a task behind the calls failed.
-    """
-    # The garbage collector stops all calls while it looks at every object there is. What has been imported stays, so it need
-    # not be looked at, and the calls' own objects go by their reference counts: p99 was 60 ms before, and is 20 ms.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 50)
-    if not uvloop.run(serve_async(settings, place, supervisor)):
-        sys.exit(os.EX_SOFTWARE)

@@ -25,8 +25,8 @@ from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database, _confirmed
 from mo_grpc.errors import Unauthenticated
 from mo_grpc.process.tasks import Tasks, repeat
-from mo_grpc.server import server
-from mo_grpc.server.parts import Parts, running
+from mo_grpc.server import cleaning
+from mo_grpc.server.state import ServerState, server_state
 from tests.conftest import KEY, Stack, free_port, run_cli
 from tests.databases import connect, fresh_database, open_to_all, waiting
 from tests.doors import GrpcDoor, Refused
@@ -70,7 +70,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keyring, "TOUCH_INTERVAL", 0.01)
     monkeypatch.setattr(limits, "INTERVAL", 0.01)
     monkeypatch.setattr(refusals, "INTERVAL", 0.01)
-    monkeypatch.setattr(server, "CLEANING_INTERVAL", 0.01)
+    monkeypatch.setattr(cleaning, "INTERVAL", 0.01)
 
 
 async def until(so: Callable[[], bool], seconds: float = 30) -> None:
@@ -79,29 +79,29 @@ async def until(so: Callable[[], bool], seconds: float = 30) -> None:
             await asyncio.sleep(0.01)
 
 
-def run(own: Own, folder: Path, work: Callable[[Parts, Tasks], Awaitable[None]]) -> None:
+def run(own: Own, folder: Path, work: Callable[[ServerState, Tasks], Awaitable[None]]) -> None:
     """Do some work among all tasks of a server."""
 
     async def main() -> None:
         database = Database(own.url, 4)
         tasks = Tasks()
         try:
-            async with running(own.settings(folder), database, tasks) as parts:
-                tasks.start("imports", parts.background.follow())
-                tasks.start("cleaning up", server.clean_up(database, timedelta(days=1)))
-                await work(parts, tasks)
+            async with server_state(own.settings(folder), database, tasks) as state:
+                tasks.start("imports", state.background.follow())
+                tasks.start("cleaning up", cleaning.clean_up(database, timedelta(days=1)))
+                await work(state, tasks)
         finally:
             await database.close()
 
     asyncio.run(main())
 
 
-async def use(parts: Parts, api_key: str) -> None:
+async def use(state: ServerState, api_key: str) -> None:
     """Give every task something to write."""
-    await until(lambda: parts.keys.is_current and parts.tokens.is_current)
-    key = await parts.keys.authenticate(api_key)
-    parts.limits.charge(key)
-    parts.refusals.note(RefusedCall("API_KEY_INVALID", Actor("")), "/mo.Test/Call")
+    await until(lambda: state.keys.is_current and state.tokens.is_current)
+    key = await state.keys.authenticate(api_key)
+    state.limits.charge(key)
+    state.refusals.note(RefusedCall("API_KEY_INVALID", Actor("")), "/mo.Test/Call")
 
 
 RIGHTS = {
@@ -118,9 +118,9 @@ RIGHTS = {
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("task", RIGHTS)
 def test_a_task_that_fails_is_told_with_its_traceback(own: Own, tmp_path: Path, task: str) -> None:
-    async def work(parts: Parts, tasks: Tasks) -> None:
+    async def work(state: ServerState, tasks: Tasks) -> None:
         if task not in ("API keys", "tokens"):
-            await use(parts, own.api_key)
+            await use(state, own.api_key)
         await until(lambda: tasks.failed)
 
     own.execute(f"REVOKE {RIGHTS[task]} FROM mo_service")
@@ -144,16 +144,16 @@ def waits(logs: list[EventDict]) -> set[str]:
 def test_every_task_outlasts_an_absent_database(own: Own, stack: Stack, tmp_path: Path) -> None:
     everybody = {*RIGHTS, "mo_api_keys", "mo_people"} - {"API keys", "tokens"}
 
-    async def work(parts: Parts, tasks: Tasks) -> None:
-        await use(parts, own.api_key)
+    async def work(state: ServerState, tasks: Tasks) -> None:
+        await use(state, own.api_key)
         open_to_all(admin, own.url.database, to_all=False)
         # Before anybody notices, so that each has something to write.
-        await parts.keys.authenticate(own.api_key)
-        parts.refusals.note(RefusedCall("API_KEY_MISSING", Actor("")), "/mo.Test/Call")
+        await state.keys.authenticate(own.api_key)
+        state.refusals.note(RefusedCall("API_KEY_MISSING", Actor("")), "/mo.Test/Call")
         await until(lambda: waits(logs) == everybody)
-        assert not any((parts.keys.is_current, parts.tokens.is_current, tasks.failed))
+        assert not any((state.keys.is_current, state.tokens.is_current, tasks.failed))
         open_to_all(admin, own.url.database, to_all=True)
-        await until(lambda: parts.keys.is_current and parts.tokens.is_current)
+        await until(lambda: state.keys.is_current and state.tokens.is_current)
         await until(lambda: recorded() == 1)
         assert not tasks.failed
 
@@ -295,20 +295,20 @@ def test_many_keys_cost_nothing_while_nothing_changes_and_no_change_is_missed(
     genuine = Credential.parse
     monkeypatch.setattr(Credential, "parse", parse)
 
-    async def refused(parts: Parts) -> None:
+    async def refused(state: ServerState) -> None:
         async with asyncio.timeout(20):
             while True:
                 try:
-                    await parts.keys.authenticate(api_key)
+                    await state.keys.authenticate(api_key)
                 except Unauthenticated:
                     return
                 await asyncio.sleep(0.05)
 
-    async def work(parts: Parts, tasks: Tasks) -> None:
-        await until(lambda: parts.keys.is_current)
+    async def work(state: ServerState, tasks: Tasks) -> None:
+        await until(lambda: state.keys.is_current)
         assert max(looks) > 10_000
-        await parts.keys.authenticate(api_key)
-        await parts.keys.flush()
+        await state.keys.authenticate(api_key)
+        await state.keys.flush()
         count = len(looks)
         await until(lambda: len(looks) >= count + 2)
         assert sum(looks[count:]) == 0
@@ -318,18 +318,18 @@ def test_many_keys_cost_nothing_while_nothing_changes_and_no_change_is_missed(
             "(datname = current_database() AND query = 'SELECT 1')"
         )
         await until(lambda: max(looks[count:]) > 10_000)
-        await until(lambda: parts.keys.is_current)
-        await parts.keys.authenticate(api_key)
+        await until(lambda: state.keys.is_current)
+        await state.keys.authenticate(api_key)
         assert parsed == [api_key]
         own.execute("ALTER TABLE api_keys DISABLE TRIGGER api_keys_notify")
         own.execute(f"UPDATE api_keys SET revoked_at = now() WHERE id = '{key_id}'")
-        await refused(parts)
+        await refused(state)
         own.execute("ALTER TABLE api_keys ENABLE TRIGGER api_keys_notify")
         own.execute(f"UPDATE api_keys SET revoked_at = NULL WHERE id = '{key_id}'")
-        await until(lambda: parts.keys._keys[key_id].revoked_at is None)
-        await parts.keys.authenticate(api_key)
+        await until(lambda: state.keys._keys[key_id].revoked_at is None)
+        await state.keys.authenticate(api_key)
         own.execute(f"DELETE FROM api_keys WHERE id = '{key_id}'")
-        await refused(parts)
+        await refused(state)
 
     own.execute("""
         INSERT INTO api_keys (id, name, secret_hash, scopes, created_at, changed_at)

@@ -13,7 +13,7 @@ from mo_grpc.auth.api_keys.rules import ApiKey, Credential
 from mo_grpc.db.engine import Database
 from mo_grpc.db.listen import LATELY, Look, follow
 from mo_grpc.errors import Unauthenticated, Unavailable
-from mo_grpc.process.tasks import Tasks, repeat
+from mo_grpc.process.tasks import Tasks
 
 MAX_AGE = 10.0
 """Seconds without contact to the database after which no key is trusted any more."""
@@ -43,7 +43,7 @@ class KeyRing:
     def start(self, tasks: Tasks) -> None:
         """Follow the keys, and write behind when they were last used."""
         tasks.start("API keys", follow(self._database, KEYS_CHANNEL, self))
-        tasks.start("last use of API keys", repeat("last use of API keys", self.flush, TOUCH_INTERVAL))
+        tasks.write_behind("last use of API keys", self.flush, TOUCH_INTERVAL)
 
     @property
     def is_current(self) -> bool:

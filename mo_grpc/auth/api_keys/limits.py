@@ -16,7 +16,7 @@ from mo_grpc.auth.api_keys import store
 from mo_grpc.auth.api_keys.rules import ApiKey
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import TooManyRequests
-from mo_grpc.process.tasks import Tasks, repeat
+from mo_grpc.process.tasks import Tasks
 
 INTERVAL = 1.0
 """Seconds between two exchanges with the other workers."""
@@ -48,7 +48,7 @@ class Limits:
 
     def start(self, tasks: Tasks) -> None:
         """Exchange the counts with the other workers."""
-        tasks.start("limits of API keys", repeat("limits of API keys", self.exchange, INTERVAL))
+        tasks.write_behind("limits of API keys", self.exchange, INTERVAL)
 
     def charge(self, key: ApiKey) -> None:
         """Count a call of a key that has limits.

@@ -1,4 +1,4 @@
-"""What a server is made of beside its database: what it knows of keys and people, and what it does behind the calls."""
+"""What a server holds in memory beside its database, and the background tasks that keep it current."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,8 +18,8 @@ from mo_grpc.process.tasks import Tasks, attempt
 from mo_grpc.rpc.metadata import Addresses
 
 
-class Parts(NamedTuple):
-    """The parts of a running server."""
+class ServerState(NamedTuple):
+    """What `make_server` hands to interceptors and servicers, each what it uses."""
 
     keys: KeyRing
     tokens: TokenRing
@@ -31,10 +31,10 @@ class Parts(NamedTuple):
 
 
 @asynccontextmanager
-async def running(settings: Settings, database: Database, tasks: Tasks | None = None) -> AsyncIterator[Parts]:
-    """The parts, which follow the database while inside, and tell it at the end what is still to be told.
+async def server_state(settings: Settings, database: Database, tasks: Tasks | None = None) -> AsyncIterator[ServerState]:
+    """Keep the state current while inside, and write at the end what is pending.
 
-    Their tasks are among `tasks`, all of which end with them.
+    Its tasks are among `tasks`, all of which end with it.
     """
     tasks = tasks or Tasks()
     vault = Vault(settings)
@@ -47,9 +47,6 @@ async def running(settings: Settings, database: Database, tasks: Tasks | None = 
     for part in (keys, tokens, limits, refusals):
         part.start(tasks)
     try:
-        yield Parts(keys, tokens, limits, refusals, vault, Addresses(settings.mo_trusted_edges), background)
+        yield ServerState(keys, tokens, limits, refusals, vault, Addresses(settings.mo_trusted_edges), background)
     finally:
         await tasks.stop()
-        await attempt("last use of API keys", keys.flush)
-        await attempt("limits of API keys", limits.exchange)
-        await attempt("refused calls", refusals.flush)
