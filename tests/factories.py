@@ -5,6 +5,7 @@ import uuid
 from typing import Any
 
 from tests.doors import Door, Json
+from tests.rpcs import BY_ID
 
 _run = uuid.uuid4().hex[:8]
 _count = itertools.count(1)
@@ -49,20 +50,8 @@ def outstanding(door: Door, loan: str) -> tuple[str, str]:
     return found["outstanding"], found["status"]
 
 
-MUTATIONS = (
-    "customers.CreateCustomer",
-    "customers.UpdateCustomer",
-    "loans.CreateLoan",
-    "loans.ActivateLoan",
-    "loans.RejectLoan",
-    "payments.CreatePayment",
-    "payments.RejectPayment",
-    "payments.BatchCreatePayments",
-)
-
-
 def mutation(door: Door, rpc: str) -> Json:
-    """A request for a mutating RPC, ready to take effect on a customer that no other test has."""
+    """A request for one of `MUTATIONS`, ready to take effect on a customer that no other test has."""
     if rpc == "customers.CreateCustomer":
         return {"customer": {"external_id": new_id("customer"), "score": "1"}}
     customer = a_customer(door, "10000")
@@ -71,7 +60,7 @@ def mutation(door: Door, rpc: str) -> Json:
     if rpc == "loans.CreateLoan":
         loan = {"external_id": new_id("loan"), "customer_external_id": customer, "amount": "5"}
         return {"loan": loan | {"maximum_payment_date": SOME_DAY}}
-    if rpc in ("loans.ActivateLoan", "loans.RejectLoan"):
+    if rpc in BY_ID and rpc.startswith("loans."):
         return {"external_id": a_loan(door, customer, activate=False)}
     a_loan(door, customer)
     if rpc == "payments.RejectPayment":
@@ -79,4 +68,5 @@ def mutation(door: Door, rpc: str) -> Json:
     payment = {"external_id": new_id("payment"), "customer_external_id": customer, "total_amount": "2.00"}
     if rpc == "payments.CreatePayment":
         return {"payment": payment}
+    assert rpc == "payments.BatchCreatePayments", f"{rpc} needs a request here"
     return {"requests": [{"payment": payment}, {"payment": payment | {"external_id": new_id("payment")}}]}

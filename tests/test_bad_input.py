@@ -7,6 +7,7 @@ import pytest
 
 from tests.doors import Door, Json, Refused, RestDoor
 from tests.factories import SOME_DAY, a_customer, a_loan, new_id, pay
+from tests.rpcs import BY_ID
 
 AMOUNTS = [
     "-1", "-0.01", "+1", "1.234", "0.001", "1.", ".5", "1,50", "1e5", "1E5", "NaN", "Infinity", "-inf", "0x10", "1_000",
@@ -127,14 +128,7 @@ def in_path(door: Door, external_id: str) -> str:
 @pytest.mark.parametrize("bad", [bad for bad in NOT_IDS if bad != ".."])
 def test_what_is_no_id_is_refused_where_one_is_read(door: Door, bad: str) -> None:
     external_id = in_path(door, bad)
-    for rpc in (
-        "customers.GetCustomer",
-        "customers.GetCustomerBalance",
-        "loans.GetLoan",
-        "loans.ActivateLoan",
-        "loans.RejectLoan",
-        "payments.GetPayment",
-    ):
+    for rpc in BY_ID:
         assert refused_fields(door, rpc, external_id=external_id) == {"external_id"}
     assert refused_fields(door, "payments.RejectPayment", external_id=external_id, reason="x") == {"external_id"}
     assert refused_fields(door, "customers.UpdateCustomer", customer={"external_id": external_id, "score": "1"}) == {

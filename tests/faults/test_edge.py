@@ -7,9 +7,10 @@ import pytest
 
 from tests.conftest import Stack
 from tests.doors import GrpcDoor, Refused, RestDoor
-from tests.factories import MUTATIONS, mutation, new_id
+from tests.factories import mutation, new_id
 from tests.faults.proxy import Fault
 from tests.faults.service import Faulty, effects, retried
+from tests.rpcs import MUTATIONS
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,10 @@ from mo_grpc.payments.servicer import CREATE_PAYMENT
 from tests.conftest import KEY, Stack, run_cli, settings_environment
 from tests.databases import locked, waiting
 from tests.doors import GrpcDoor, Refused, RestDoor
-from tests.factories import MUTATIONS, a_customer, a_loan, mutation, new_id, outstanding, pay
+from tests.factories import a_customer, a_loan, mutation, new_id, outstanding, pay
 from tests.faults.proxy import COMMIT, Fault, Plan, Proxy, a_proxy
 from tests.faults.service import Faulty, acknowledged, effects, ids_of, retried, through
+from tests.rpcs import MUTATIONS
 from tests.servers import SERVING, a_server
 from tests.waiting import eventually
 

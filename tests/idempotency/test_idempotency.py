@@ -7,7 +7,8 @@ import pytest
 from tests.conftest import Stack
 from tests.databases import locked, owner, waiting
 from tests.doors import Door, GrpcDoor, Json, Refused
-from tests.factories import MUTATIONS, SOME_DAY, a_customer, a_loan, mutation, new_id, outstanding
+from tests.factories import SOME_DAY, a_customer, a_loan, mutation, new_id, outstanding
+from tests.rpcs import MUTATIONS
 from tests.waiting import eventually
 
 
