@@ -4,54 +4,30 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from datetime import timedelta
-from enum import Enum, auto
-from typing import Protocol
 
 import structlog
 from psycopg import sql
 from sqlalchemy import URL
 
+from mo_grpc.db.cache import Cache, Look
 from mo_grpc.db.connections import connect
 from mo_grpc.db.engine import Database
 from mo_grpc.process.tasks import is_outage, pause
 
 log = structlog.get_logger()
 
-PATIENCE = 2.0
+CHECK_INTERVAL = 2.0
 """Seconds between two looks whether the database is there, and whether a notification was lost."""
 
 SILENCE = 5.0
 """Seconds without an answer after which the connections are given up, though nothing says that they are broken."""
 
-LATELY = timedelta(minutes=1)
-"""How far a look for lost notifications goes back: longer than between two looks, and than any transaction of the service."""
-
 LONGEST_PAUSE = 2.0
 """Seconds between two attempts to connect, about: all calls are refused meanwhile."""
 
 
-class Look(Enum):
-    """What to read again when no notification says it."""
-
-    ALL = auto()
-    """Everything: whatever was changed before is unknown."""
-    LATELY = auto()
-    """What was changed within the last `LATELY`."""
-
-
-class Held(Protocol):
-    """What a server holds in memory of the database."""
-
-    async def load(self, change: str | Look) -> None:
-        """Read again what a notification names, or what the look asks for."""
-
-    def note_contact(self, current: bool) -> None:
-        """Remember that all is current now; or that it is not, until it is said again."""
-
-
-async def follow(database: Database, channel: str, held: Held) -> None:
-    """Keep what a server holds in memory current, for ever, through all outages.
+async def follow(database: Database, channel: str, cache: Cache) -> None:
+    """Keep a cache current, for ever, through all outages.
 
     Raises:
         Exception: something else went wrong; nothing is current any more.
@@ -62,13 +38,13 @@ async def follow(database: Database, channel: str, held: Held) -> None:
             async with aclosing(_listen(database.url, channel)) as changes:
                 async for change in changes:
                     async with asyncio.timeout(SILENCE):
-                        await held.load(change)
+                        await cache.load(change)
                     # A notification, too, is contact.
-                    held.note_contact(True)
+                    cache.note_contact(True)
                     failures = 0
         except Exception as error:
             # Whatever was missed meanwhile is read when the connection is back.
-            held.note_contact(False)
+            cache.note_contact(False)
             if not is_outage(error):
                 raise
             failures += 1
@@ -86,7 +62,7 @@ async def _listen(url: URL, channel: str) -> AsyncGenerator[str | Look]:
         async with asyncio.timeout(SILENCE):
             await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
         yield Look.ALL
-        look_at = time.monotonic() + PATIENCE
+        look_at = time.monotonic() + CHECK_INTERVAL
         while True:
             async for notification in connection.notifies(timeout=max(0.01, look_at - time.monotonic()), stop_after=1):
                 yield notification.payload
@@ -94,4 +70,4 @@ async def _listen(url: URL, channel: str) -> AsyncGenerator[str | Look]:
                 async with asyncio.timeout(SILENCE):
                     await connection.execute("SELECT 1")
                 yield Look.LATELY
-                look_at = time.monotonic() + PATIENCE
+                look_at = time.monotonic() + CHECK_INTERVAL

@@ -1,7 +1,5 @@
 """Every API key in memory, kept current by the database, so that checking a key costs no query (docs/security.md)."""
 
-import asyncio
-import time
 from datetime import UTC, datetime
 from hashlib import sha256
 
@@ -10,16 +8,11 @@ from mo.errors.v1.error_reason_pb2 import ErrorReason
 from mo_grpc.auth.api_keys import store
 from mo_grpc.auth.api_keys.models import KEYS_CHANNEL
 from mo_grpc.auth.api_keys.rules import ApiKey, Credential
+from mo_grpc.db.cache import LATELY, Cache, Look
 from mo_grpc.db.engine import Database
-from mo_grpc.db.listen import LATELY, Look, follow
-from mo_grpc.errors import Unauthenticated, Unavailable
+from mo_grpc.db.listen import follow
+from mo_grpc.errors import Unauthenticated
 from mo_grpc.process.tasks import Tasks
-
-MAX_AGE = 10.0
-"""Seconds without contact to the database after which no key is trusted any more."""
-
-LOOKUP_INTERVAL = 0.05
-"""Seconds between two look-ups of unknown ids: a flood of made-up keys costs 20 queries a second, and no more."""
 
 TOUCH_INTERVAL = 5.0
 """Seconds between two writes of when keys were last used."""
@@ -27,28 +20,21 @@ TOUCH_INTERVAL = 5.0
 _INVALID = "The API key is not valid."
 
 
-class KeyRing:
+class KeyRing(Cache):
     """The keys, by id; current while its tasks run."""
 
     def __init__(self, database: Database) -> None:
+        super().__init__()
         self._database = database
         self._keys: dict[str, ApiKey] = {}
         # By the hash of what was presented, which tells an attacker nothing: the key that it was found to be, and until when.
         self._recognized: dict[bytes, tuple[ApiKey, datetime]] = {}
-        self._checked_at = -MAX_AGE
         self._used: dict[str, datetime] = {}
-        self._lookup = asyncio.Lock()
-        self._next_lookup = 0.0
 
     def start(self, tasks: Tasks) -> None:
         """Follow the keys, and write behind when they were last used."""
         tasks.start("API keys", follow(self._database, KEYS_CHANNEL, self))
         tasks.write_behind("last use of API keys", self.flush, TOUCH_INTERVAL)
-
-    @property
-    def is_current(self) -> bool:
-        """Whether the keys are known to be those of the database, some seconds ago at most."""
-        return time.monotonic() - self._checked_at < MAX_AGE
 
     def has(self, key_id: str) -> bool:
         """Whether there is such a key, or was one."""
@@ -65,8 +51,7 @@ class KeyRing:
         known = self._recognized.get(digest)
         if known is None or known[0] is not self._keys.get(known[0].id):
             known = self._recognized[digest] = await self._recognize(presented)
-        if not self.is_current:
-            raise Unavailable
+        self.require_current()
         now = datetime.now(UTC)
         key, until = known
         if now >= until or not key.is_active(now):
@@ -79,22 +64,13 @@ class KeyRing:
         credential = Credential.parse(presented)
         if credential is None:
             raise Unauthenticated(ErrorReason.API_KEY_INVALID, _INVALID)
-        if not self.is_current:
-            raise Unavailable
-        key = self._keys.get(credential.id) or await self._look_up(credential.id)
+        self.require_current()
+        key_id = credential.id
+        key = self._keys.get(key_id) or await self.look_up(lambda: self._keys.get(key_id), key_id)
         until = key and key.valid_until(credential)
         if key is None or until is None:
             raise Unauthenticated(ErrorReason.API_KEY_INVALID, _INVALID)
         return key, until
-
-    async def _look_up(self, key_id: str) -> ApiKey | None:
-        """Ask the database for a key that may have been made this very moment, unless others just asked."""
-        async with self._lookup:
-            if key_id in self._keys or time.monotonic() < self._next_lookup:
-                return self._keys.get(key_id)
-            self._next_lookup = time.monotonic() + LOOKUP_INTERVAL
-            await self.load(key_id)
-        return self._keys.get(key_id)
 
     async def load(self, change: str | Look) -> None:
         """Read the key of this id again, or those that changed lately, or all of them."""
@@ -117,10 +93,6 @@ class KeyRing:
         key = key._replace(last_used_at=None)
         known = self._keys.get(key.id)
         return known if known == key else key
-
-    def note_contact(self, current: bool) -> None:
-        """Remember when all was current; no key is trusted while the database is away."""
-        self._checked_at = time.monotonic() if current else -MAX_AGE
 
     async def flush(self) -> None:
         """Write when keys were last used; what cannot be written now is kept."""

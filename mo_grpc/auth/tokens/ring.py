@@ -1,6 +1,5 @@
 """What tokens stand for, in memory and kept current by the database: checking one costs no query (docs/security.md)."""
 
-import asyncio
 import hashlib
 import time
 from collections import OrderedDict
@@ -29,17 +28,12 @@ from mo_grpc.auth.users.sessions import Session, revoked_sessions
 from mo_grpc.auth.users.store import changed_statuses, find_status, list_statuses
 from mo_grpc.config import Settings
 from mo_grpc.crypto import Vault
+from mo_grpc.db.cache import LATELY, Cache, Look
 from mo_grpc.db.engine import Database
-from mo_grpc.db.listen import LATELY, Look, follow
+from mo_grpc.db.listen import follow
 from mo_grpc.errors import Unavailable
 from mo_grpc.process.tasks import Tasks
 from mo_grpc.rpc.caller import UserSession
-
-MAX_AGE = 10.0
-"""Seconds without contact to the database after which no token is trusted any more."""
-
-LOOKUP_INTERVAL = 0.05
-"""Seconds between two look-ups of unknown signing keys, which anybody can make up."""
 
 SLACK = timedelta(minutes=1)
 """How far this clock and the database's may be apart."""
@@ -48,10 +42,11 @@ REMEMBERED = 10_000
 """Tokens whose signature is known to be right."""
 
 
-class TokenRing:
+class TokenRing(Cache):
     """People's standing, ended sessions and signing keys; current while its task runs."""
 
     def __init__(self, settings: Settings, database: Database, vault: Vault) -> None:
+        super().__init__()
         self._database = database
         self._vault = vault
         self._lifetime = timedelta(seconds=settings.token_expired_after_seconds)
@@ -62,18 +57,10 @@ class TokenRing:
         self._keys: dict[str, KeyPair] = {}
         self._private: dict[str, bytes] = {}
         self._genuine: OrderedDict[bytes, Claims] = OrderedDict()
-        self._checked_at = -MAX_AGE
-        self._lookup = asyncio.Lock()
-        self._next_lookup = 0.0
 
     def start(self, tasks: Tasks) -> None:
         """Follow what tokens stand for."""
         tasks.start("tokens", follow(self._database, USERS_CHANNEL, self))
-
-    @property
-    def is_current(self) -> bool:
-        """Whether all is known to be as in the database, some seconds ago at most."""
-        return time.monotonic() - self._checked_at < MAX_AGE
 
     async def authenticate(self, token: str) -> UserSession:
         """Find whose access token it is, and what that person may do.
@@ -82,7 +69,7 @@ class TokenRing:
             Unauthenticated: it is malformed, not ours, expired or revoked, or the person is locked out.
             Unavailable: the database has been out of reach for so long that a revocation may have been missed.
         """
-        self._require_current()
+        self.require_current()
         digest = hashlib.sha256(token.encode()).digest()
         claims = self._genuine.get(digest) or await self._verify(ACCESS_TOKEN, token)
         if claims is None or not is_current(claims, self._lifetime, datetime.now(UTC)) or claims.about in self._ended:
@@ -109,7 +96,7 @@ class TokenRing:
 
     async def read_challenge(self, challenge: str) -> Claims | None:
         """What a challenge says; None if it is not ours or has expired."""
-        self._require_current()
+        self.require_current()
         claims = await self._verify(CHALLENGE, challenge)
         if claims and self._signs(claims.kid) and is_current(claims, self._challenge_lifetime, datetime.now(UTC)):
             return claims
@@ -117,13 +104,9 @@ class TokenRing:
 
     async def keys(self) -> list[KeyPair]:
         """The signing keys whose tokens count, newest first."""
-        self._require_current()
+        self.require_current()
         await self._signing_key()
         return [key for key in self._keys.values() if self._signs(key.kid)]
-
-    def _require_current(self) -> None:
-        if not self.is_current:
-            raise Unavailable
 
     def _signs(self, kid: str) -> bool:
         key = self._keys.get(kid)
@@ -139,16 +122,8 @@ class TokenRing:
         kid = key_id(token)
         if kid is None:
             return None
-        if kid not in self._keys:
-            await self._look_up(kid)
-        return verify(kind, token, self._keys[kid]) if kid in self._keys else None
-
-    async def _look_up(self, kid: str) -> None:
-        """Ask for a signing key that may have been made this very moment, unless others just asked."""
-        async with self._lookup:
-            if kid not in self._keys and time.monotonic() >= self._next_lookup:
-                self._next_lookup = time.monotonic() + LOOKUP_INTERVAL
-                await self._load_keys()
+        key = self._keys.get(kid) or await self.look_up(lambda: self._keys.get(kid), f"key {kid}")
+        return verify(kind, token, key) if key else None
 
     async def _status(self, user_id: int) -> UserStatus | None:
         """Ask for a person who may have been made this very moment: the signature is right, so no stranger asks."""
@@ -215,10 +190,6 @@ class TokenRing:
         self._ended = {name: since for name, since in self._ended.items() if since > forgotten}
         for name in ended:
             self._ended.setdefault(name, now)
-
-    def note_contact(self, current: bool) -> None:
-        """Remember when all was current; no token is trusted while the database is away."""
-        self._checked_at = time.monotonic() if current else -MAX_AGE
 
 
 async def add_signing_key(connection: AsyncConnection, vault: Vault) -> str:

@@ -1,12 +1,12 @@
 """The values of signing keys and tokens, and the form of the JWTs (RFC 7519, 8725, 9068), without any SQL."""
 
 import secrets
-from base64 import urlsafe_b64encode
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from jwt.algorithms import OKPAlgorithm
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.errors import Unauthenticated
@@ -115,8 +115,8 @@ def is_current(claims: Claims, lifetime: timedelta, now: datetime) -> bool:
 
 def jwk(key: KeyPair) -> dict[str, str]:
     """The public half as others read it (RFC 8037)."""
-    x = urlsafe_b64encode(key.public_key).rstrip(b"=").decode()
-    return {"kty": "OKP", "crv": "Ed25519", "x": x, "kid": key.kid, "use": "sig", "alg": ALGORITHM}
+    public: dict[str, str] = OKPAlgorithm.to_jwk(Ed25519PublicKey.from_public_bytes(key.public_key), as_dict=True)
+    return public | {"kid": key.kid, "use": "sig", "alg": ALGORITHM}
 
 
 def token_invalid() -> Unauthenticated:

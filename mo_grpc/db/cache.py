@@ -1,0 +1,71 @@
+"""What a server holds in memory of the database, so that checking a caller costs no query."""
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from datetime import timedelta
+from enum import Enum, auto
+from typing import TypeVar
+
+from mo_grpc.errors import Unavailable
+
+T = TypeVar("T")
+
+MAX_AGE = 10.0
+"""Seconds without contact to the database after which nothing in memory is trusted any more."""
+
+LOOKUP_INTERVAL = 0.05
+"""Seconds between two look-ups of unknown ids, which anybody can make up: a flood of them costs 20 queries a second at most."""
+
+LATELY = timedelta(minutes=1)
+"""How far a look for lost notifications goes back: longer than between two looks, and than any transaction of the service."""
+
+
+class Look(Enum):
+    """What to read again when no notification says it."""
+
+    ALL = auto()
+    """Everything: whatever was changed before is unknown."""
+    LATELY = auto()
+    """What was changed within the last `LATELY`."""
+
+
+class Cache(ABC):
+    """Rows in memory, which `mo_grpc.db.listen.follow` keeps current."""
+
+    def __init__(self) -> None:
+        self._current_at = -MAX_AGE
+        self._lookup = asyncio.Lock()
+        self._next_lookup = 0.0
+
+    @property
+    def is_current(self) -> bool:
+        """Whether all is known to be as in the database, some seconds ago at most."""
+        return time.monotonic() - self._current_at < MAX_AGE
+
+    def require_current(self) -> None:
+        """Refuse to answer from what may be out of date.
+
+        Raises:
+            Unavailable: the database has been out of reach for so long that a revocation may have been missed.
+        """
+        # Not `is_current`, which would cost every call a little.
+        if time.monotonic() - self._current_at >= MAX_AGE:
+            raise Unavailable
+
+    def note_contact(self, current: bool) -> None:
+        """Remember that all is current now; or that it is not, until it is said again."""
+        self._current_at = time.monotonic() if current else -MAX_AGE
+
+    @abstractmethod
+    async def load(self, change: str | Look) -> None:
+        """Read again what a notification names, or what the look asks for."""
+
+    async def look_up(self, find: Callable[[], T | None], change: str) -> T | None:
+        """Find what may have been made this very moment: load `change`, unless something was just looked up."""
+        async with self._lookup:
+            if find() is None and time.monotonic() >= self._next_lookup:
+                self._next_lookup = time.monotonic() + LOOKUP_INTERVAL
+                await self.load(change)
+        return find()
