@@ -27,8 +27,12 @@ def payload_of(token: str) -> Json:
 def private_key(stack: Stack, kid: str) -> Ed25519PrivateKey:
     """The service's own key, for forging tokens that are wrong in one thing alone."""
     [(sealed,)] = rows(stack, "SELECT private_key FROM signing_keys WHERE kid = %s", kid)
-    settings = Settings.model_construct(mo_data_dir=stack.data_dir, secret_key=None)
-    return Ed25519PrivateKey.from_private_bytes(Vault(settings).decrypt(sealed, sealed_for(kid)))
+    return Ed25519PrivateKey.from_private_bytes(vault(stack).decrypt(sealed, sealed_for(kid)))
+
+
+def vault(stack: Stack) -> Vault:
+    """The service's own vault."""
+    return Vault(Settings.model_construct(mo_data_dir=stack.data_dir, secret_key=None))
 
 
 def unsigned(token: str) -> str:

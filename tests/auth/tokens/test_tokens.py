@@ -11,10 +11,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf import descriptor_pool
 
+from mo_grpc.auth.tokens.rules import new_key_pair, sealed_for
 from mo_grpc.auth.users.rules import ROLE_SCOPES, Role
 from mo_grpc.db.embedded import embedded_url
 from mo_grpc.rpc.access import ACCESS, ACCOUNT, BASIC, PUBLIC
-from tests.auth.tokens.forging import header_of, payload_of, private_key, unsigned
+from tests.auth.tokens.forging import header_of, payload_of, private_key, unsigned, vault
 from tests.auth.users.conftest import Doors, NewPerson, basic, opens, reason, refused, rows
 from tests.conftest import TLS, Stack
 from tests.databases import connect, owner
@@ -299,7 +300,8 @@ def test_no_secret_is_stored_as_it_is_nor_logged(stack: Stack, over_doors: Doors
 def test_an_unknown_user_or_key_is_looked_up_when_its_notification_is_late(
     stack: Stack, over_doors: Doors, new_person: NewPerson, grpc_channel: grpc.Channel
 ) -> None:
-    """A person made without a notification; the signature is right, so the database is asked."""
+    """Both are made without a notification: the signature is right, or the key's id is unknown, so the database is asked."""
+    kid, public, private = new_key_pair()
     token = over_doors.tokens(new_person().email)["access_token"]
     header, payload = header_of(token), payload_of(token)
     with connect(embedded_url(stack.data_dir, "postgres")) as superuser:
@@ -310,6 +312,12 @@ def test_an_unknown_user_or_key_is_looked_up_when_its_notification_is_late(
             VALUES (%s, '', '', 1, true, '', false, now(), now(), now()) RETURNING id""",
             [f"quiet-{payload['sid']}@example.org"],
         ).fetchone()
+        superuser.execute(
+            "INSERT INTO signing_keys VALUES (%s, %s, %s, now(), now() + interval '1 minute')",
+            [kid, public, vault(stack).encrypt(private, sealed_for(kid))],
+        )
     assert row
-    forged = jwt.encode({**payload, "sub": str(row[0])}, private_key(stack, header["kid"]), "EdDSA", headers=header)
-    assert opens(GrpcDoor(grpc_channel, (("authorization", f"Bearer {forged}"),)))
+    by_new_key = jwt.encode(payload, Ed25519PrivateKey.from_private_bytes(private), "EdDSA", headers={**header, "kid": kid})
+    of_new_user = jwt.encode({**payload, "sub": str(row[0])}, private_key(stack, header["kid"]), "EdDSA", headers=header)
+    for forged in (by_new_key, of_new_user):
+        assert opens(GrpcDoor(grpc_channel, (("authorization", f"Bearer {forged}"),)))
