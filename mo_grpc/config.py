@@ -25,7 +25,7 @@ def _psycopg(secret: SecretStr) -> URL:
     """Any `postgresql://` URL, served by psycopg 3; one with several hosts is read as libpq does (its manual, 32.1.1.3).
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not one.
     """
     scheme, separator, rest = secret.get_secret_value().partition("://")
     if not separator or scheme.partition("+")[0] not in ("postgresql", "postgres"):
@@ -44,7 +44,7 @@ def _psycopg(secret: SecretStr) -> URL:
 
 
 def _split(value: object) -> object:
-    """Accept `a, b` and `a b` where a list of strings is meant."""
+    """Accept `a, b` and `a b` as lists of strings."""
     return value.replace(",", " ").split() if isinstance(value, str) else value
 
 
@@ -66,7 +66,7 @@ class Settings(BaseSettings):
         env_file=".env", env_file_encoding="utf-8", extra="ignore", env_ignore_empty=True, frozen=True
     )
 
-    # Where the embedded PostgreSQL, its sockets and the run's files live.
+    # The folder of the embedded PostgreSQL, its sockets and the run's files.
     mo_data_dir: Path = Path(".mo")
 
     # Either one URL, or the DATABASE_* parts; neither means the embedded PostgreSQL.
@@ -77,10 +77,10 @@ class Settings(BaseSettings):
     database_name: str = "mo"
     database_user: str = "mo"
     database_passwd: SecretStr | None = None
-    # The login that owns the schema, and migrates, where it is another.
+    # The login that owns the schema and migrates, if it is another.
     database_owner: str | None = None
     database_owner_passwd: SecretStr | None = None
-    # Connections that a worker keeps at most; fewer when PostgreSQL allows fewer.
+    # Connections of a worker at most; fewer if PostgreSQL allows fewer.
     mo_database_pool_size: Annotated[int, Field(ge=2, le=1000)] = 10
     mo_idempotency_retention_hours: Annotated[int, Field(ge=1)] = 24
 
@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     mo_grpc_port: Port = 50051
     # Server processes; by default, as many as there are processor cores.
     mo_workers: Annotated[int, Field(ge=1, le=64)] = os.cpu_count() or 1
-    # After how long a connection is asked to go, calls that run on it excepted; about, so that not all go at once.
+    # After about how long a client is asked to reconnect; random, so that not all do so at once. Running calls finish.
     mo_connection_age_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300.0
     # How often a client may send a keepalive ping (gRPC proposal A8).
     mo_client_ping_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
@@ -98,26 +98,26 @@ class Settings(BaseSettings):
     # The hosts at which Envoy finds gRPC servers; by default this one.
     mo_edge_upstream_host: CommaList = ()
     mo_edge_admin_port: Port | None = None
-    # Where the pages are; Envoy leads there. The process of the pages listens on a private socket, unless it has a host.
+    # The paths of the pages, which Envoy routes. The web server listens on a private socket, unless it has a host.
     admin_url: PagePath = "/grappelli/"
     admin_honeypot_url: PagePath = "/admin/"
-    # For how long somebody may be silent in the web admin.
+    # How long a session of the web admin may be idle.
     mo_admin_idle_minutes: Annotated[int, Field(ge=1, le=1440)] = 30
     mo_web_host: str | None = None
     mo_web_port: Port = 8000
     mo_edge_web_host: str | None = None
-    # With a certificate the edge speaks TLS alone; a plain port beside it only leads there.
+    # With a certificate, the edge accepts only TLS; a port without TLS beside it only redirects there.
     mo_tls_certificate: Path | None = None
     mo_tls_key: Path | None = None
     mo_tls_client_ca: Path | None = None
     mo_tls_client_required: bool = True
     mo_http_redirect_port: Port | None = None
     mo_hsts_seconds: Annotated[int, Field(ge=0)] = 31_536_000
-    # How many proxies stand before the edge, each of which adds to X-Forwarded-For.
+    # How many proxies are in front of the edge, each of which adds to X-Forwarded-For.
     mo_trusted_proxies: Annotated[int, Field(ge=0, le=10)] = 0
-    # Calls a second; 0 is without a limit.
+    # Calls per second; 0 means no limit.
     mo_rate_limit_per_address: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
-    # Whose word the gRPC server takes for a client's address, beside the private sockets': an Envoy on another host.
+    # The addresses that the gRPC server trusts for a client's address, besides private sockets: an Envoy on another host.
     mo_trusted_edges: CommaList = ()
     mo_rate_limit_exempt: CommaList = ("127.0.0.0/8", "::1/128")
     mo_max_connections: Annotated[int, Field(ge=1)] = 10_000
@@ -130,11 +130,11 @@ class Settings(BaseSettings):
     cors_allow_credentials: bool = False
 
     api_key_custom_header: str = "x-api-key"
-    # With what `mo-grpc import` calls.
+    # The key of `mo-grpc import`.
     mo_api_key: SecretStr | None = None
-    # Encrypts what the database keeps of signing keys and one-time codes; by default, a file of the data folder does.
+    # Encrypts signing keys and secrets of one-time codes in the database; by default, a file in the data folder is used.
     secret_key: SecretStr | None = Field(default=None, min_length=32)
-    # What it was before: events of the record were sealed under it.
+    # Former values, with which data were encrypted and the audit log was sealed.
     secret_key_fallbacks: CommaSecrets = ()
     auth_jwt_behind_basic: bool = False
     token_expired_after_seconds: Annotated[int, Field(ge=1, le=86_400)] = 900
@@ -157,7 +157,7 @@ class Settings(BaseSettings):
     # Other buckets that CreateImport may read.
     mo_s3_source_buckets: CommaList = ()
     mo_max_import_bytes: Annotated[int, Field(ge=1024)] = 5 * 1024**3
-    # How long a worker that is not heard of keeps its import.
+    # After how long without a sign of its worker an import is taken over.
     mo_import_lease_seconds: Annotated[float, Field(ge=1)] = 30.0
     use_celery: bool = False
     celery_broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379")
@@ -169,12 +169,12 @@ class Settings(BaseSettings):
     @field_validator("mo_database_url", "mo_migration_database_url")
     @classmethod
     def _is_postgresql(cls, value: SecretStr | None) -> SecretStr | None:
-        """Refuse what is no URL of a PostgreSQL, without repeating it: it may hold a password."""
+        """Refuse what is not a URL of PostgreSQL, without repeating it, because it may contain a password."""
         if value is None:
             return None
         try:
             _psycopg(value)
-        except (ArgumentError, ProgrammingError, ValueError):  # the last for a port that is no number
+        except (ArgumentError, ProgrammingError, ValueError):  # ValueError for a port that is not a number
             raise ValueError("must be a postgresql:// URL") from None
         return value
 
@@ -187,7 +187,7 @@ class Settings(BaseSettings):
     @field_validator("mo_rate_limit_exempt", "mo_trusted_edges")
     @classmethod
     def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        """Each as a network of its own kind; a lone address is a network of one."""
+        """Parse networks; a single address is a network of one."""
         return tuple(str(ipaddress.ip_network(network)) for network in value)
 
     @model_validator(mode="after")
@@ -206,7 +206,7 @@ class Settings(BaseSettings):
 
     @property
     def token_header(self) -> str:
-        """The header, or metadata, of people's credentials: another where a proxy's Basic ones own `authorization`."""
+        """The header, or metadata, of users' credentials; another one where a proxy needs `authorization` for its own."""
         return "x-authorization" if self.auth_jwt_behind_basic else "authorization"
 
     @property
@@ -217,7 +217,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def external_database_url(self) -> URL | None:
-        """The URL of a PostgreSQL that is not ours, or None when the embedded one is meant."""
+        """The URL of an external PostgreSQL, or None for the embedded one."""
         if self.mo_database_url is not None:
             return _psycopg(self.mo_database_url)
         if self.database_host is None:
@@ -233,7 +233,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def external_migration_database_url(self) -> URL | None:
-        """The URL that owns the schema: `MO_MIGRATION_DATABASE_URL`, or the service's with the owner's login, if it has one."""
+        """The URL of the schema's owner: `MO_MIGRATION_DATABASE_URL`, or the service's with the owner's login, if any."""
         if self.mo_migration_database_url is not None:
             return _psycopg(self.mo_migration_database_url)
         url = self.external_database_url
@@ -244,7 +244,7 @@ class Settings(BaseSettings):
 
 
 OWNERS_SECRETS = ("mo_migration_database_url", "database_owner_passwd")
-"""What a process that serves must not have."""
+"""Settings that a server process must not have."""
 
 
 def forget_owner() -> None:
@@ -254,9 +254,9 @@ def forget_owner() -> None:
 
 
 def unknown_names() -> dict[str, str]:
-    """What the environment and `.env` set that is no setting, by name, with the setting that it may be meant for, or "".
+    """Names in the environment and `.env` that are not settings, each with the setting that may be meant, or "".
 
-    All that begins with `MO_` counts, and whatever else is nearly a setting's name.
+    These are all that begin with `MO_`, and others that are nearly a setting's name.
     """
     settings = [name.upper() for name in Settings.model_fields]
     values = dotenv_values(".env") | os.environ  # noqa: TID251 - as above

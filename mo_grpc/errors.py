@@ -1,4 +1,4 @@
-"""What may go wrong with a call, as exceptions that know their `google.rpc.Status`.
+"""The errors of a call, as exceptions, each with its `google.rpc.Status`.
 
     ServiceError
     ├── InvalidFields       INVALID_ARGUMENT + BadRequest
@@ -39,7 +39,7 @@ DOMAIN = "mo"
 
 
 class ServiceError(Exception):
-    """A call is refused, or failed, in a way its caller should know."""
+    """A call is refused, or has failed, for a reason that its caller should know."""
 
     code: ClassVar[code_pb2.Code.ValueType]
 
@@ -57,7 +57,7 @@ class ServiceError(Exception):
         self.metadata = dict(metadata or {})
 
     def to_status(self) -> Status:
-        """What goes over the wire."""
+        """The status that is sent."""
         info = ErrorInfo(reason=ErrorReason.Name(self.reason), domain=DOMAIN, metadata=self.metadata)
         status = Status(code=self.code, message=self.message)
         for detail in (info, *self.details):
@@ -84,7 +84,7 @@ class InvalidFields(ServiceError):
 
 
 class InvalidArgument(ServiceError):
-    """The request cannot be right, whatever the state."""
+    """The request is wrong, whatever the state."""
 
     code = code_pb2.INVALID_ARGUMENT
 
@@ -102,7 +102,7 @@ class InvalidPageToken(ServiceError):
 
 
 class MalformedRequest(ServiceError):
-    """What was sent is not the message that the RPC takes."""
+    """The bytes are not the message of the RPC."""
 
     code = code_pb2.INVALID_ARGUMENT
 
@@ -142,7 +142,7 @@ class AlreadyExists(ServiceError):
 
 
 class PreconditionFailed(ServiceError):
-    """The state of a resource forbids what was asked; `subject` is the id of that resource."""
+    """The state of a resource does not allow the call; `subject` is the id of that resource."""
 
     code = code_pb2.FAILED_PRECONDITION
 
@@ -165,7 +165,7 @@ class StaleEtag(ServiceError):
 
 
 class Aborted(ServiceError):
-    """The call lost against another one that still runs."""
+    """The call conflicts with another one."""
 
     code = code_pb2.ABORTED
 
@@ -187,7 +187,7 @@ class PermissionDenied(ServiceError):
 
 
 class NetworkNotAllowed(ServiceError):
-    """The caller's key may not be used from where it calls."""
+    """The caller's key may not be used from its address."""
 
     code = code_pb2.PERMISSION_DENIED
 
@@ -204,7 +204,7 @@ def retry_after(milliseconds: int) -> RetryInfo:
 
 
 class Conflict(ServiceError):
-    """Other transactions were in the way, each time it was tried."""
+    """The transaction conflicted with others each time it was tried."""
 
     code = code_pb2.ABORTED
 
@@ -222,7 +222,7 @@ class Unavailable(ServiceError):
 
 
 class OutcomeUnknown(Unavailable):
-    """The database did not confirm a write: it took effect, or not, or is yet to."""
+    """The database did not confirm a write: it took effect, or did not, or still will."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -232,7 +232,7 @@ class OutcomeUnknown(Unavailable):
 
 
 class Stopping(ServiceError):
-    """The server stops, and ends what does not end by itself."""
+    """The server is stopping, and ends calls that do not end by themselves."""
 
     code = code_pb2.UNAVAILABLE
 
@@ -242,7 +242,7 @@ class Stopping(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """More calls wait than could be answered in good time."""
+    """Too many calls are waiting."""
 
     code = code_pb2.RESOURCE_EXHAUSTED
 
@@ -252,7 +252,7 @@ class Overloaded(ServiceError):
 
 
 class TooManyRequests(ServiceError):
-    """The caller has used up what it may do for now; `seconds` later there is more."""
+    """The caller has used up a limit; it may try again after `seconds`."""
 
     code = code_pb2.RESOURCE_EXHAUSTED
 
@@ -261,7 +261,7 @@ class TooManyRequests(ServiceError):
 
 
 class Internal(ServiceError):
-    """A fault of the service; the log of the request id tells which."""
+    """A fault of the service; the log has it with the request id."""
 
     code = code_pb2.INTERNAL
 

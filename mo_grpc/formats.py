@@ -1,6 +1,6 @@
-"""The formats of ids and amounts, for whoever needs them outside of a message: SQL, pages, the OpenAPI document.
+"""The formats of ids and amounts, for code outside of messages: SQL, pages, the OpenAPI document.
 
-They are read from the rules in `protos/mo/rules/v1/rules.proto`, which alone say them.
+They are read from the rules in `protos/mo/rules/v1/rules.proto`, where alone they are written.
 """
 
 import re
@@ -54,12 +54,12 @@ def _read(wanted: re.Pattern[str], rule: FieldDescriptor) -> str:
 
 
 EXTERNAL_ID: Final = pattern_of(rules_pb2.external_id)
-"""The regular expression of an id that a client gave; its length is limited by itself."""
+"""The regular expression of an id that a client chose; the length is limited separately."""
 
 EXTERNAL_ID_LENGTH: Final = int(_read(_MAX_LENGTH, rules_pb2.external_id))
 
 EXTERNAL_ID_RULE: Final = _expression(rules_pb2.external_id).message
-"""The same for people; it follows the name of the field."""
+"""The same in words; it follows the name of the field."""
 
 AMOUNT: Final = pattern_of(rules_pb2.money_digits)
 """The regular expression of an amount of any number of digits."""

@@ -123,7 +123,7 @@ TABLES = [
 ]
 
 FUNCTIONS = [
-    # The time that the stores see: the clock's, or the one that the demo sets for its transaction.
+    # The time of the stores: the clock's, or the one that the demo sets for its transaction.
     """
     CREATE FUNCTION mo_clock() RETURNS timestamptz LANGUAGE sql VOLATILE PARALLEL SAFE
     RETURN coalesce(nullif(current_setting('mo.clock', true), '')::timestamptz, clock_timestamp())
@@ -153,7 +153,7 @@ ROLE = [
     EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
     END $$
     """,
-    # Where the owner may not grant it, an administrator has done so beforehand.
+    # Where the owner may not grant it, an administrator has done so before.
     """
     DO $$ BEGIN
         GRANT mo_service TO CURRENT_USER;

@@ -1,4 +1,4 @@
-"""What idempotency keys were answered."""
+"""The answers to idempotency keys."""
 
 from alembic import op
 
@@ -23,7 +23,7 @@ def upgrade() -> None:
         )
     """)
     op.execute("CREATE INDEX idempotency_records_created_at_idx ON idempotency_records (created_at)")
-    # Locking rows for the clean-up asks for the right to update some column.
+    # To lock rows before it deletes them, the service needs the right to update a column.
     op.execute("GRANT SELECT, INSERT, DELETE, UPDATE (created_at) ON idempotency_records TO mo_service")
 
 

@@ -1,4 +1,4 @@
-"""People, their sessions, and the keys that sign their tokens."""
+"""Users, their sessions, and the keys that sign their tokens."""
 
 from alembic import op
 
@@ -61,7 +61,7 @@ TABLES = [
         CONSTRAINT signing_keys_public_key_check CHECK (length(public_key) = 32)
     )
     """,
-    # One key signs; two workers that make the first one at once agree on the winner's.
+    # Only one key signs; when two workers create the first one at the same time, both use the one that was inserted.
     "CREATE UNIQUE INDEX signing_keys_current_idx ON signing_keys ((valid_until IS NULL)) WHERE valid_until IS NULL",
     """
     CREATE TABLE sessions (
@@ -88,7 +88,7 @@ TABLES = [
     "CREATE INDEX refresh_tokens_session_id_idx ON refresh_tokens (session_id)",
 ]
 
-# Tells every server what it has to read again: a person, a session or a signing key.
+# Notifies every server of what to read again: a user, a session or a signing key.
 TRIGGERS = [
     """
     CREATE FUNCTION mo_notify_people() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -118,7 +118,7 @@ GRANTS = [
         last_login_at, password_changed_at, updated_at) ON users TO mo_service
     """,
     "GRANT UPDATE (valid_until) ON signing_keys TO mo_service",
-    # What has ended is cleaned away.
+    # Rows that have expired are deleted.
     "GRANT SELECT, INSERT, DELETE, UPDATE (used_at) ON recovery_codes TO mo_service",
     "GRANT SELECT, INSERT, DELETE, UPDATE (failures, last_at) ON login_failures TO mo_service",
     "GRANT SELECT, INSERT, DELETE, UPDATE (revoked_at) ON sessions TO mo_service",

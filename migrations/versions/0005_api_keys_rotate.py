@@ -1,4 +1,4 @@
-"""API keys that rotate: the secret before counts for a while. And a number, by which they are listed."""
+"""API keys can be rotated: the former secret stays valid for a while. A number gives their order in lists."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""API keys for some networks only, with so many calls a second and a day; and the calls of a day, counted."""
+"""Limits of API keys: networks, calls per second and per day; and the counts of the calls of a day."""
 
 from alembic import op
 

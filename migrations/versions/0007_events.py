@@ -1,4 +1,4 @@
-"""The record of logins, changes and refusals, as chains of sealed events."""
+"""The audit log of logins, changes and refusals: chains of sealed events."""
 
 from alembic import op
 

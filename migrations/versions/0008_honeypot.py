@@ -1,4 +1,4 @@
-"""Who tried to log in at the honeypot."""
+"""The attempts to log in at the honeypot."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""The web admin lists the customers that are INACTIVE."""
+"""An index for the web admin's list of INACTIVE customers."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""An import keeps its file's name, and what the file's first line says of the others."""
+"""An import stores its file's name, and the layout of its lines."""
 
 from alembic import op
 
@@ -15,7 +15,7 @@ def upgrade() -> None:
             ADD COLUMN layout text,
             ADD CONSTRAINT imports_file_name_check CHECK (length(file_name) <= 255)
     """)
-    # For whoever looks for uploads that have no import.
+    # To find uploads that have no import.
     op.execute("CREATE INDEX imports_source_idx ON imports (source)")
     op.execute("GRANT UPDATE (layout) ON imports TO mo_service")
 

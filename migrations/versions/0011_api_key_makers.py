@@ -1,4 +1,4 @@
-"""API keys remember who made them; of those that there are, the record of events tells."""
+"""API keys store who created them; for those that exist, the audit log tells it."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""Servers look for what changed lately instead of reading all keys and people again, and are told of deletions, too."""
+"""Servers read what changed lately instead of all keys and users, and are notified of deletions, too."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""The service draws the ids of imports beforehand, as it does those of customers, loans and payments."""
+"""The service draws the ids of imports first, like those of customers, loans and payments."""
 
 from alembic import op
 

@@ -1,7 +1,7 @@
-"""What a customer owes, as SQL: said here once, for every statement that sums it up.
+"""What a customer owes, as SQL, in one place for every statement that sums it up.
 
-The PENDING and the ACTIVE loans count (docs/rules.md, R12). The fragments stand with the customers and not with the loans
-because a customer's balance is made of them.
+The PENDING and the ACTIVE loans count (docs/rules.md, R12). They belong to the customers, not to the loans, because a
+customer's balance is computed with them.
 """
 
 from typing import Final

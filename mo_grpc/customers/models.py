@@ -20,7 +20,7 @@ class Customer(Base):
         external_id_check(),
         CheckConstraint(f"status IN ({Status.ACTIVE}, {Status.INACTIVE})", "status"),
         CheckConstraint("score >= 0", "score"),
-        # The web admin's list of the few that are INACTIVE, newest first; the others are found without.
+        # The web admin's list of the few that are INACTIVE, newest first; the others are found without an index.
         Index("customers_inactive_idx", "id", postgresql_where=text(f"status = {Status.INACTIVE}")),
     )
 

@@ -14,7 +14,7 @@ RESOURCE = Resource("customer", "mo.customers.v1.Customer", ErrorReason.CUSTOMER
 
 
 class Status(IntEnum):
-    """Whether a customer may borrow; the numbers are those of the wire and of the database."""
+    """Whether a customer may borrow; the numbers are those of the protos and of the database."""
 
     ACTIVE = 1
     INACTIVE = 2
@@ -50,7 +50,7 @@ class CustomerChange(NamedTuple):
 
 
 class Balance(NamedTuple):
-    """What a customer owes (over PENDING and ACTIVE loans), beside the credit line."""
+    """What a customer owes (R12), and the credit line."""
 
     external_id: str
     score: Decimal
@@ -68,12 +68,12 @@ def available_amount(score: Decimal, total_debt: Decimal) -> Decimal:
 
 
 def etag(customer: Customer) -> str:
-    """What changes whenever the customer does (AIP-154)."""
+    """The version of a customer, which every change changes (AIP-154)."""
     return f'"{customer.version}"'
 
 
 def change(customer: Customer, command: CustomerChange, now: datetime) -> Customer | StaleEtag:
-    """Apply a change to a locked customer, unless it was decided on an older state."""
+    """Apply a change to a locked customer, unless its etag is that of an older version."""
     if command.etag and command.etag != etag(customer):
         return StaleEtag(customer.external_id, etag(customer))
     return customer._replace(version=customer.version + 1, updated_at=now, **command.values)

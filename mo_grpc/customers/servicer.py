@@ -60,10 +60,10 @@ class CustomerServicer(customers_pb2_grpc.CustomerServiceServicer):
 
 
 def heed_if_match(request: customers_pb2.UpdateCustomerRequest, context: Context) -> None:
-    """Take the HTTP header `If-Match` for the request's etag (RFC 9110, 13.1.1); `*` asks for any.
+    """Use the HTTP header `If-Match` as the request's etag (RFC 9110, section 13.1.1); `*` matches any.
 
     Raises:
-        InvalidFields: it is not one etag, or contradicts that of the body.
+        InvalidFields: it is not one etag, or differs from that of the body.
     """
     sent = ",".join(str(value) for name, value in context.invocation_metadata() or () if name == "if-match").strip()
     if sent in ("", "*"):
@@ -76,7 +76,7 @@ def heed_if_match(request: customers_pb2.UpdateCustomerRequest, context: Context
 
 
 def to_message(customer: Customer) -> customers_pb2.Customer:
-    """A stored customer, as the wire has it."""
+    """A stored customer, as a message."""
     return customers_pb2.Customer(
         external_id=customer.external_id,
         status=customers_pb2.Customer.Status.ValueType(customer.status),
@@ -89,7 +89,7 @@ def to_message(customer: Customer) -> customers_pb2.Customer:
 
 
 def balance_message(balance: Balance) -> customers_pb2.CustomerBalance:
-    """A balance, as the wire has it."""
+    """A balance, as a message."""
     return customers_pb2.CustomerBalance(
         external_id=balance.external_id,
         score=money(balance.score),
@@ -99,7 +99,7 @@ def balance_message(balance: Balance) -> customers_pb2.CustomerBalance:
 
 
 def to_change(request: customers_pb2.UpdateCustomerRequest) -> CustomerChange:
-    """The command of an update, from the fields that the mask names; of the others, nothing is read (AIP-134).
+    """The command of an update, from the fields that the mask names; the others are not read (AIP-134).
 
     Raises:
         InvalidFields: a named field is wrong or may not be cleared, or there is nothing to change.

@@ -26,7 +26,7 @@ _GET = Query(_ROWS)
 _LOCK = RowLock(_ROWS)
 _NEW = NewRows(_TABLE, ["id", *NewCustomer._fields])
 
-# Sorted by the new ids, so that two batches with the same ids wait for each other instead of deadlocking.
+# Sorted by `external_id`, so that two batches with the same ids wait for each other and do not deadlock (docs/rules.md, R57).
 _CREATE = Query(f"""
     INSERT INTO customers ({_NEW.columns}, created_at, updated_at)
     SELECT {_NEW.columns}, now, now
@@ -75,9 +75,9 @@ class LockedCustomers(NamedTuple):
 
 
 def lock(external_ids: Iterable[str], locks: Locks) -> list[Statement]:
-    """Lock the customers, by id in order, until the transaction ends; whatever is decided on must be read after this.
+    """Lock the customers, in the order of their ids, until the transaction ends; decisions need rows that are read after this.
 
-    Every change to a customer, its loans and its payments holds this lock.
+    Every change to a customer, its loans and its payments holds this lock (docs/rules.md, R56).
     """
     wanted = {"external_ids": array(sorted(set(external_ids)))}
     lock = _LOCK.statement(wanted, locks)
@@ -96,7 +96,7 @@ def owners_of(table: str) -> str:
 
 
 def owner_lock(table: str) -> RowLock:
-    """What locks the customers that own rows of a table, as `lock` does, by the rows' `external_ids`."""
+    """The lock of the customers that own rows of a table, like `lock`, by the rows' `external_ids`."""
     return RowLock(f"SELECT {_COLUMNS} FROM customers WHERE id IN ({owners_of(table)})")  # noqa: S608 - constants
 
 
@@ -122,7 +122,7 @@ get_balances = get_by_id(RESOURCE, [_BALANCES], _balances)
 
 
 async def list_customers(connection: AsyncConnection, before: int | None, limit: int) -> list[Customer]:
-    """List customers, newest first, from below the id `before`."""
+    """List customers, newest first, with ids below `before`."""
     statement = select(*_TABLE.c).order_by(_TABLE.c.id.desc()).limit(limit)
     if before is not None:
         statement = statement.where(_TABLE.c.id < before)

@@ -1,4 +1,4 @@
-"""Every SQL statement about idempotency, and the batch write that remembers its answers."""
+"""Every SQL statement about idempotency, and the batch write that stores its answers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar

@@ -47,7 +47,7 @@ _CANCEL = Query(f"""
 _UNCLAIMED = f"state IN ({State.PENDING}, {State.RUNNING}) AND (lease_until IS NULL OR lease_until < clock_timestamp())"
 _OWN = f"id = :id AND state = {State.RUNNING} AND lease_owner = :owner"
 
-# Whoever holds a lease and is not heard of for its length has lost the import to the next who asks.
+# A process that does not renew its lease in time loses the import to the next that asks.
 _CLAIM = text(f"""
     UPDATE imports SET state = {State.RUNNING}, started_at = coalesce(started_at, mo_clock()), lease_owner = :owner,
         lease_until = clock_timestamp() + CAST(:lease AS interval)
@@ -70,18 +70,18 @@ _FINISH = text(f"""
     WHERE {_OWN}
 """)  # noqa: S608 - constants
 
-# Joined by hashing, and sorted in memory: nobody knows how many lines there are until they are there.
+# Hash joins and sorting in memory, because the planner cannot know how many lines there are.
 _PLAN = text("""
     SELECT set_config('enable_nestloop', 'off', true), set_config('work_mem', '32MB', true), set_config('jit', 'off', true)
 """)
 
-# What a day that PostgreSQL can read looks like in RFC 3339; it would take many other forms.
+# Dates as in RFC 3339; PostgreSQL would accept many other forms.
 _DAY = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
 _MOMENT = f"^{_DAY}[Tt ]([01][0-9]|2[0-3])(:[0-5][0-9]){{2}}([.][0-9]+)?([Zz]|[+-][0-9][0-9]:[0-9][0-9])$"
 _FINER = "([.][0-9][0-9][0-9][0-9][0-9][0-9])[0-9]+"
-"""What is finer than a microsecond; PostgreSQL would round it, where every other door cuts it off."""
+"""Digits beyond the microsecond, which are cut off everywhere; PostgreSQL would round them (docs/rules.md, R7)."""
 
-# Points between all thousands, or between none; then, perhaps, the comma and the cents.
+# Points between all thousands, or between none; then optionally a comma and the cents.
 _DECIMAL_COMMA = "^(0|[1-9][0-9]*|[1-9][0-9]?[0-9]?([.][0-9][0-9][0-9])+)(,[0-9][0-9]?)?$"
 _DIGITS = money_digits(Customer, "score")
 _MOST_DIGITS = f"at most {_DIGITS} digits, and at most two after the"
@@ -89,11 +89,11 @@ _MOST_DIGITS = f"at most {_DIGITS} digits, and at most two after the"
 
 @lru_cache(maxsize=32)
 def _take(layout: Layout) -> TextClause:
-    """The statement that takes the lines of a chunk apart, and creates or reports each.
+    """The statement that splits the lines of a chunk, and creates or reports each.
 
-    Its first CTE alone is kept; `OFFSET 0` has what is within it computed once, line by line. Which good lines are those of a
-    taken id is looked for only where some created nothing. A bounded repetition in a pattern is many times slower than an
-    unbounded one beside length().
+    Only its first CTE is materialized; with `OFFSET 0`, what is within it is computed once per line. Good lines with a taken id
+    are searched only if some line created nothing. A bounded repetition in a pattern is many times slower than an unbounded one
+    with length().
     """
     external_id, score, preapproved_at = (_trimmed(layout.place(name)) for name in NAMES)
     malformed = f"cardinality(fields) NOT BETWEEN {layout.least} AND {layout.most}"
@@ -187,7 +187,7 @@ get_imports = get_by_id(RESOURCE, [_GET], _imports, ids="ids")
 
 
 async def list_imports(connection: AsyncConnection, before: int | None, limit: int) -> list[Import]:
-    """List imports, newest first, from below the id `before`."""
+    """List imports, newest first, with ids below `before`."""
     statement = select(*(_TABLE.c[name] for name in Import._fields)).order_by(_TABLE.c.id.desc()).limit(limit)
     if before is not None:
         statement = statement.where(_TABLE.c.id < before)
@@ -195,7 +195,7 @@ async def list_imports(connection: AsyncConnection, before: int | None, limit: i
 
 
 async def list_errors(connection: AsyncConnection, import_id: int, after: int, limit: int) -> list[LineError]:
-    """List what was wrong with an import's file, by line, from behind the line `after`."""
+    """List the errors of an import's file, by line, after the line `after`."""
     statement = select(*(_ERRORS.c[name] for name in LineError._fields)).order_by(_ERRORS.c.line_number).limit(limit)
     statement = statement.where(_ERRORS.c.import_id == import_id, _ERRORS.c.line_number > after)
     return [LineError._make(row) for row in await connection.execute(statement)]
@@ -243,11 +243,11 @@ def _cancel_imports(ids: Sequence[int], rows: Iterator[Rows], locks: Locks) -> D
 
 
 cancel_imports = BatchWrite(_lock_imports, _cancel_imports)
-"""Cancel imports that are not over; whoever runs one finds out at its next chunk."""
+"""Cancel imports that are not over; the process that runs one notices it at its next chunk."""
 
 
 async def claim_import(connection: AsyncConnection, owner: str, lease: str, import_id: int | None) -> Import | None:
-    """Take an import that nobody runs, this one or the oldest; None if there is none."""
+    """Claim an import that nobody runs, this one or the oldest; None if there is none."""
     row = (await connection.execute(_CLAIM, {"owner": owner, "lease": lease, "id": import_id})).one_or_none()
     return Import._make(row) if row else None
 
@@ -258,14 +258,14 @@ async def list_unclaimed(connection: AsyncConnection) -> list[int]:
 
 
 async def list_known_sources(connection: AsyncConnection, sources: Sequence[str]) -> set[str]:
-    """Those of the files that have an import."""
+    """The files, of these, that have an import."""
     return set((await connection.execute(_KNOWN, {"sources": list(sources)})).scalars())
 
 
 async def take_chunk(connection: AsyncConnection, owner: str, lease: str, found: Import, chunk: Chunk) -> int | None:
     """Import some lines, with their errors, and move the cursor behind them.
 
-    Answers how many lines have been imported or reported so far; None if the import is no longer the owner's.
+    Returns how many lines have been imported or reported so far; None if the import is no longer the owner's.
     """
     if (await connection.execute(_HOLD, {"id": found.id, "owner": owner})).one_or_none() is None:
         return None
@@ -283,6 +283,6 @@ async def take_chunk(connection: AsyncConnection, owner: str, lease: str, found:
 
 
 async def finish_import(connection: AsyncConnection, owner: str, import_id: int, state: State, failure: str = "") -> bool:
-    """Say that an import is over, if it still is the owner's; False if it is not."""
+    """End an import, if it still is the owner's; False if it is not."""
     finish = {"id": import_id, "owner": owner, "state": int(state), "failure": failure}
     return (await connection.execute(_FINISH, finish)).rowcount == 1

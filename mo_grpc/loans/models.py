@@ -28,7 +28,7 @@ class Loan(Base):
     __tablename__ = "loans"
     __table_args__ = (
         UniqueConstraint("external_id"),
-        # Lets a payment's detail name the loan and the customer together, so that no payment touches two customers.
+        # A payment's detail refers to the loan and the customer together, so that no payment touches two customers (R33).
         UniqueConstraint("id", "customer_id"),
         external_id_check(),
         CheckConstraint("amount > 0", "amount"),
@@ -43,11 +43,11 @@ class Loan(Base):
             "status",
         ),
         CheckConstraint("length(contract_version) BETWEEN 1 AND 30", "contract_version"),
-        # The lists, by each combination of filters, newest first.
+        # For lists, by each combination of filters, newest first.
         Index(None, "customer_id", "id"),
         Index(None, "customer_id", "status", "id"),
         Index(None, "status", "id"),
-        # The distribution of a payment: the active loans, oldest first.
+        # For spreading a payment: the ACTIVE loans, oldest first.
         Index("loans_distribution_idx", "customer_id", "taken_at", "id", postgresql_where=text(f"status = {Status.ACTIVE}")),
     )
 

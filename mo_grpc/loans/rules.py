@@ -13,12 +13,12 @@ from mo_grpc.errors import FieldViolation, InvalidFields, PreconditionFailed, Re
 
 RESOURCE = Resource("loan", "mo.loans.v1.Loan", ErrorReason.LOAN_NOT_FOUND, ErrorReason.LOAN_ALREADY_EXISTS)
 
-# One payment may touch every open loan, so this bounds the size of a payment's details: about 1 MiB on the wire.
+# One payment may touch every open loan, so this limits the size of a payment's details, to about 1 MiB on the wire (R21).
 MAX_OPEN_LOANS = 10_000
 
 
 class Status(IntEnum):
-    """Where a loan is in its life; the numbers are those of the wire and of the database."""
+    """The status of a loan; the numbers are those of the protos and of the database."""
 
     PENDING = 1
     ACTIVE = 2
@@ -62,7 +62,7 @@ class NewLoan(NamedTuple):
 
 
 class Debt(NamedTuple):
-    """What a customer's PENDING and ACTIVE loans sum up to, and how many they are."""
+    """The debt of a customer (R12), and the number of PENDING and ACTIVE loans."""
 
     total: Decimal = Decimal(0)
     open_loans: int = 0
@@ -89,7 +89,7 @@ def may_lend(customer: Customer, debt: Debt, new: NewLoan, now: datetime) -> Ser
 
 
 def activate(loan: Loan, customer: Customer, debt: Debt, now: datetime) -> Loan | PreconditionFailed:
-    """Pay a PENDING loan out to an ACTIVE customer whose debt, this loan included, is within the credit line."""
+    """Pay a PENDING loan out to an ACTIVE customer whose debt, with this loan, is within the credit line (R23, R24)."""
     if loan.status != Status.PENDING:
         return _wrong_status(loan, "activated")
     if customer.status != CustomerStatus.ACTIVE:

@@ -52,7 +52,7 @@ class LoanServicer(loans_pb2_grpc.LoanServiceServicer):
 
 
 def to_message(loan: Loan) -> loans_pb2.Loan:
-    """A stored loan, as the wire has it."""
+    """A stored loan, as a message."""
     return loans_pb2.Loan(
         external_id=loan.external_id,
         customer_external_id=loan.customer_external_id,

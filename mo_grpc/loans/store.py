@@ -54,7 +54,7 @@ _CREATE = Query(f"""
 
 _LOCK = customers.owner_lock("loans")
 
-# The time, once, and beside it whatever debts there are.
+# The time, and the debts, if there are any.
 _NOW_AND_DEBTS = Query(f"""
     SELECT now, customer_id, debt, open_loans
     FROM mo_clock() AS now LEFT JOIN ({debts(f"customer_id = ANY(ARRAY({customers.owners_of('loans')}))")}) AS debts ON true
@@ -73,16 +73,16 @@ SET_OUTSTANDING = f"""
     FROM unnest(CAST(:loan_ids AS bigint[]), CAST(:outstandings AS numeric[])) AS new (id, outstanding)
     WHERE loans.id = new.id
 """  # noqa: S608 - constants
-"""The SQL that says what is outstanding on loans that were paid, or whose payments bounced; for the statement of a payment."""
+"""The SQL that writes what is outstanding on loans after a payment or a bounce; part of the payments' statements."""
 
 
 def outstanding_parameters(outstanding: Mapping[int, Decimal]) -> dict[str, object]:
-    """The parameters of `SET_OUTSTANDING`, beside `now`: what is outstanding, by the ids of the loans."""
+    """The parameters of `SET_OUTSTANDING`, besides `now`: what is outstanding, by the ids of the loans."""
     return {"loan_ids": array(outstanding), "outstandings": array(outstanding.values())}
 
 
 def active_loans(customer_external_ids: Iterable[str]) -> Statement:
-    """Read the ACTIVE loans of customers, which are to be locked before."""
+    """Read the ACTIVE loans of customers, who must be locked first."""
     return Statement(_ACTIVE, {"customer_external_ids": array(customer_external_ids)})
 
 
@@ -105,7 +105,7 @@ get_loans = get_by_id(RESOURCE, [_GET], _loans)
 async def list_loans(
     connection: AsyncConnection, customer_external_id: str, status: int, before: int | None, limit: int
 ) -> list[Loan]:
-    """List loans, newest first, from below the id `before`; an empty or zero filter does not filter."""
+    """List loans, newest first, with ids below `before`; an empty or zero filter does not filter."""
     statement = _list_statement().order_by(_TABLE.c.id.desc()).limit(limit)
     if customer_external_id:
         owner = select(_CUSTOMERS.c.id).where(_CUSTOMERS.c.external_id == customer_external_id).scalar_subquery()
@@ -147,7 +147,7 @@ def _create(
     debts: dict[int, Debt],
     now: datetime,
 ) -> Loan | ServiceError | Locked:
-    """Decide on one command; a created loan takes its id, and its part of the credit line, from those that follow."""
+    """Decide on one command; a created loan's id is taken, and its amount reduces the credit, for the commands after it."""
     customer = owners.customers.get(command.customer_external_id)
     if customer is None:
         return owners.missing(command.customer_external_id)
@@ -171,7 +171,7 @@ def _create(
 
 
 create_loans = BatchWrite(_lock_owners_to_be, _create_loans)
-"""Create PENDING loans, one command after the other, as far as each customer's credit line goes."""
+"""Create PENDING loans, one command after the other, within each customer's credit line."""
 
 
 def _lock_owners(external_ids: Sequence[str], locks: Locks) -> list[Statement]:

@@ -40,7 +40,7 @@ class Payment(Base):
             " ELSE false END",
             "status",
         ),
-        # The lists, by each combination of filters, newest first.
+        # For lists, by each combination of filters, newest first.
         Index(None, "customer_id", "id"),
         Index(None, "customer_id", "status", "id"),
         Index(None, "status", "id"),

@@ -15,14 +15,14 @@ RESOURCE = Resource("payment", "mo.payments.v1.Payment", ErrorReason.PAYMENT_NOT
 
 
 class Status(IntEnum):
-    """What became of a payment; the numbers are those of the wire and of the database."""
+    """The status of a payment; the numbers are those of the protos and of the database."""
 
     COMPLETED = 1
     REJECTED = 2
 
 
 class RejectionKind(IntEnum):
-    """Why a payment is REJECTED; the numbers are those of the wire and of the database."""
+    """Why a payment is REJECTED; the numbers are those of the protos and of the database."""
 
     INSUFFICIENT_DEBT = 1
     BOUNCED = 2
@@ -63,7 +63,7 @@ class NewPayment(NamedTuple):
 
 
 class PaymentRejection(NamedTuple):
-    """The command to take a payment back."""
+    """The command to reject a payment, because it bounced."""
 
     external_id: str
     reason: str
@@ -72,8 +72,8 @@ class PaymentRejection(NamedTuple):
 def spread(total_amount: Decimal, loans: MutableMapping[int, ActiveLoan]) -> tuple[Detail, ...] | None:
     """Spread a payment over a customer's ACTIVE loans, given oldest first, and take it from their `outstanding`.
 
-    Each loan is paid in full before the next; one paid in full leaves `loans`. None, and nothing changed, if the payment is
-    more than the debt.
+    Each loan is paid in full before the next; one paid in full is removed from `loans`. Returns None, and changes nothing,
+    if the payment is more than the debt (R28 to R32).
     """
     details: list[Detail] = []
     rest = total_amount
@@ -101,7 +101,7 @@ def insufficient_debt(total_amount: Decimal, loans: Iterable[ActiveLoan]) -> str
 
 
 def bounce(payment: Payment, reason: str, now: datetime) -> Payment | PreconditionFailed:
-    """Take a COMPLETED payment back; its loans are to get the amounts of its details back."""
+    """Reject a COMPLETED payment; the caller adds the amounts of its details to its loans again (R34 to R36)."""
     if payment.status != Status.COMPLETED:
         status = Status(payment.status).name
         return PreconditionFailed(

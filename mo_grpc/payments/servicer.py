@@ -76,25 +76,25 @@ def to_item(request: payments_pb2.CreatePaymentRequest, prefix: str) -> Keyed[Ne
 
 
 def item_key(request: payments_pb2.CreatePaymentRequest) -> IdempotencyKey | None:
-    """The idempotency key that a request carries itself; the same wherever it stands."""
+    """The idempotency key in a request itself; it is the same in a batch and in a call of its own."""
     if not request.idempotency_key:
         return None
     return make_key(caller().id, request.idempotency_key, CREATE_PAYMENT, request)
 
 
 def to_command(request: payments_pb2.CreatePaymentRequest) -> NewPayment:
-    """The command of a request that has been checked."""
+    """The command of a request that is valid."""
     payment = request.payment
     return NewPayment(payment.external_id, payment.customer_external_id, parse_money(payment.total_amount))
 
 
 def batch_message(outcomes: Sequence[Outcome]) -> payments_pb2.BatchCreatePaymentsResponse:
-    """What became of a batch, item by item."""
+    """The results of a batch."""
     return payments_pb2.BatchCreatePaymentsResponse(results=map(to_result, outcomes))
 
 
 def to_result(outcome: Outcome) -> Result:
-    """What became of one item of a batch."""
+    """The result of one item of a batch."""
     if isinstance(outcome, Payment):
         return Result(payment=to_message(outcome))
     if isinstance(outcome, Message):
@@ -106,7 +106,7 @@ def to_result(outcome: Outcome) -> Result:
 
 
 def to_message(payment: Payment) -> payments_pb2.Payment:
-    """A stored payment, as the wire has it."""
+    """A stored payment, as a message."""
     message = payments_pb2.Payment(
         external_id=payment.external_id,
         customer_external_id=payment.customer_external_id,

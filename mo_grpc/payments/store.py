@@ -35,7 +35,7 @@ _DETAILS = models.PaymentDetail.__table__
 _CUSTOMERS = customer_models.Customer.__table__
 _LOANS = loan_models.Loan.__table__
 
-# A page's details are bounded, so that it fits the 4 MiB that a gRPC client accepts; one payment has up to 10,000.
+# The details of a page are limited, so that it fits the 4 MiB that a gRPC client accepts; one payment has up to 10,000.
 MAX_LISTED_DETAILS = 20_000
 
 _COLUMNS = [
@@ -119,7 +119,7 @@ async def _with_details(connection: AsyncConnection, payments: Sequence[Payment]
         details[payment_id].append(Detail._make(detail))
         count += 1
     if count > limit:
-        # The last one's details may be cut short, and older ones have none here.
+        # The details of the last payment may be incomplete, and those of older ones are missing.
         last = min(details)
         payments = [payment for payment in payments if payment.id > last]
     return [payment._replace(details=tuple(details.get(payment.id, ()))) for payment in payments]
@@ -133,9 +133,9 @@ async def list_payments(
     before: int | None,
     limit: int,
 ) -> tuple[list[Payment], bool]:
-    """List payments, newest first, from below the id `before`; an empty or zero filter does not filter.
+    """List payments, newest first, with ids below `before`; an empty or zero filter does not filter.
 
-    Answers up to `limit` of them, fewer when they have many details, and whether there are more.
+    Returns up to `limit` of them, fewer if they have many details, and whether there are more.
     """
     key = _TABLE.c.id
     statement = _list_statement()
@@ -188,7 +188,7 @@ def _create(
     active: Mapping[int, dict[int, ActiveLoan]],
     now: datetime,
 ) -> Payment | ServiceError | Locked:
-    """Decide on one command; a payment takes its id, and what it pays of the loans, from those that follow."""
+    """Decide on one command; a payment's id is taken, and what it pays reduces the loans, for the commands after it."""
     customer = payers.customers.get(command.customer_external_id)
     if customer is None:
         return payers.missing(command.customer_external_id)
@@ -215,7 +215,7 @@ def _create(
 
 
 def _created(created: Sequence[Payment], left: Mapping[int, dict[int, ActiveLoan]], now: datetime) -> dict[str, object]:
-    """What to write: the payments, their details, and what is `left` of each loan they touched."""
+    """What to write: the payments, their details, and what is `left` of each loan that they paid."""
     details = [(payment, detail) for payment in created for detail in payment.details]
     outstanding: dict[int, Decimal] = {}
     for payment, detail in details:
@@ -233,7 +233,7 @@ def _created(created: Sequence[Payment], left: Mapping[int, dict[int, ActiveLoan
 
 
 create_payments = BatchWrite(_lock_payers, _create_payments)
-"""Take payments, one command after the other, each spread over what those before it left of its customer's debt."""
+"""Take payments, one command after the other, each spread over the debt that is left after those before it."""
 
 
 def _lock_owners(commands: Sequence[PaymentRejection], locks: Locks) -> list[Statement]:
@@ -270,7 +270,7 @@ def _bounce_payments(commands: Sequence[PaymentRejection], rows: Iterator[Rows],
 
 
 def _restore(outstanding: dict[int, Decimal], bounced: Iterable[Payment]) -> set[int]:
-    """Give the loans back what the payments paid; answer which."""
+    """Add to `outstanding` what the payments had paid; return the loans' ids."""
     details = [detail for payment in bounced for detail in payment.details]
     for detail in details:
         outstanding[detail.loan_id] += detail.amount
@@ -278,4 +278,4 @@ def _restore(outstanding: dict[int, Decimal], bounced: Iterable[Payment]) -> set
 
 
 bounce_payments = BatchWrite(_lock_owners, _bounce_payments)
-"""Take payments back, one command after the other."""
+"""Reject payments that bounced, one command after the other."""
