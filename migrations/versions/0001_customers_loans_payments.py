@@ -142,8 +142,8 @@ FUNCTIONS = [
     """,
 ]
 
-# The role that serves adds rows and changes what may change; what is history, it cannot rewrite. Roles belong to the whole
-# cluster, so another database's migration may have made it already.
+# The service's role may add rows and change what may change, but cannot rewrite history (docs/rules.md, R38). Roles belong to
+# the whole cluster, so the migration of another database may have created it already.
 ROLE = [
     """
     DO $$ BEGIN

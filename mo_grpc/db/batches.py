@@ -1,8 +1,8 @@
-"""Batches: what many calls ask for at once, in one round trip to read and one more to write.
+"""Batches: the reads or writes of many calls, in one round trip to read and one more to write.
 
-This is the hot path. It goes by pipelines over connections of its own; lists, models and migrations stay with SQLAlchemy.
+This is the hot path. It uses pipelines on connections of its own; lists, models and migrations use SQLAlchemy.
 
-A store says what to lock and read, as statements, and decides with a pure function over the rows; nothing of it waits.
+A store returns the statements that lock and read, and decides with a pure function over the rows, which waits for nothing.
 """
 
 import asyncio
@@ -92,7 +92,7 @@ class Batches:
         if self._clock:
             settings.append(Statement(_SET_CLOCK, {"now": self._clock().isoformat()}))
         statements = [*settings, *write.lock(commands, locks)]
-        # While writes wait for a standby, reads find a connection.
+        # So that reads find a connection while writes wait for a standby.
         async with slot(self._slots), self._pool.pipeline() as pipeline:
             rows = await pipeline.run(statements, first=_BEGIN)
             results, effects = write.decide(commands, iter(rows[len(settings) :]), locks)

@@ -1,4 +1,4 @@
-"""What a server holds in memory of the database, so that checking a caller costs no query."""
+"""Rows of the database that a server has in memory, so that checking a caller costs no query."""
 
 import asyncio
 import time
@@ -16,17 +16,17 @@ MAX_AGE = 10.0
 """Seconds without contact to the database after which nothing in memory is trusted any more."""
 
 LOOKUP_INTERVAL = 0.05
-"""Seconds between two look-ups of unknown ids, which anybody can make up: a flood of them costs 20 queries a second at most."""
+"""Seconds between two look-ups of unknown ids, which anybody can invent: a flood of them costs 20 queries a second at most."""
 
 LATELY = timedelta(minutes=1)
-"""How far a look for lost notifications goes back: longer than between two looks, and than any transaction of the service."""
+"""How far back a check for lost notifications reads: longer than the interval, and than any transaction of the service."""
 
 
 class Look(Enum):
-    """What to read again when no notification says it."""
+    """What to read again without a notification."""
 
     ALL = auto()
-    """Everything: whatever was changed before is unknown."""
+    """Everything, because it is not known what has changed."""
     LATELY = auto()
     """What was changed within the last `LATELY`."""
 
@@ -41,7 +41,7 @@ class Cache(ABC):
 
     @property
     def is_current(self) -> bool:
-        """Whether all is known to be as in the database, some seconds ago at most."""
+        """Whether the rows are known to be those of the database, some seconds ago at most."""
         return time.monotonic() - self._current_at < MAX_AGE
 
     def require_current(self) -> None:
@@ -50,20 +50,20 @@ class Cache(ABC):
         Raises:
             Unavailable: the database has been out of reach for so long that a revocation may have been missed.
         """
-        # Not `is_current`, which would cost every call a little.
+        # Not by `is_current`, which would cost every call a little.
         if time.monotonic() - self._current_at >= MAX_AGE:
             raise Unavailable
 
     def note_contact(self, current: bool) -> None:
-        """Remember that all is current now; or that it is not, until it is said again."""
+        """Note that everything is current now, or that it is not."""
         self._current_at = time.monotonic() if current else -MAX_AGE
 
     @abstractmethod
     async def load(self, change: str | Look) -> None:
-        """Read again what a notification names, or what the look asks for."""
+        """Read again what a notification names, or what a check needs."""
 
     async def look_up(self, find: Callable[[], T | None], change: str) -> T | None:
-        """Find what may have been made this very moment: load `change`, unless something was just looked up."""
+        """Find what may have been created just now: load `change`, unless something was looked up a moment ago."""
         async with self._lookup:
             if find() is None and time.monotonic() >= self._next_lookup:
                 self._next_lookup = time.monotonic() + LOOKUP_INTERVAL

@@ -27,5 +27,5 @@ class Cleaner:
         """)  # noqa: S608 - constants
 
     async def __call__(self, connection: AsyncConnection, age: timedelta) -> int:
-        """Delete rows that are older than `age`, `CLEANED_AT_ONCE` at most; answer how many."""
+        """Delete rows that are older than `age`, `CLEANED_AT_ONCE` at most; return how many."""
         return (await connection.execute(self._statement, {"age": age, "limit": CLEANED_AT_ONCE})).rowcount

@@ -1,4 +1,4 @@
-"""The files of the embedded PostgreSQL, and who may run it on them: PostgreSQL refuses root, and wants to own its files."""
+"""The files of the embedded PostgreSQL, and the user that runs it: PostgreSQL refuses root, and must own its files."""
 
 import contextlib
 import os
@@ -60,7 +60,7 @@ def make_cluster(home: Path, link: Path, password_file: Path) -> None:
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
-    # A folder's new name is durable when the folder is.
+    # A new name is durable after its folder is synced.
     for changed in {folder, home}:
         descriptor = os.open(changed, os.O_RDONLY)
         os.fsync(descriptor)
@@ -87,7 +87,7 @@ def _initdb(cluster: Path, password: str) -> None:
     command = [*prefix, str(programs() / "initdb"), "-D", str(cluster), "-U", "postgres", "--auth=scram-sha-256"]
     command += ["--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8"]
     identity: dict[str, Any] = {"user": user.uid, "group": user.gid, "extra_groups": []} if user else {}
-    # The password goes by a pipe: it is never an argument, nor in a file that initdb's user could not read.
+    # The password is sent over a pipe: it is never an argument, nor in a file that initdb's user could not read.
     read_end, write_end = os.pipe()
     try:
         os.write(write_end, password.encode() + b"\n")
@@ -110,10 +110,10 @@ def _has_namespaces() -> bool:
 
 
 def whoever_may_run(cluster: Path) -> tuple[tuple[str, ...], User | None]:
-    """How to run PostgreSQL, which refuses root and wants to own its files: a command prefix, and perhaps another user.
+    """How to run PostgreSQL, which refuses root and must own its files: a command prefix, and perhaps another user.
 
-    An ordinary user needs neither. Root stays who it is in a user namespace where its number is not 0, which works in any of
-    root's folders; where namespaces are switched off, another user does it, in a folder of their own.
+    An ordinary user needs neither. Root uses a user namespace in which its number is not 0, which works in all of root's
+    folders. Where namespaces are switched off, another user runs it, in a folder of its own.
 
     Raises:
         EmbeddedPostgresError: the files were made in a namespace, and namespaces are switched off by now.
@@ -132,13 +132,13 @@ def whoever_may_run(cluster: Path) -> tuple[tuple[str, ...], User | None]:
 
 
 def wait_for_survivors(cluster: Path) -> None:
-    """Wait for what this lock's last holder left behind, and take its `postmaster.pid` away.
+    """Wait for processes of this lock's last holder to end, and remove its `postmaster.pid`.
 
-    A PostgreSQL may be shutting down still, or a session of a killed one be busy. With none left, the number in the file
-    belongs to another process, or to a zombie, which PostgreSQL would take for a running server.
+    A PostgreSQL may still be shutting down, or a session of a killed one may still run. When none is left, the number in the
+    file belongs to another process, or to a zombie, which PostgreSQL would mistake for a running server.
     """
     if not Path("/proc/self").exists():
-        return  # then let PostgreSQL judge
+        return  # then PostgreSQL decides
     deadline = time.monotonic() + PATIENCE
     while pid := next(_running_in(cluster), None):
         if time.monotonic() > deadline:
@@ -148,7 +148,7 @@ def wait_for_survivors(cluster: Path) -> None:
 
 
 def _running_in(cluster: Path) -> Iterator[str]:
-    """The numbers of the processes of a cluster's PostgreSQL, which all work in its folder; a zombie works nowhere."""
+    """The numbers of the processes of a cluster's PostgreSQL, whose working directory is its folder; a zombie has none."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if (process / "comm").read_text() == "postgres\n" and (process / "cwd").readlink() == cluster:
@@ -156,7 +156,7 @@ def _running_in(cluster: Path) -> Iterator[str]:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that its owner alone may read."""
+    """Write a file that only its owner can read."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)

@@ -1,4 +1,4 @@
-"""What each connection to the database is told, whoever opens it."""
+"""The options of every connection to the database."""
 
 from typing import Any
 
@@ -9,27 +9,27 @@ from mo_grpc.db.embedded import SERVICE_ROLE
 
 
 def connect_args(role: str | None) -> dict[str, object]:
-    """What psycopg is told at each connection."""
+    """The options for psycopg."""
     options = [
         "-c timezone=UTC",
         "-c statement_timeout=30s",
         # A server that is paused or cut off in the middle of a transaction keeps its locks for as long as this.
         "-c idle_in_transaction_session_timeout=10s",
-        # A killed server's statement that still runs, or waits, keeps them for as long as this.
+        # A statement of a killed server that still runs, or waits, keeps its locks for as long as this.
         "-c client_connection_check_interval=1s",
     ]
     if role:
         # Every statement has an index that serves it, but a plan that was made, and kept, while the tables were small would
-        # read them whole: 20 times slower for a batch of 500 payments.
+        # read whole tables: 20 times slower for a batch of 500 payments.
         options += [f"-c role={role}", "-c enable_seqscan=off"]
-        # See `Locks.TRY`: longer than any transaction of ours that is not itself held up.
+        # See `Locks.TRY`: longer than any transaction of the service that does not wait itself.
         options.append("-c lock_timeout=50ms")
     return {
         "options": " ".join(options),
         "connect_timeout": 2,
         "application_name": "mo-grpc",
         "prepare_threshold": 0,
-        # A peer that vanished is noticed within seconds.
+        # A peer that has vanished is noticed within seconds.
         "keepalives_idle": 5,
         "keepalives_interval": 2,
         "keepalives_count": 3,
@@ -43,7 +43,7 @@ async def connect(url: URL) -> "psycopg.AsyncConnection[Any]":
     Raises:
         psycopg.OperationalError: it cannot be opened.
     """
-    # As SQLAlchemy does it, so that whatever a URL may hold is read alike.
+    # By SQLAlchemy's own function, so that URLs are read in the same way everywhere.
     _, parameters = url.get_dialect()().create_connect_args(url)
     arguments = {**parameters, **connect_args(SERVICE_ROLE)}
     return await psycopg.AsyncConnection.connect(**arguments, autocommit=True)  # noqa: TID251 - of `db`

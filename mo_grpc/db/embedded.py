@@ -1,7 +1,7 @@
-"""A real PostgreSQL out of a wheel, for trying and testing: no Docker, no root, no system service.
+"""A real PostgreSQL from a wheel, to try and to test: no Docker, no root, no system service.
 
-Its files live in `<data dir>/postgres`. It listens on a Unix socket alone, asks for a generated password, keeps fsync on, and
-ends with whoever started it; on Linux that is the thread that called `start`.
+Its files live in `<data dir>/postgres`. It listens only on a Unix socket, has a generated password, keeps fsync on, and ends
+with the process that started it; on Linux, with the thread that called `start`.
 """
 
 import os
@@ -37,12 +37,12 @@ from mo_grpc.process.children import AlreadyLockedError, FileLock, spawn, stop, 
 ROLE = DATABASE = "mo"
 
 SERVICE_ROLE = "mo_service"
-"""The role that serves; the first migration makes it, and it cannot rewrite history."""
+"""The service's role; the first migration creates it, and it cannot rewrite history."""
 
-_PORT = 5432  # part of the socket's name; said on purpose, as PGPORT would choose another
+_PORT = 5432  # part of the socket's name; set explicitly, because PGPORT would choose another
 _SOCKET = f".s.PGSQL.{_PORT}"
-# The kernel's limit is 108 bytes, or 104; what else may be in a socket's path is a matter of commas in PostgreSQL's list of
-# folders, colons in SQLAlchemy's list of hosts, and spaces in libpq's URLs.
+# The kernel's limit is 108 bytes, or 104. Commas separate PostgreSQL's folders, colons separate SQLAlchemy's hosts, and libpq's
+# URLs have no spaces, so a socket's path cannot have any of these.
 _SOCKET_PATH = re.compile(r"[\w./~+@%-]{1,98}", re.ASCII)
 _SETTINGS = {
     "port": str(_PORT),
@@ -74,14 +74,14 @@ def embedded_url(data_dir: Path, role: str = ROLE) -> URL:
 
 
 def _url(home: Path, role: str) -> URL:
-    """The URL as the last start left it, whether PostgreSQL answers or not."""
+    """The URL of the last start, whether PostgreSQL answers or not."""
     socket_dir = (home / "postgres.socket").read_text()
     password = _password_file(home, role).read_text()
     return URL.create(DRIVER, username=role, password=password, port=_PORT, database=DATABASE, query={"host": socket_dir})
 
 
 def _password_file(home: Path, role: str) -> Path:
-    """Where a role's password is: each has its own, so that who serves knows neither the owner's nor the superuser's."""
+    """The file of a role's password: each has its own, so that servers know neither the owner's nor the superuser's."""
     return home / f"{role}.password"
 
 
@@ -96,7 +96,7 @@ class EmbeddedPostgres:
         self._lock = FileLock(self._home / "postgres.lock")
         self._cleanup = ExitStack()
         self.leftovers: list[Path] = []
-        """What is to be removed once PostgreSQL has ended, by whoever this process becomes; `stop` does it by itself."""
+        """What is to be removed after PostgreSQL has ended, if this process is replaced (exec); `stop` does it by itself."""
 
     def __enter__(self) -> Self:
         self.start()
@@ -120,7 +120,7 @@ class EmbeddedPostgres:
             raise AlreadyRunningError(f"PostgreSQL runs in {self._home} already.") from None
         except OSError as error:
             raise EmbeddedPostgresError(f"The data folder cannot be used: {error}.") from None
-        # Only what this object made is ever undone: the files it finds may be a copy of another folder's and name that one.
+        # Only what this object made is removed again: files that it finds may be a copy of another folder, and name that one.
         self._cleanup.callback(self._lock.release)
         try:
             self._run(self._prepare())
@@ -134,7 +134,7 @@ class EmbeddedPostgres:
         self._cleanup.close()
 
     def _prepare(self) -> Path:
-        """Make PostgreSQL's files, with the superuser's password, unless they are there; answer where they are."""
+        """Make PostgreSQL's files, with the superuser's password, if they are missing; return where they are."""
         link = self._home / "postgres"
         if not link.is_dir():
             try:
@@ -178,18 +178,18 @@ class EmbeddedPostgres:
                 time.sleep(0.02)
 
     def _make_role_and_database(self) -> None:
-        """Make the role that owns the schema, no superuser, and its database; the role that serves is the owner's to let in."""
-        for role in (ROLE, SERVICE_ROLE):  # an older version had none for them
+        """Make the role that owns the schema, no superuser, and its database; it also lets the service's role in."""
+        for role in (ROLE, SERVICE_ROLE):  # an older version had no passwords for them
             if not _password_file(self._home, role).exists():
                 write_private(_password_file(self._home, role), secrets.token_urlsafe(24))
         url = _url(self._home, "postgres").set(drivername="postgresql", database="postgres")
         conninfo: dict[str, Any] = url.translate_connect_args(username="user", database="dbname") | dict(url.query)
         with psycopg.connect(**conninfo, autocommit=True, connect_timeout=5) as connection:  # noqa: TID251 - of `db`
             if connection.execute("SELECT 1 WHERE pg_is_in_recovery()").fetchone():
-                return  # a standby has what its leader has
+                return  # a standby has what its primary has
             name = sql.Identifier(ROLE)
             exists = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [ROLE]).fetchone()
-            # A verifier instead of the password: a statement that fails is logged as it is.
+            # A verifier instead of the password, because PostgreSQL logs the text of a failed statement.
             password = _password_file(self._home, ROLE).read_bytes()
             secret = connection.pgconn.encrypt_password(password, ROLE.encode(), b"scram-sha-256")
             make = sql.SQL("{} ROLE {} LOGIN CREATEROLE CREATEDB PASSWORD {}")

@@ -1,4 +1,4 @@
-"""The engine, and transactions that survive what a busy or restarted database does to them."""
+"""The engine, and transactions that are repeated after conflicts and restarts of the database."""
 
 import asyncio
 import random
@@ -29,7 +29,7 @@ C = TypeVar("C")
 R = TypeVar("R")
 
 ATTEMPTS = 6
-"""How often a transaction is tried: a lost race costs one, and six in a row are a storm that the caller should see."""
+"""How often a transaction is tried; after six conflicts in a row, the caller is told."""
 
 NOTICE = 0.2
 """Seconds in which PostgreSQL notices that a connection has broken, and frees what its transaction had locked."""
@@ -45,7 +45,7 @@ _SET_CLOCK = text("SELECT set_config('mo.clock', :now, true)")
 
 
 def database_url(settings: Settings) -> URL:
-    """The URL at which to serve: the external database's, or that of the embedded one in the data folder."""
+    """The URL for the service: the external database's, or that of the embedded one in the data folder."""
     return settings.external_database_url or embedded_url(settings.mo_data_dir, SERVICE_ROLE)
 
 
@@ -59,14 +59,14 @@ _AFFORDABLE = text("""
 """)
 
 SPARE_CONNECTIONS = 10
-"""Connections that the workers leave to others: the command line, backups, whoever debugs."""
+"""Connections that the workers leave to others: the command line, backups, debugging."""
 
 
 async def affordable_pool_size(url: URL, settings: Settings) -> int:
     """How many connections a worker may keep: as many as the settings say, if PostgreSQL has them for every worker.
 
-    Each worker needs two more, to listen for notifications, and a successor may be there beside them. While PostgreSQL is out
-    of reach, the settings are believed.
+    Each worker needs two more, to listen for notifications, and a successor may run at the same time. If PostgreSQL
+    is out of reach, the number of the settings is used.
     """
     database = Database(url, 1)
     try:
@@ -79,10 +79,10 @@ async def affordable_pool_size(url: URL, settings: Settings) -> int:
 
 
 SHARE = 3
-"""One connection in so many is SQLAlchemy's; the others are those of batches."""
+"""One connection in this number is SQLAlchemy's; the others are for batches."""
 
 _WARNINGS = "warnings"
-"""Where the `info` of SQLAlchemy's connections has the warnings of each."""
+"""The key of a connection's warnings in its `info` in SQLAlchemy."""
 
 
 def _gather_warnings(_: DBAPIConnection, record: ConnectionPoolEntry) -> None:
@@ -98,7 +98,7 @@ def _leave_demoted(context: ExceptionContext) -> None:
 class Database:
     """A pool of connections that act as the service's role.
 
-    `clock`, when given, is the time that the stores see instead of the database's: the demo tells a year's story with it.
+    `clock`, when given, is the time of the stores instead of the database's; the demo creates a whole year with it.
     """
 
     def __init__(self, url: URL, pool_size: int, clock: Callable[[], datetime] | None = None) -> None:
@@ -107,23 +107,23 @@ class Database:
         shared = max(1, pool_size // SHARE)
         self._engine = create_async_engine(
             url,
-            # What needs a transaction says so, in a round trip that it needs anyway.
+            # What needs a transaction begins it, in a round trip that it needs anyway.
             isolation_level="AUTOCOMMIT",
             pool_size=shared,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT,
             pool_use_lifo=True,
-            # Errors are logged, and the values of a statement are nobody's to read there.
+            # Errors are logged, and the log must not contain the values of a statement.
             hide_parameters=True,
             connect_args=connect_args(SERVICE_ROLE),
         )
         event.listen(self._engine.sync_engine, "handle_error", _leave_demoted)
         event.listen(self._engine.sync_engine, "connect", _gather_warnings)
-        # Two at least: one write may wait for a lock, and a read shall go on.
+        # Two at least, so that reads continue while a write waits for a lock.
         for_batches = max(2, pool_size - shared)
         self._pool = PipelinePool(url, for_batches)
         self._batches = Batches(self._pool, max(1, for_batches - 1), clock)
-        # One for all kinds of calls: those for a single locked customer may be of many, and shall leave connections to others.
+        # One for all kinds of calls: those for one locked customer may be of many kinds, and must leave connections to others.
         self._lock_wait_slots = asyncio.Semaphore(max(1, for_batches // 2))
 
     async def close(self) -> None:
@@ -132,7 +132,7 @@ class Database:
         await self._engine.dispose()
 
     async def renew(self) -> None:
-        """Use other connections from now on, because nobody answers on these; what runs on them goes on."""
+        """Use new connections from now on, because these do not answer; what runs on them continues."""
         await self._pool.renew()
         await self._engine.dispose()
 
@@ -160,8 +160,7 @@ class Database:
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run `work` without a transaction, each statement on a snapshot of its own.
 
-        Rows that others have locked do not hold a read up, but a table that somebody changes does; then `work` runs again, and
-        waits.
+        Locked rows do not delay a read, but a table that is being altered does; then `work` runs again, and waits.
 
         Raises:
             Unavailable: the database cannot be reached, or the pool stays exhausted.
@@ -172,7 +171,7 @@ class Database:
             return await attempt(lambda: self._write(Locks.WAIT, work))
 
     async def write(self, work: Callable[[AsyncConnection], Awaitable[T]], locks: Locks = Locks.WAIT) -> T:
-        """Run `work` in one transaction, again if it lost a race; so it must have no effect outside the database.
+        """Run `work` in one transaction, again if it lost a race; so it must not have effects outside the database.
 
         Raises:
             Conflict: it lost a race each time.
@@ -188,8 +187,8 @@ class Database:
 
     async def _write(self, locks: Locks, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         async with self._engine.connect() as connection:
-            # Only now, since psycopg may pause here: an engine with this option would do it while it connects, and lose the
-            # connection of what is cancelled meanwhile.
+            # Not as an option of the engine, which would wait here while it connects, and lose the connection if that is
+            # cancelled.
             await connection.execution_options(isolation_level="READ COMMITTED")
             if locks is Locks.WAIT:
                 await connection.execute(_WAIT_FOR_LOCKS)
@@ -201,7 +200,7 @@ class Database:
                 await _confirmed(commit)
             finally:
                 if not commit.done():
-                    await connection.invalidate()  # without a word to PostgreSQL, which goes on
+                    await connection.invalidate()  # PostgreSQL is not told, and continues
             return result
 
 
@@ -218,7 +217,7 @@ async def _commit(connection: AsyncConnection) -> None:
 
 
 async def _confirmed(commit: "asyncio.Future[None]") -> None:
-    """Wait for a commit, and be cancelled only after it: PostgreSQL commits what is cancelled (see `Batch.committing`).
+    """Wait for a commit, and be cancelled only after it, because PostgreSQL commits all the same (see `Batch.committing`).
 
     Raises:
         OutcomeUnknown: the commit takes longer than `CONFIRMATION`, and is still under way.
@@ -231,12 +230,12 @@ async def _confirmed(commit: "asyncio.Future[None]") -> None:
     except asyncio.CancelledError:
         await asyncio.wait([commit], timeout=CONFIRMATION)
         if commit.done() and not commit.cancelled():
-            commit.exception()  # nobody is there to hear of it
+            commit.exception()  # no caller is left
         raise
 
 
 async def attempt(run: Callable[[], Awaitable[T]]) -> T:
-    """Run something in the database, again where it lost a race or its connection had broken before.
+    """Run something in the database, again if it lost a race or its connection had broken before.
 
     Raises:
         Conflict: it lost a race each time.
@@ -253,7 +252,7 @@ async def attempt(run: Callable[[], Awaitable[T]]) -> T:
             if sqlstate == _LOCK_NOT_AVAILABLE:
                 raise LockedError from error
             if isinstance(error, Disconnected) or getattr(error, "connection_invalidated", False):
-                # A restart of PostgreSQL broke it: the pool has dropped them all, so try a new one.
+                # A restart of PostgreSQL broke it: the pool has closed all connections, so try a new one.
                 if attempts:
                     raise Unavailable from error
                 await asyncio.sleep(NOTICE)
@@ -262,13 +261,13 @@ async def attempt(run: Callable[[], Awaitable[T]]) -> T:
                     raise Unavailable from error
                 raise
             failure = error
-        # Jitter, so that those who collided do not collide again.
+        # Jitter, so that transactions that conflicted do not conflict again.
         await asyncio.sleep(random.uniform(0, 0.004 * 2**attempts))  # noqa: S311 - not a secret
     raise Conflict from failure
 
 
 def once(settings: Settings, work: Callable[[Database], Awaitable[T]]) -> T:
-    """Run `work` with a database of its own, for a command that is no server."""
+    """Run `work` with a database of its own, for a command that is not a server."""
 
     async def run() -> T:
         database = Database(database_url(settings), pool_size=1)

@@ -1,4 +1,4 @@
-"""PostgreSQL's notifications, on a connection of their own."""
+"""PostgreSQL's notifications, on a separate connection."""
 
 import asyncio
 import time
@@ -17,20 +17,20 @@ from mo_grpc.process.tasks import is_outage, pause
 log = structlog.get_logger()
 
 CHECK_INTERVAL = 2.0
-"""Seconds between two looks whether the database is there, and whether a notification was lost."""
+"""Seconds between two checks whether the database answers, and whether a notification was lost."""
 
 SILENCE = 5.0
-"""Seconds without an answer after which the connections are given up, though nothing says that they are broken."""
+"""Seconds without an answer after which the connections are replaced, even without an error."""
 
 LONGEST_PAUSE = 2.0
-"""Seconds between two attempts to connect, about: all calls are refused meanwhile."""
+"""About how many seconds pass between two attempts to connect; all calls are refused meanwhile."""
 
 
 async def follow(database: Database, channel: str, cache: Cache) -> None:
     """Keep a cache current, for ever, through all outages.
 
     Raises:
-        Exception: something else went wrong; nothing is current any more.
+        Exception: anything else failed; nothing in memory is current any more.
     """
     failures = 0
     while True:
@@ -39,11 +39,11 @@ async def follow(database: Database, channel: str, cache: Cache) -> None:
                 async for change in changes:
                     async with asyncio.timeout(SILENCE):
                         await cache.load(change)
-                    # A notification, too, is contact.
+                    # A notification also shows that the database answers.
                     cache.note_contact(True)
                     failures = 0
         except Exception as error:
-            # Whatever was missed meanwhile is read when the connection is back.
+            # What changed meanwhile is read when the connection is back.
             cache.note_contact(False)
             if not is_outage(error):
                 raise
@@ -57,7 +57,7 @@ async def follow(database: Database, channel: str, cache: Cache) -> None:
 
 
 async def _listen(url: URL, channel: str) -> AsyncGenerator[str | Look]:
-    """Yield what to read again: all once listening, then what each notification names, and what changed lately now and then."""
+    """Yield what to read again: everything at first, then what each notification names, and regularly what changed lately."""
     async with await connect(url) as connection:
         async with asyncio.timeout(SILENCE):
             await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))

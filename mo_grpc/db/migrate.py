@@ -28,7 +28,7 @@ def migrate(settings: Settings, revision: str = "head") -> None:
     """Bring the schema to `revision` as its owner, and let the service log in.
 
     Raises:
-        EmbeddedPostgresError: the embedded PostgreSQL is meant, and none runs.
+        EmbeddedPostgresError: the embedded PostgreSQL is to be used, and does not run.
         MigrationError: as `upgrade` does.
     """
     owner = migration_url(settings)

@@ -1,8 +1,8 @@
 """Many statements in one round trip, by libpq itself (psycopg.pq).
 
-This is what the hot path stands on, and nothing else: psycopg's cursors take 2.5 times as much of the processor's time for the
-statements of a payment, and 3 times as much for a row that is read (docs/performance.md). The statements also leave in one
-piece: a server that is stopped in the middle does not leave PostgreSQL waiting, with locks, for the rest of them.
+Only the hot path uses this: psycopg's cursors take 2.5 times as much processor time for the statements of a payment, and 3
+times as much for a row that is read (docs/performance.md). The statements are also sent in one piece, so a server that is
+stopped in between does not leave PostgreSQL waiting, with locks, for the rest.
 """
 
 import asyncio
@@ -36,20 +36,20 @@ class Query:
 
 
 class Statement(NamedTuple):
-    """A query and its parameters: text, or what `str` makes PostgreSQL's text of; None is NULL."""
+    """A query and its parameters: texts, or values whose `str` PostgreSQL can read; None is NULL."""
 
     query: Query
     parameters: Mapping[str, object] = {}
 
 
 def array(values: Iterable[object]) -> str:
-    """An array literal of what needs no escaping: ids, amounts, moments."""
+    """An array literal of values that need no escaping: ids, amounts, times."""
     joined = '","'.join(map(str, values))
     return f'{{"{joined}"}}' if joined else "{}"
 
 
 def text_array(values: Iterable[object]) -> str:
-    """An array literal of any texts or moments; None is NULL."""
+    """An array literal of any texts or times; None is NULL."""
     return f"{{{','.join(map(_quoted, values))}}}"
 
 
@@ -79,7 +79,7 @@ class Pipeline:
         self._libpq.enter_pipeline_mode()
         self._loop = asyncio.get_running_loop()
         self._socket = self._libpq.socket
-        # For as long as the connection lasts: to say so anew for each answer takes six system calls.
+        # For as long as the connection lasts; registering for each answer would take six system calls.
         self._loop.add_reader(self._socket, self._read)
 
     @property
@@ -93,16 +93,16 @@ class Pipeline:
         await self._connection.close()
 
     async def run(self, statements: Sequence[Statement], first: bytes = b"", last: bytes = b"") -> list[Rows]:
-        """Run statements, and perhaps one before and one after them; answer the rows of each.
+        """Run statements, and perhaps one before and one after them; return the rows of each.
 
-        Whoever cancels this must close the connection.
+        If this is cancelled, the connection must be closed.
 
         Raises:
             psycopg.Error: of the first statement that failed; those after it were not run.
         """
         libpq = self._libpq
         answers: list[bytes | None] = []
-        """What is to be answered: the name of what is being prepared, None for rows, nothing to know for b""."""
+        """The expected results: the name of a statement that is prepared, None for rows, b"" for nothing."""
         if first:
             libpq.send_query_params(first, None)
             answers.append(b"")
@@ -126,7 +126,7 @@ class Pipeline:
         return rows
 
     async def roll_back(self) -> bool:
-        """End a transaction that failed; answer whether the connection can be used again."""
+        """End a transaction that failed; return whether the connection can be used again."""
         try:
             if self._libpq.transaction_status != TransactionStatus.IDLE:
                 await self.run([], first=b"ROLLBACK")
@@ -135,7 +135,7 @@ class Pipeline:
         return not self.broken
 
     async def _collect(self, answers: Sequence[bytes | None]) -> tuple[list[Rows], PGresult | None]:
-        """Take the results, up to the end of the pipeline, and the first one that is a failure."""
+        """Take the results, up to the end of the pipeline, and the first failure, if any."""
         rows: list[Rows] = []
         failed: PGresult | None = None
         expected = iter(answers)
@@ -164,7 +164,7 @@ class Pipeline:
                 failed = result
 
     async def _room(self) -> None:
-        """Wait until there is room to write, or something to read, which may be what keeps PostgreSQL from reading."""
+        """Wait until there is room to write, or something to read; PostgreSQL may not read before that is taken."""
         self._ready = self._loop.create_future()
         self._loop.add_writer(self._socket, self._wake)
         try:
@@ -173,10 +173,10 @@ class Pipeline:
             self._loop.remove_writer(self._socket)
 
     def _read(self) -> None:
-        """Take in what has come; PostgreSQL's last word, when it is restarted, comes while nothing runs."""
+        """Read what has arrived; PostgreSQL's last message before a restart comes while nothing runs."""
         try:
             self._libpq.consume_input()
-        except psycopg.OperationalError:  # what PostgreSQL said before it hung up is still to be read
+        except psycopg.OperationalError:  # what PostgreSQL sent before it closed is still to be read
             self._loop.remove_reader(self._socket)
         self._wake()
 

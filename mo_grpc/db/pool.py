@@ -1,4 +1,4 @@
-"""The connections of batches, apart from SQLAlchemy's: to take one from there costs as much as a statement."""
+"""The connections of batches. They are not SQLAlchemy's, because taking one from its pool costs as much as a statement."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,18 +12,18 @@ from mo_grpc.db.pipeline import Pipeline
 from mo_grpc.errors import Unavailable
 
 POOL_TIMEOUT = 0.8
-"""Seconds that work waits for a connection at most; after that the caller had better come back."""
+"""Seconds that work waits for a connection at most; after that the caller is told to retry."""
 
-# read_only_sql_transaction: this PostgreSQL follows another one now, and new connections find the one that leads.
+# read_only_sql_transaction: this PostgreSQL is a standby now; new connections find the primary.
 DEMOTED = "25006"
 
 
 class Disconnected(psycopg.OperationalError):
-    """The connection broke, or leads to a PostgreSQL that only follows now; nothing was committed on it."""
+    """The connection broke, or leads to a PostgreSQL that is a standby now; nothing was committed on it."""
 
 
 class PipelinePool:
-    """Pipelines that are opened when they are needed, and kept."""
+    """Pipelines, which are opened when they are needed, and kept."""
 
     def __init__(self, url: URL, size: int) -> None:
         self._url = url
@@ -33,7 +33,7 @@ class PipelinePool:
 
     @asynccontextmanager
     async def pipeline(self) -> AsyncIterator[Pipeline]:
-        """Hold one; it is closed if it broke, or what ran on it was cancelled.
+        """Hold one; it is closed if it broke, or if what ran on it was cancelled.
 
         Raises:
             Disconnected: it broke.
@@ -52,7 +52,7 @@ class PipelinePool:
                 usable = not demoted and await pipeline.roll_back()
                 if not usable and isinstance(error, psycopg.Error):
                     if generation == self._generation:
-                        await self.renew()  # a restart of PostgreSQL breaks them all
+                        await self.renew()  # a restart of PostgreSQL breaks all connections
                     raise Disconnected from error
                 raise
             finally:
@@ -70,7 +70,7 @@ class PipelinePool:
         return Pipeline(await connect(self._url))
 
     async def renew(self) -> None:
-        """Use other connections from now on; what runs on these goes on."""
+        """Use new connections from now on; what runs on these continues."""
         self._generation += 1
         idle, self._idle = self._idle, []
         for pipeline in idle:

@@ -1,4 +1,4 @@
-"""What the stores do alike with the rows of their tables: get them by id, lock them, and prepare new ones."""
+"""What all stores do with the rows of their tables: get them by id, lock them, and prepare and insert new ones."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -19,7 +19,7 @@ R = TypeVar("R")
 _DIALECT = dialect()  # type: ignore[no-untyped-call] # as SQLAlchemy has it
 
 NOW = Statement(Query("SELECT mo_clock()"))
-"""Tells the time."""
+"""Reads the time."""
 
 
 def get_by_id(
@@ -60,7 +60,7 @@ def not_locked(resource: Resource, resource_id: str, locks: Locks, *, exists: bo
 
 
 class Prepared(NamedTuple):
-    """What new rows are made of."""
+    """What new rows need."""
 
     now: datetime
     taken: set[str]
@@ -69,7 +69,7 @@ class Prepared(NamedTuple):
 
 
 class NewRows:
-    """New rows of a table whose rows have an `external_id`: what they are prepared with, and what inserts them.
+    """New rows of a table whose rows have an `external_id`: the statement that prepares them, and the SQL that inserts them.
 
     The ids are drawn first, so that they follow the order of the commands, although the rows are inserted in another. `source`
     is the SQL of the rows, with an array as parameter for each of `columns`; its types are those of the table's columns.
@@ -93,7 +93,7 @@ class NewRows:
 
     @staticmethod
     def prepared(rows: Iterator[Rows]) -> Prepared:
-        """What it answered."""
+        """The result of `statement`."""
         [(now, existing, ids)] = next(rows)
         return Prepared(now, set(existing), ids)
 
@@ -107,6 +107,6 @@ def _type(column: Column[Any]) -> str:
 
 
 def _array_of(column: Column[Any]) -> Callable[[Iterable[object]], str]:
-    """What makes an array of a column's values: only texts have to be escaped, and only a nullable column has NULLs."""
+    """The function that makes an array of a column's values: only texts need escaping, and only nullable columns have NULLs."""
     escaped = isinstance(column.type, Text) and column.name != "external_id"
     return text_array if escaped or column.nullable else array
