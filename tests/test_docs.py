@@ -126,6 +126,14 @@ def test_every_rule_has_a_number_of_its_own_and_tests_that_exist() -> None:
             assert re.search(rf"^(async )?def {test}\(", text_of(f"tests/{file}"), re.MULTILINE), f"{number}: {file}::{test}"
 
 
+def test_every_test_that_a_document_names_exists() -> None:
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    known = set(re.findall(r"^(?:async )?def (test_\w+)\(", tests, re.MULTILINE))
+    named = {name for path in DOCUMENTS for name in re.findall(r"`(test_\w+)`", path.read_text(encoding="utf-8"))}
+    assert named
+    assert named <= known, named - known
+
+
 def test_every_rule_that_is_cited_exists() -> None:
     sources = [
         path
