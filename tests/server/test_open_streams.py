@@ -17,6 +17,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from mo_grpc.auth.api_keys.rules import BUSINESS_SCOPES
 from mo_grpc.auth.users.rules import Role
+from mo_grpc.imports.servicer import SMALL
 from mo_grpc.rpc.access import ACCESS, BASIC, PUBLIC
 from mo_grpc.server.server import SERVICES
 from tests.auth.tokens.forging import header_of, payload_of, private_key
@@ -220,8 +221,8 @@ def test_an_import_that_was_accepted_goes_on(
     stack: Stack, grpc_channel: grpc.Channel, administrator: GrpcDoor, over_grpc: GrpcDoor
 ) -> None:
     prefix, key = new_id("c"), new_key(administrator)
-    lines = b"".join(f"{prefix}-{n},1\n".encode() for n in range(20_000))
+    lines = b"".join(f"{prefix}-{n},1\n".encode() for n in range(SMALL + 1))
     found = upload(GrpcDoor(grpc_channel, (("x-api-key", key["key"]),)), lines)
     administrator("auth.RevokeApiKey", id=key["id"])
     eventually(lambda: over_grpc("imports.GetImport", id=found["id"])["state"] == "SUCCEEDED", SECONDS)
-    assert over_grpc("imports.GetImport", id=found["id"])["created_count"] == 20_000
+    assert over_grpc("imports.GetImport", id=found["id"])["created_count"] == SMALL + 1

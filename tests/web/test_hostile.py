@@ -96,13 +96,18 @@ def another() -> dict[str, str]:
 
 
 def test_addresses_and_queries(stack: Stack, visitor: httpx.Client) -> None:
+    asked: set[str] = set()
     for value in HOSTILE:
         for path in paths(stack, "GET", value):
             queries = ["", "&".join(f"{name}={value}" for name in QUERIES)]
             listed = re.fullmatch(r"/grappelli/(\w+|imports/[^/]*)(\.csv)?", path)
             queries += [f"{name}={value}&stream=logins" for name in QUERIES] if listed and value in HOSTILE[:6] else []
-            for query in queries:
-                with visitor.stream("GET", f"{path}?{query}" if query else path) as answer:
+            addresses = {f"{path}?{query}" if query else path: query for query in queries}
+            for address, query in addresses.items():
+                if address in asked:  # a path that names nothing is the same for every value
+                    continue
+                asked.add(address)
+                with visitor.stream("GET", address) as answer:
                     assert answer.status_code < 500, f"{path[:80]}?{query[:80]}"
                     # Of a table with all that other tests have made, the names of its columns and some rows will do.
                     list(itertools.islice(answer.iter_lines(), 3) if path.endswith(".csv") else answer.iter_bytes())

@@ -10,16 +10,16 @@ from google.api import annotations_pb2
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.auth.users.rules import Role
+from mo_grpc.db.embedded import embedded_url
+from mo_grpc.imports.servicer import SMALL
 from tests.auth.users.conftest import NewPerson, basic, totp
 from tests.conftest import TLS, Stack
 from tests.doors import method
+from tests.factories import new_id
+from tests.imports.conftest import Holder
 from tests.repository import ROOT
 from tests.secrets import PASSWORD
 from tests.web.reading import Document
-
-LARGE = "".join(f"much-{uuid.uuid4().hex},1\n" for _ in range(100_000))
-"""A file that is read in several steps, so that there is time to stop."""
-
 
 @pytest.fixture
 def document(stack: Stack) -> Iterator[Document]:
@@ -67,7 +67,7 @@ def test_each_example_is_answered_as_described(document: Document, stack: Stack,
     """A story in which every operation is called, with the examples of the document as far as ids can be chosen."""
     person = new_person(Role.ADMINISTRATOR)
     lend(document, {"x-api-key": stack.api_key})
-    import_files(document, {"x-api-key": stack.api_key})
+    import_files(document, {"x-api-key": stack.api_key}, stack)
     bearer = {"authorization": f"Bearer {log_in(document, person.email)}"}
     make_keys(document, bearer)
     document.try_out("RevokeToken", bearer)
@@ -94,7 +94,7 @@ def lend(document: Document, key: dict[str, str]) -> None:
         document.try_out(operation, key)
 
 
-def import_files(document: Document, key: dict[str, str]) -> None:
+def import_files(document: Document, key: dict[str, str], stack: Stack) -> None:
     uploaded = document.try_out("UploadCustomers", key)
     assert list(document.operations["UploadCustomers"].bodies) == ["multipart/form-data", "text/csv", "text/plain"]
     assert (uploaded["created_count"], uploaded["failed_count"]) == (1, 0)
@@ -103,8 +103,11 @@ def import_files(document: Document, key: dict[str, str]) -> None:
     assert document.try_out("WatchImport", key, path=place)["state"] == "SUCCEEDED"
     for operation in ("GetImport", "ListImports", "ListImportErrors"):
         document.try_out(operation, key, path=place)
-    large = document.try_out("UploadCustomers", key, body={"file": LARGE})
-    assert document.try_out("CancelImport", key, path={"id": large["id"]})["state"] == "CANCELLED"
+    prefix = new_id("large")
+    large = "".join(f"{prefix}-{number},1\n" for number in range(SMALL + 1))
+    with Holder(embedded_url(stack.data_dir), f"{prefix}-0"):  # it cannot end before it is cancelled
+        begun = document.try_out("UploadCustomers", key, body={"file": large})
+        assert document.try_out("CancelImport", key, path={"id": begun["id"]})["state"] == "CANCELLED"
 
 
 def log_in(document: Document, email: str) -> str:

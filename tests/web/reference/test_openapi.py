@@ -1,5 +1,6 @@
 """The OpenAPI document: valid, fresh, and the service keeps to it whatever it is sent."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -103,8 +104,10 @@ def make_calls_up(stack: Stack, folder: Path, header: str, *options: str) -> int
     program = shutil.which("schemathesis", path=str(Path(sys.executable).parent))
     assert program
     command = [program, "run", f"{stack.http_url}/openapi.json", "--header", header, "--checks", ",".join(CHECKS)]
-    command += ["--max-examples", "8", "--seed", "1", "--generation-database", "none", "--no-color", *options]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=110, check=False)
+    command += ["--max-examples", "4", "--seed", "1", "--generation-database", "none", "--no-color", *options]
+    # None of our code runs in it, and to follow its own would take as long again.
+    unfollowed = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")}
+    done = subprocess.run(command, cwd=folder, env=unfollowed, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stdout[-5000:]
     [generated] = re.findall(r"(\d+) generated", done.stdout)
     return int(generated)
