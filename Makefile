@@ -23,7 +23,7 @@ demo: .venv/.synced ## Fill the running service with a portfolio, through its pu
 
 .PHONY: test
 test: .venv/.synced ## Run all tests; fails below 95 % coverage.
-	@$(BIN)/pytest --numprocesses=2 --dist=loadfile --cov --cov-report=term --cov-fail-under=95 $(ARGS)
+	@$(BIN)/pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=95 $(ARGS)
 
 .PHONY: bench
 bench: .venv/.synced ## Measure the service against its limits; `make bench ROW=8` for one row.

@@ -3,7 +3,8 @@
 import itertools
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from psycopg import sql
 from sqlalchemy import URL
 
 from mo_grpc.db.embedded import embedded_url
+from mo_grpc.db.migrate import upgrade
 
 _run = uuid.uuid4().hex[:8]
 _count = itertools.count(1)
@@ -29,13 +31,29 @@ def owner(data_dir: Path) -> Connection:
     return connect(embedded_url(data_dir))
 
 
+@cache
+def _template(data_dir: Path) -> str:
+    """A database with the schema and without rows, to be copied, which is sooner done than migrating."""
+    url = embedded_url(data_dir)
+    name = f"template_{_run}"
+    with connect(url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    upgrade(url.set(database=name))
+    return name
+
+
+def migrated_database(data_dir: Path) -> AbstractContextManager[URL]:
+    """A database with the schema in a data folder's PostgreSQL, gone afterwards."""
+    return fresh_database(data_dir, _template(data_dir))
+
+
 @contextmanager
-def fresh_database(data_dir: Path) -> Iterator[URL]:
-    """An empty database in a data folder's PostgreSQL, gone afterwards."""
+def fresh_database(data_dir: Path, template: str = "template1") -> Iterator[URL]:
+    """An empty database in a data folder's PostgreSQL, or a copy of another one, gone afterwards."""
     url = embedded_url(data_dir)
     name = f"fresh_{_run}_{next(_count)}"
     with connect(url, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
         try:
             yield url.set(database=name)
         finally:

@@ -10,7 +10,7 @@ from sqlalchemy import URL
 
 from mo_grpc.db.embedded import SERVICE_ROLE
 from tests.conftest import Stack, run_cli, settings_environment
-from tests.databases import connect, fresh_database
+from tests.databases import connect, migrated_database
 
 SECRET = "the-key-of-these-tests-which-is-long-enough"
 
@@ -34,10 +34,9 @@ class Record:
 
 @pytest.fixture(scope="module")
 def made(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Record]:
-    with fresh_database(stack.data_dir) as url:
+    with migrated_database(stack.data_dir) as url:
         text = url.set(drivername="postgresql").render_as_string(hide_password=False)
         environment = settings_environment(tmp_path_factory.mktemp("record"), MO_DATABASE_URL=text, SECRET_KEY=SECRET)
-        run_cli(environment, "migrate")
         for name in ("one", "two", "three", "four"):
             run_cli(environment, "keys", "create", name)
         record = Record(url, environment)

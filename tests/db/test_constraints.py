@@ -9,9 +9,8 @@ import pytest
 from psycopg import sql
 from sqlalchemy import URL
 
-from mo_grpc.db.migrate import upgrade
 from tests.conftest import Stack
-from tests.databases import Connection, connect, fresh_database
+from tests.databases import Connection, connect, migrated_database
 
 NOW = "2026-01-01T00:00:00Z"
 HASH = b"x" * 32
@@ -197,8 +196,7 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.fixture(scope="module")
 def migrated(stack: Stack) -> Iterator[URL]:
-    with fresh_database(stack.data_dir) as url:
-        upgrade(url)
+    with migrated_database(stack.data_dir) as url:
         yield url
 
 

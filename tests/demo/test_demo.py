@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import URL
 
 from tests.conftest import Stack, run_cli
-from tests.databases import connect, fresh_database, owner
+from tests.databases import connect, migrated_database, owner
 from tests.doors import Door, GrpcDoor, Json
 from tests.invariants import assert_sound
 from tests.waiting import eventually
@@ -176,10 +176,9 @@ def test_more_customers_and_other_seeds_add_to_it(stack: Stack, first_run: objec
 
 def test_an_interrupted_run_goes_on_where_it_stopped(stack: Stack, first_run: object) -> None:
     """And tells the same story, to the second, as a run that was not interrupted, in another database."""
-    with fresh_database(stack.data_dir) as url:
+    with migrated_database(stack.data_dir) as url:
         environment = stack.environment | {"MO_DATABASE_URL": url.render_as_string(hide_password=False)}
         command = ("demo", "--customers", str(SIZE), "--seed", str(SEED), "--until", UNTIL)
-        run_cli(environment, "migrate")
         with connect(url) as connection:
             connection.execute("""
                 CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'broken'; END $$;

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import URL
 
 from tests.conftest import KEY, Stack, run_cli
-from tests.databases import Connection, connect, fresh_database
+from tests.databases import Connection, connect, migrated_database
 from tests.doors import GrpcDoor
 from tests.servers import Server, a_server
 
@@ -62,10 +62,9 @@ class Holder:
 
 @pytest.fixture(scope="module")
 def database(stack: Stack) -> Iterator[tuple[URL, str]]:
-    with fresh_database(stack.data_dir) as url:
+    with migrated_database(stack.data_dir) as url:
         text = url.set(drivername="postgresql").render_as_string(hide_password=False)
         environment = stack.environment | {"MO_DATABASE_URL": text}
-        run_cli(environment, "migrate")
         [api_key] = KEY.findall(run_cli(environment, "keys", "create", "imports").stdout)
         yield url, api_key
 

@@ -12,8 +12,8 @@ from mo_grpc.db.engine import Database
 from mo_grpc.imports.lines import CHUNK
 from mo_grpc.imports.runner import Runner
 from mo_grpc.objects.local import LocalStore
-from tests.conftest import Stack, run_cli
-from tests.databases import connect, fresh_database
+from tests.conftest import Stack
+from tests.databases import connect, migrated_database
 from tests.factories import new_id
 
 LINES = 60_000
@@ -52,9 +52,7 @@ class Gates(LocalStore):
 
 @pytest.fixture
 def url(stack: Stack) -> Iterator[URL]:
-    with fresh_database(stack.data_dir) as url:
-        text = url.set(drivername="postgresql").render_as_string(hide_password=False)
-        run_cli(stack.environment | {"MO_DATABASE_URL": text}, "migrate")
+    with migrated_database(stack.data_dir) as url:
         yield url
 
 

@@ -5,7 +5,7 @@ import pytest
 from sqlalchemy import URL
 
 from tests.conftest import Stack, run_cli
-from tests.databases import connect, fresh_database
+from tests.databases import connect, migrated_database
 from tests.doors import Door
 from tests.factories import a_customer, a_loan, pay
 
@@ -89,10 +89,9 @@ BREAKS = [
 @contextmanager
 def a_database(stack: Stack, portfolios: int) -> Iterator[tuple[URL, dict[str, str]]]:
     """A database of its own with correct rows, and the settings to reach it."""
-    with fresh_database(stack.data_dir) as url:
+    with migrated_database(stack.data_dir) as url:
         plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
         environment = stack.environment | {"MO_DATABASE_URL": plain}
-        run_cli(environment, "migrate")
         with connect(url) as connection:
             for number in range(portfolios):
                 connection.execute(PORTFOLIO.replace("~", str(number)))

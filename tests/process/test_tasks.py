@@ -28,7 +28,7 @@ from mo_grpc.process.tasks import Tasks, repeat
 from mo_grpc.server import cleaning
 from mo_grpc.server.state import ServerState, server_state
 from tests.conftest import KEY, Stack, free_port, run_cli
-from tests.databases import connect, fresh_database, open_to_all, waiting
+from tests.databases import connect, migrated_database, open_to_all, waiting
 from tests.doors import GrpcDoor, Refused
 from tests.run.test_workers import a_server as supervised
 from tests.servers import NOT_SERVING, SERVING, a_server
@@ -56,10 +56,9 @@ class Own:
 
 @pytest.fixture(scope="module")
 def own(stack: Stack) -> Iterator[Own]:
-    with fresh_database(stack.data_dir) as url:
+    with migrated_database(stack.data_dir) as url:
         text = url.set(drivername="postgresql").render_as_string(hide_password=False)
         environment = stack.environment | {"MO_DATABASE_URL": text}
-        run_cli(environment, "migrate")
         [api_key] = KEY.findall(run_cli(environment, "keys", "create", "tasks").stdout)
         yield Own(url, environment, api_key)
 

@@ -21,6 +21,7 @@ from tests.repository import ROOT
 from tests.secrets import PASSWORD
 from tests.web.reading import Document
 
+
 @pytest.fixture
 def document(stack: Stack) -> Iterator[Document]:
     """What a visitor without a key finds."""
