@@ -22,17 +22,17 @@ from mo_grpc.web.reference import pages as reference
 
 CONNECTIONS = 4
 
-# When a worker is replaced, its successor is there soon; gRPC by itself would try again after a second.
+# A worker that ends is replaced soon; by default, gRPC would try again only after a second.
 _BACKOFF = [(f"grpc.{name}_reconnect_backoff_ms", 100) for name in ("initial", "min", "max")]
 
 
 def make_app(settings: Settings) -> Starlette:
-    """Put the pages together; they have the database, and a channel to the gRPC server, while the application runs."""
+    """Build the application; its database and its channel to the gRPC server are open while it runs."""
     database = Database(database_url(settings), CONNECTIONS)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        # A channel belongs to the loop that it is made in.
+        # A channel belongs to the event loop in which it is created.
         async with grpc.aio.insecure_channel(_grpc_address(settings), options=_BACKOFF) as channel:
             app.router.routes.append(Mount(settings.admin_url.rstrip("/"), make_admin(settings, database, channel)))
             yield
@@ -44,14 +44,14 @@ def make_app(settings: Settings) -> Starlette:
 
 
 async def _metrics(_: Request) -> Response:
-    """What was counted since the start, for Prometheus; Envoy leads nobody here."""
+    """Counters since the start, for Prometheus. Envoy has no route to it."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def _grpc_address(settings: Settings) -> str:
-    """Where the gRPC server is: a private socket on this machine, or where the edge finds it, too.
+    """Where the gRPC server is: a private socket on this machine, or the hosts that the edge uses.
 
-    gRPC takes a name or several addresses, so several names are looked up now.
+    gRPC takes one name or several addresses, so several names are resolved here.
     """
     hosts, port = settings.mo_edge_upstream_host, settings.mo_grpc_port
     if not hosts:

@@ -1,4 +1,4 @@
-"""Files for browsers: compressed once, when the server starts; named by their content, and so kept by browsers for ever."""
+"""Static files: compressed once, at start; their names contain a hash of their content, so browsers may keep them for ever."""
 
 import gzip
 import hashlib
@@ -14,10 +14,10 @@ FOR_EVER = "public, max-age=31536000, immutable"
 """For what has its content in its name (RFC 8246)."""
 
 ASK_AGAIN = "no-cache"
-"""For what keeps its name: browsers keep it, and ask each time whether it still is so (RFC 9111)."""
+"""For what keeps its name: browsers cache it, and ask each time whether it is still current (RFC 9111)."""
 
 
-# Python's own table depends on files of the system.
+# Python's own table depends on the system's files.
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".json": "application/json", ".svg": "image/svg+xml"}
 
 
@@ -30,7 +30,7 @@ class Asset(NamedTuple):
     digest: str
 
     def answer(self, request: Request, cache_control: str) -> Response:
-        """The file, as the browser takes it; nothing if it has it already."""
+        """The file, compressed if the browser accepts that; 304 if it has it already."""
         headers = {"cache-control": cache_control, "etag": f'W/"{self.digest}"', "vary": "accept-encoding"}
         if self.digest in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
@@ -55,7 +55,7 @@ def takes_gzip(accept_encoding: str) -> bool:
 
 
 class Assets:
-    """The files below a path, each found by a name that has its content's hash in it."""
+    """The files below a path; each name contains a hash of its content."""
 
     def __init__(self, url: str, files: dict[str, bytes]) -> None:
         self._url = url
@@ -71,7 +71,7 @@ class Assets:
         return self._url + self._names[name]
 
     def route(self, url: str | None = None) -> Route:
-        """The route that serves them; `url` is where, as the application sees it, if it is mounted below a path."""
+        """The route that serves them; `url` is their path within an application that is mounted below another path."""
         return Route(f"{self._url if url is None else url}{{name}}", self._show)
 
     async def _show(self, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""What every page tells the browser, unless it says otherwise itself; and who asks for it."""
+"""Headers that every page has unless it sets its own; and the client's address."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -18,21 +18,21 @@ STRICT = {
 
 
 def policy(**directives: str) -> str:
-    """The content security policy of a page that needs more: names with `_` for `-`."""
+    """The content security policy of a page with other directives; their names are written with `_` for `-`."""
     return "; ".join(
         f"{name} {value}" for name, value in (STRICT | {k.replace("_", "-"): v for k, v in directives.items()}).items()
     )
 
 
 class SecurityHeaders:
-    """Adds the headers to every answer, but for those below some paths, which choose all of theirs."""
+    """Adds the headers to every response, except below the paths `apart`, which set all of their headers themselves."""
 
     def __init__(self, app: ASGIApp, apart: tuple[str, ...] = ()) -> None:
         self._app = app
         self._apart = tuple(f"{path.rstrip('/')}/" for path in apart)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, and add to the answer."""
+        """Pass the request on, and add the headers to the response."""
 
         async def add(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -47,7 +47,7 @@ class SecurityHeaders:
 
 
 def address_of(request: Request, trusted: tuple[str, ...]) -> str:
-    """The address of whoever asks; empty if it cannot be told."""
+    """The client's address; empty if it is unknown."""
     peer = request.client.host if request.client else None
     hops = request.headers.getlist("x-forwarded-for")
     return believed_address(peer, hops[-1] if hops else "", trusted)

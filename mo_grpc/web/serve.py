@@ -1,4 +1,4 @@
-"""The process of the pages."""
+"""The web server's process."""
 
 import signal
 import sys
@@ -12,7 +12,7 @@ from mo_grpc.process.places import make_run_dir, web_endpoint
 from mo_grpc.web.app import make_app
 
 MAX_CONCURRENT = 200
-"""Requests at a time; further ones are told 503."""
+"""Requests at a time; further ones are answered 503."""
 
 KEEP_ALIVE = 90
 """Seconds for which an idle connection stays open: longer than Envoy uses one (`idle_timeout` in envoy/envoy.yaml.j2)."""
@@ -20,7 +20,7 @@ KEEP_ALIVE = 90
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT: on a private socket, or on MO_WEB_HOST where Envoy is on another host."""
-    # uvicorn raises the signal again when it has ended well.
+    # uvicorn raises the signal again after it has shut down.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     if settings.mo_web_host is None:
@@ -30,13 +30,13 @@ def serve(settings: Settings) -> None:
 
 
 def configuration(settings: Settings) -> uvicorn.Config:
-    """What is served, where, and within which limits."""
+    """The server's settings: application, address, limits."""
     return uvicorn.Config(
         make_app(settings),
         uds=str(web_endpoint(settings)) if settings.mo_web_host is None else None,
         host=settings.mo_web_host or "127.0.0.1",
         port=settings.mo_web_port,
-        # The root logger's, set up already; Envoy writes the access log.
+        # The root logger is set up already, and Envoy writes the access log.
         log_config=None,
         log_level="warning",
         access_log=False,

@@ -1,4 +1,4 @@
-"""Calls of the service's own RPCs with the token of whoever is logged in: every change goes this way."""
+"""Calls of the service's RPCs with the token of the user who is logged in; every change is such a call."""
 
 import asyncio
 import base64
@@ -26,13 +26,13 @@ Metadata = tuple[tuple[str, str], ...]
 
 _TIMEOUT = 20.0
 _MARGIN = 30
-"""Seconds before its end at which an access token is renewed."""
+"""Seconds before its expiry at which an access token is renewed."""
 _REMEMBERED = 120.0
-"""Seconds for which a renewed pair is given to whoever still comes with the old one: another tab, at the same moment."""
+"""Seconds for which a renewed pair is also given to requests with the old one: another tab at the same moment."""
 
 
 class CallFailed(Exception):
-    """The service refused a call; the message is for the person."""
+    """A call failed, or was refused; the message is for the user."""
 
     def __init__(self, error: grpc.aio.AioRpcError) -> None:
         super().__init__(error.details() or "The service did not answer; please try again.")
@@ -41,12 +41,12 @@ class CallFailed(Exception):
 
     @property
     def message(self) -> str:
-        """What to tell the person."""
+        """What to show to the user."""
         return str(self)
 
 
 class Client:
-    """The service, as somebody who is logged in reaches it."""
+    """The gRPC server, called as the user who is logged in."""
 
     def __init__(self, channel: grpc.aio.Channel, token_header: str) -> None:
         self.customers = customers_pb2_grpc.CustomerServiceStub(channel)
@@ -73,7 +73,7 @@ class Client:
         return answer
 
     async def answer_challenge(self, challenge: str, code: str, address: str) -> tokens_pb2.CreateTokenResponse:
-        """Go on with a one-time code.
+        """Answer the login's challenge with a one-time code.
 
         Raises:
             CallFailed: it is not right.
@@ -83,7 +83,7 @@ class Client:
         return answer
 
     async def log_out(self, context: RequestContext) -> None:
-        """End the login, for every server.
+        """End the login, at every server.
 
         Raises:
             CallFailed: it has ended already.
@@ -91,7 +91,7 @@ class Client:
         await self.call(self._tokens.RevokeToken, tokens_pb2.RevokeTokenRequest(), context)
 
     async def call(self, rpc: Callable[..., Any], request: Any, context: RequestContext, idempotency_key: str = "") -> Any:
-        """Call an RPC as the person of the session; the same form sent twice takes effect once.
+        """Call an RPC as the session's user; with an idempotency key, the same form sent twice takes effect once.
 
         Raises:
             CallFailed: the service says no.
@@ -144,7 +144,7 @@ class Client:
         return ((self._header, f"Bearer {session.access_token}"), *_forwarded(context.address))
 
     async def _renewed(self, refresh_token: str) -> tokens_pb2.Tokens:
-        """The pair that follows; a refresh token is good for once, and two tabs may bring the same one."""
+        """The new pair of tokens. A refresh token can be used once, and two tabs may use the same one."""
         now = time.monotonic()
         self._renewals = {token: each for token, each in self._renewals.items() if now - each[0] < _REMEMBERED}
         if refresh_token not in self._renewals:

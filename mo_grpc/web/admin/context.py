@@ -39,7 +39,7 @@ class RequestContext:
     lists: Mapping[str, list[str]] = field(default_factory=dict)
     """The fields of the form that come several times."""
 
-    # The URL that Starlette makes up depends on the Host header, which may be anything.
+    # Starlette's `request.url` depends on the Host header, which may be anything.
     @property
     def path(self) -> str:
         """The path that was asked for."""

@@ -21,7 +21,7 @@ from mo_grpc.crypto import Vault, VaultError
 COOKIE = "mo_admin"
 _PURPOSE = "admin cookie"
 _RENEWED_AFTER = 60
-"""Seconds: a cookie is not written anew for each request, only to say every minute that somebody is still there."""
+"""Seconds after which the cookie is written again, with the time of the latest request; not at each request."""
 
 
 def _token() -> str:
@@ -30,7 +30,7 @@ def _token() -> str:
 
 @dataclass
 class BrowserSession:
-    """What the cookie holds. Before the login, it holds the CSRF token alone, so that a login cannot be forged either."""
+    """The cookie's content. Before the login, it is only the CSRF token, so that a login cannot be forged either."""
 
     csrf: str = field(default_factory=_token)
     seen: int = 0
@@ -55,7 +55,7 @@ class BrowserSession:
         return taken
 
     def begin(self, login: str) -> None:
-        """Become the session of a login; the CSRF token of before is not its own (session fixation)."""
+        """Become the session of a login, with a new CSRF token (against session fixation)."""
         self.csrf, self.login, self.challenge = _token(), login, ""
 
     def is_forged(self, token: str) -> bool:
@@ -73,12 +73,12 @@ class Cookies:
         self._tls = tls
 
     def read(self, request: Request) -> tuple[BrowserSession, str]:
-        """The session, a new one if there is none that counts, and what it was, to see whether it changes."""
+        """The session, a new one if there is no valid one, and its content, to see later whether it has changed."""
         session = self._open(request.cookies.get(COOKIE, ""))
         return session, json.dumps(asdict(session))
 
     def write(self, request: Request, response: Response, session: BrowserSession, before: str) -> None:
-        """Set the cookie, if the session changed or was quiet for a while."""
+        """Set the cookie if the session has changed, or was last set a while ago."""
         now = int(time.time())
         if json.dumps(asdict(session)) == before and now - session.seen < _RENEWED_AFTER:
             return
@@ -86,7 +86,7 @@ class Cookies:
         content = json.dumps(asdict(session)).encode()
         secure = self._tls or request.headers.get("x-forwarded-proto") == "https"
         value = urlsafe_b64encode(self._vault.encrypt(content, _PURPOSE)).decode().rstrip("=")
-        # It goes with the browser's window; how long it counts at most is said inside.
+        # The browser deletes it when it closes; the content says until when it is valid at most.
         response.set_cookie(COOKIE, value, path=self._path, secure=secure, httponly=True, samesite="strict")
 
     def _open(self, value: str) -> BrowserSession:

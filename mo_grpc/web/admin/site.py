@@ -1,4 +1,4 @@
-"""What all pages share: who may see them, calls for whoever is logged in, and the answers to what goes wrong."""
+"""What all pages share: checks of access, calls of RPCs, and error pages."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -96,7 +96,7 @@ class Site:
         return await handler(context)
 
     async def find_person(self, login: str) -> Person | None:
-        """Whose login it is; None if it is over, or not for these pages."""
+        """The user of a login; None if it has ended, or the user may not use these pages."""
         return await self.database.read(lambda connection: resources.find_person(connection, login))
 
     def redirect(self, path: str) -> Response:

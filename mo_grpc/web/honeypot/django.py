@@ -1,4 +1,4 @@
-"""What gives a Django admin away to those who know it, as Django 5.2 does it: tokens, the cookie, headers in their order."""
+"""The details by which a Django 5.2 admin is recognised: tokens, the cookie, and headers in their order."""
 
 import re
 import secrets
@@ -29,7 +29,7 @@ def new_secret() -> str:
 
 
 def secret_of(value: str) -> str:
-    """The secret that a cookie, or a form's token, stands for; empty if it is of another form."""
+    """The secret in a cookie or in a form's token; empty if it has another format."""
     if not _SECRET.fullmatch(value):
         return ""
     if len(value) == 32:
@@ -38,7 +38,7 @@ def secret_of(value: str) -> str:
 
 
 def token(secret: str) -> str:
-    """The secret as a form carries it, each time in other letters (against BREACH)."""
+    """The secret as a form contains it, masked anew each time (against BREACH)."""
     mask = new_secret()
     pairs = zip(mask, secret, strict=True)
     return mask + "".join(_SIGNS[(_SIGNS.index(a) + _SIGNS.index(b)) % len(_SIGNS)] for a, b in pairs)
@@ -92,7 +92,7 @@ class Answers:
         return self._made(403, content, [("x-frame-options", "DENY"), _length(content)])
 
     def moved(self, path: str) -> Response:
-        """The same path with its slash; it has not even a length."""
+        """A redirect to the same path with a slash; Django sends no `content-length` here."""
         return self._made(301, "", [("location", path)])
 
     def redirect(self, path: str, now: float | None) -> Response:

@@ -21,11 +21,11 @@ from mo_grpc.db.engine import Database
 from mo_grpc.errors import ServiceError
 from mo_grpc.web.headers import address_of
 from mo_grpc.web.honeypot import django
-from mo_grpc.web.honeypot.rules import Repeaters, Room, attempt, wait
+from mo_grpc.web.honeypot.rules import AttemptCounter, StorageLimit, attempt, wait
 from mo_grpc.web.honeypot.store import add_attempts
 
 MAX_WAITING = 50
-"""Attempts that wait at a time; further ones are answered at once, so that nobody else is held up."""
+"""Attempts that wait at a time; further ones are answered at once, so that other requests are not delayed."""
 
 ATTEMPTS = Counter("mo_honeypot_attempts", "Attempts to log in at the honeypot.")
 UNSTORED = Counter("mo_honeypot_attempts_unstored", "Those of them that were not stored: too many, or the database was away.")
@@ -60,8 +60,8 @@ class Honeypot:
         self._trusted = settings.mo_trusted_edges
         self._answers = django.Answers(secure=settings.tls, hsts_seconds=settings.mo_hsts_seconds)
         self._database = database
-        self._repeaters = Repeaters()
-        self._room = Room()
+        self._counter = AttemptCounter()
+        self._limit = StorageLimit()
         self._waiting = asyncio.Semaphore(MAX_WAITING)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,7 +79,7 @@ class Honeypot:
         if request.method not in django.SAFE:
             posted = parse_qs((await _body(request)).decode("utf-8", "replace"), keep_blank_values=True)
             if below == "login/":
-                await self._caught(request, posted.get("username", [""])[-1])
+                await self._record(request, posted.get("username", [""])[-1])
             if (refusal := self._forged(request, posted)) is not None:
                 return refusal
         if below == "logout/":
@@ -121,12 +121,12 @@ class Honeypot:
         )
         return self._answers.page(content, secret, now)
 
-    async def _caught(self, request: Request, username: str) -> None:
+    async def _record(self, request: Request, username: str) -> None:
         ATTEMPTS.inc()
         address = address_of(request, self._trusted)
         now = time.monotonic()
-        count = self._repeaters.count(address, now)
-        if self._room.take(count, now):
+        count = self._counter.count(address, now)
+        if self._limit.take(count, now):
             kept = attempt(address, request.headers.get("user-agent", ""), request.scope["path"], username)
             try:
                 await self._database.write(lambda connection: add_attempts(connection, [kept]))

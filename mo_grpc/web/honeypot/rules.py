@@ -1,4 +1,4 @@
-"""How much of an attempt is kept, and how long repeaters wait."""
+"""How much of an attempt is recorded, and how long an address waits that tries again and again."""
 
 from collections import OrderedDict
 from typing import NamedTuple
@@ -13,21 +13,21 @@ MAX_WAIT = 8.0
 """Seconds that each further one waits at most."""
 
 FORGOTTEN_AFTER = 600.0
-"""Seconds of silence after which an address is a new one."""
+"""Seconds without an attempt after which an address counts as new."""
 
 REMEMBERED = 10_000
 """Addresses that are remembered."""
 
 KEPT_OF_AN_ADDRESS = 20
-"""Attempts of an address that are kept until it is forgotten; what it tries after those tells no more."""
+"""Attempts of an address that are recorded until it counts as new."""
 
 KEPT_A_SECOND = 20
 KEPT_A_DAY = 20_000
-"""Attempts of all addresses that are kept. Further ones are counted alone, so that nobody fills the disk."""
+"""Attempts of all addresses that are recorded. Further ones are only counted, so that the disk does not fill up."""
 
 
 class KeptAttempt(NamedTuple):
-    """What is kept of an attempt."""
+    """What is recorded of an attempt."""
 
     address: str
     user_agent: str
@@ -36,7 +36,7 @@ class KeptAttempt(NamedTuple):
 
 
 def attempt(address: str, user_agent: str, path: str, username: str) -> KeptAttempt:
-    """As much of it as fits, without what no terminal should show."""
+    """Cut to the lengths of the columns, without control characters."""
     return KeptAttempt(address, printable(user_agent, 300), printable(path, 300), printable(username, 150))
 
 
@@ -45,8 +45,8 @@ def wait(count: int) -> float:
     return min(2.0 ** (count - FREE_ATTEMPTS - 1), MAX_WAIT) if count > FREE_ATTEMPTS else 0.0
 
 
-class Repeaters:
-    """How often each address has tried; of IPv6, each network of a customer (/64)."""
+class AttemptCounter:
+    """How often each address has tried; in IPv6, each /64 network, which is what one customer of a provider has."""
 
     def __init__(self) -> None:
         self._attempts: OrderedDict[str, tuple[int, float]] = OrderedDict()
@@ -62,14 +62,14 @@ class Repeaters:
         return count
 
 
-class Room:
-    """Whether there is room to keep an attempt."""
+class StorageLimit:
+    """Limits how many attempts are recorded."""
 
     def __init__(self) -> None:
         self._day = self._in_day = self._second = self._in_second = 0
 
     def take(self, count: int, now: float) -> bool:
-        """Take room for an address's attempt, the `count`-th of it, at `now` in seconds; false if there is none."""
+        """Whether to record the `count`-th attempt of an address, at `now` in seconds."""
         second, day = int(now), int(now // 86_400)
         if second != self._second:
             self._second, self._in_second = second, 0

@@ -17,7 +17,7 @@ from mo_grpc.web.reference.examples import FILE, REQUESTS
 from mo_grpc.web.reference.schemas import DocumentError, Protos, Schema, example_value, short
 
 KEY_HEADER: Final = "x-api-key"
-"""What stands for the header of API keys; whoever serves the document puts the setting in."""
+"""A placeholder for the name of the API keys' header; the server replaces it by the setting."""
 
 _ORDER: Final = "mo.customers.v1 mo.loans.v1 mo.payments.v1 mo.imports.v1 mo.auth.v1"
 

@@ -28,7 +28,7 @@ from mo_grpc.web.admin.site import Site
 
 _DETAILS_IN_LIST = 10
 _DONE = {"activate": "activated", "reject": "rejected"}
-"""What can be done with a loan, and what it is then."""
+"""What can be done with a loan, and its word for what was done."""
 
 
 class BusinessPages:
@@ -118,7 +118,7 @@ class BusinessPages:
         )
 
     async def change_customer(self, context: RequestContext) -> Response:
-        """Change a customer's line or status, unless somebody else did since the page was read."""
+        """Change a customer's line or status, unless they have changed since the page was loaded."""
         external_id = self._id(context)
         customer = customers_pb2.Customer(
             external_id=external_id,
@@ -187,7 +187,7 @@ class BusinessPages:
         )
 
     async def confirm_rejection(self, context: RequestContext) -> Response:
-        """Ask once more, and for the reason, before a bounced payment is taken back."""
+        """Ask once more, and for the reason, before a payment is rejected."""
         found = await self._one(context, resources.find_payment, "payment")
         if found["status"] != PaymentStatus.COMPLETED:
             return self._site.refuse(context, "The payment is rejected already.", f"payments/{found['external_id']}")
@@ -201,7 +201,7 @@ class BusinessPages:
         )
 
     async def reject_payment(self, context: RequestContext) -> Response:
-        """Take a bounced payment back."""
+        """Reject a payment that bounced."""
         external_id = self._id(context)
         request = payments_pb2.RejectPaymentRequest(external_id=external_id, reason=context.form.get("reason", "").strip())
         rpc = self._site.client.payments.RejectPayment

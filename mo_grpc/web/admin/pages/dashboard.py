@@ -12,7 +12,7 @@ from mo_grpc.web.admin.charts import dashboard as charts
 from mo_grpc.web.admin.charts.plots import HALF, twice
 from mo_grpc.web.admin.context import RequestContext
 from mo_grpc.web.admin.queries import figures
-from mo_grpc.web.admin.queries.figures import Kept
+from mo_grpc.web.admin.queries.figures import CachedFigures
 from mo_grpc.web.admin.site import Site
 
 
@@ -21,7 +21,7 @@ class Dashboard:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._figures = Kept(partial(figures.read_figures, site.database))
+        self._figures = CachedFigures(partial(figures.read_figures, site.database))
 
     async def show(self, context: RequestContext) -> Response:
         """Show it all."""

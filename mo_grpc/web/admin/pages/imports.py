@@ -43,7 +43,7 @@ class ImportPages:
         return await self.list.render(context, fault="")
 
     async def upload(self, context: RequestContext) -> Response:
-        """Take a file and pass it on."""
+        """Pass an uploaded file on to the gRPC server while it arrives."""
         try:
             form = Form(context.request.headers.get("content-type", ""), _body(context.request))
             await form.begin()
@@ -87,7 +87,7 @@ class ImportPages:
         )
 
     async def cancel(self, context: RequestContext) -> Response:
-        """Cancel an import that is not over."""
+        """Cancel an import that has not ended."""
         import_id = str(self._id(context))
         request = imports_pb2.CancelImportRequest(id=import_id)
         rpc = self._site.client.imports.CancelImport

@@ -1,4 +1,4 @@
-"""Logging in and out: the password, then a one-time code where there is one; a new password where it must be changed."""
+"""Logging in and out: the password, then a one-time code if the user has them, then a new password if it must be changed."""
 
 import grpc
 from mo.auth.v1 import tokens_pb2
@@ -57,11 +57,11 @@ class LoginPages:
         return await self._attempt(context, "password.html", email, old, new_password=new, code=code)
 
     async def log_out(self, context: RequestContext) -> Response:
-        """End the login everywhere it counts."""
+        """End the login."""
         try:
             await self._site.client.log_out(context)
         except CallFailed as failure:
-            # One that has ended already is what was wanted.
+            # It has ended already, which is what was asked for.
             if failure.code != grpc.StatusCode.UNAUTHENTICATED:
                 raise
         context.end_session()

@@ -1,4 +1,4 @@
-"""The figures of the dashboard. They read whole tables, so they are kept for a while and shared by all who look."""
+"""The figures of the dashboard. They read whole tables, so they are cached and shared by all users."""
 
 import asyncio
 import time
@@ -20,11 +20,11 @@ DAYS = 60
 SAMPLED = 20_000
 """Customers whose utilisation is looked at; with more than that, a sample of so many stands for all."""
 FRESH = 60.0
-"""Seconds for which figures are shown as they are; older ones are shown once more, while new ones are made."""
+"""Seconds for which figures are fresh; older ones are shown once more while new ones are computed."""
 
 _SNAPSHOT = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
-# Each statement here is served by a pass over the table, which other statements of the service must never make.
+# These statements scan whole tables, which other statements of the service must never do.
 _WHOLE_TABLES = text("SELECT set_config('enable_seqscan', 'on', true), set_config('jit', 'off', true)")
 
 _OVERDUE = f"status = {LoanStatus.ACTIVE} AND maximum_payment_date < now()"
@@ -54,7 +54,7 @@ _TOP = text(f"""
     JOIN customers ON customers.id = customer_id ORDER BY debt DESC, external_id
 """)  # noqa: S608 - constants
 _NOW_AND_ESTIMATE = text("SELECT now(), greatest(reltuples, 0) FROM pg_class WHERE oid = 'customers'::regclass")
-# Ten bars of a tenth each, and one for those above their line; -1 is whoever has no line at all.
+# Ten bars of a tenth each, and one for customers above their line; -1 is for those without a line.
 _UTILISATION = f"""
     SELECT CASE WHEN debt > score THEN 10 WHEN score = 0 THEN -1 ELSE least(9, floor(debt / score * 10)) END AS bar, count(*)
     FROM (SELECT score, {debt_of("customers.id")} AS debt FROM customers {{sample}}) AS used GROUP BY 1
@@ -171,8 +171,8 @@ async def health(connection: AsyncConnection) -> Mapping[str, Any]:
     return dict((await connection.execute(_HEALTH)).mappings().one())
 
 
-class Kept:
-    """Keeps an answer for a while. Whoever asks for an old one has it at once, and a new one is made for the next."""
+class CachedFigures:
+    """Caches figures. Old ones are still returned at once, while new ones are computed for the next request."""
 
     def __init__(self, make: Callable[[], Awaitable[Figures]], fresh: float = FRESH) -> None:
         self._make = make
@@ -182,10 +182,10 @@ class Kept:
         self._task: asyncio.Future[Figures] | None = None
 
     async def get(self) -> Figures:
-        """The answer; only the very first who asks waits for it.
+        """The figures; only the very first request waits for them.
 
         Raises:
-            ServiceError: it could not be made, and there is none of before.
+            ServiceError: they could not be computed, and there are none from before.
         """
         old = time.monotonic() - self._made_at > self._fresh
         if old and (self._task is None or self._task.done()):

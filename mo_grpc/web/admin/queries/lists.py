@@ -10,7 +10,7 @@ from mo_grpc.db.engine import Database
 PAGE = 50
 EXPORTED_AT_ONCE = 2000
 COUNTED = 1000
-"""Rows that match filters are counted up to here; of a whole table, the planner's estimate is told."""
+"""Rows that match filters are counted up to here; for a whole table, the planner's estimate is shown."""
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -134,7 +134,7 @@ async def read_page(database: Database, query: ListQuery, before: str = "", afte
 
 
 async def export(database: Database, query: ListQuery) -> AsyncIterator[Rows]:
-    """All rows, in pieces; no transaction is held open while somebody downloads slowly."""
+    """All rows, in batches; no transaction stays open during a slow download."""
     after = ""
     while True:
         page = await read_page(database, query, after=after, limit=EXPORTED_AT_ONCE)
@@ -145,7 +145,7 @@ async def export(database: Database, query: ListQuery) -> AsyncIterator[Rows]:
 
 
 async def count(database: Database, query: ListQuery) -> str:
-    """How many rows there are, as far as it is known soon."""
+    """How many rows there are, as far as this can be found quickly."""
     conditions, values = _conditions(query)
     if not conditions:
         statement = "SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = to_regclass(:table)"

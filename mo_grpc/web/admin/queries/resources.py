@@ -1,4 +1,4 @@
-"""What single pages read: the person who asks, a customer with loans and payments, a loan, an import, an API key."""
+"""What single pages read: the user who is logged in, a customer with loans and payments, a loan, an import, an API key."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from mo_grpc.web.admin.rules import Person
 Rows = Sequence[Mapping[str, Any]]
 
 MAX_SHOWN = 40
-"""Loans and payments in one picture; more could not be told apart."""
+"""Loans and payments in one chart; more would be too small to see."""
 
 _PERSON = text("""
     SELECT users.id, email, first_name, last_name, role, otp_enabled_at IS NOT NULL

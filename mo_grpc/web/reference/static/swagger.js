@@ -3,6 +3,6 @@ SwaggerUIBundle({
   dom_id: "#reference",
   deepLinking: true,
   displayRequestDuration: true,
-  // Nobody else is asked whether the document is valid.
+  // No online validator.
   validatorUrl: null,
 });
