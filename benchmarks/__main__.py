@@ -37,7 +37,7 @@ ALL: dict[str, Benchmark] = {
 }
 LONG: dict[str, Benchmark] = {"curves": curves, "soak": soak, "choices": choices}
 MINUTES = 20
-"""After so many, no further row begins; those left out are named."""
+"""Minutes after which no further row begins; the rows that are left out are listed."""
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
 

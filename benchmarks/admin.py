@@ -1,4 +1,4 @@
-"""The web admin over a million customers: how long a person waits for a page, through Envoy."""
+"""The web admin over a million customers: how long a user waits for a page, through Envoy."""
 
 import re
 import signal
@@ -17,13 +17,13 @@ from mo_grpc.process.children import spawn, stop
 CUSTOMERS = 1_000_000
 REPEATS = 5
 LIMIT = 1000.0
-"""Milliseconds: a page that takes longer interrupts a train of thought."""
+"""Milliseconds: a page that takes longer feels slow."""
 FIRST_LIMIT = 10_000.0
-"""Milliseconds for the very first dashboard, which reads whole tables; the next ones are kept."""
+"""Milliseconds for the first dashboard, which reads whole tables; later ones are cached."""
 
 _EMAIL, _PASSWORD = "bench@example.org", "harbour lantern 42"
 
-# Each has a loan that waits, one that is owed in part, and the payment of the other part, all within the last hundred days.
+# Each has a PENDING loan, an ACTIVE one that is paid in part, and the payment of that part, all within the last hundred days.
 _FILL = (
     """
     INSERT INTO customers (external_id, status, score, created_at, updated_at)

@@ -42,7 +42,7 @@ def batch(load: Load) -> list[Row]:
 
 
 def _batches(load: Load) -> Sample:
-    """Batches one after the other; rates and costs are a payment's, latencies a batch's."""
+    """Batches one after the other; rates and costs are of one payment, latencies of one batch."""
     with load.stack.connect() as connection:
         before = connection.execute("SELECT count(*) FROM payments").fetchall()[0][0]
         requests = [

@@ -1,4 +1,4 @@
-"""What else was possible, measured: servers that answer an empty call, and ways to ask PostgreSQL (docs/performance.md)."""
+"""Alternatives, measured: servers that answer an empty call, and ways to query PostgreSQL (docs/performance.md)."""
 
 import asyncio
 import signal
@@ -28,7 +28,7 @@ _SELECT = "SELECT id, external_id, status, score, created_at FROM customers WHER
 
 
 def choices(load: Load) -> list[Row]:
-    """Print them all; there is no target."""
+    """Print all of them; there is no target."""
     console = Console(width=120)
     for kind in ("aio-uvloop", "aio-asyncio", "threads-4", "threads-16"):
         console.print(f"empty call, {kind}: {_empty_rate(load, kind):,.0f} calls/s", highlight=False)
@@ -52,7 +52,7 @@ def _empty_rate(load: Load, kind: str) -> float:
 
 
 async def _queries(url: str) -> dict[str, float]:
-    """The time of one read of 64 rows, and of three statements, each way."""
+    """The time of one read of 64 rows, and of three statements, in each of the ways."""
     names = [f"bench-{n + 1}" for n in range(ROWS_ASKED)]
     results = {}
     for label, threshold, binary in (("prepared, text", 0, False), ("prepared, binary", 0, True), ("unprepared", None, False)):

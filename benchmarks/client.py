@@ -1,4 +1,4 @@
-"""A load generator that costs little: HTTP/2 frames are prepared beforehand, and answers are looked at no closer than needed.
+"""A cheap load generator: HTTP/2 frames are prepared in advance, and answers are parsed only as far as needed.
 
 The same client drives both sides of every comparison. It speaks just enough HTTP/2 (RFC 9113) for gRPC and for REST: literal
 headers without indexing, so that a frame does not depend on those before it.
@@ -40,7 +40,7 @@ class Call(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a run measured: seconds it took, and the seconds of each call, sorted."""
+    """The result of a run: its seconds, and the seconds of each call, sorted."""
 
     seconds: float
     latencies: list[float]
@@ -52,7 +52,7 @@ class Result(NamedTuple):
         return len(self.latencies) / self.seconds
 
     def percentile(self, percent: float) -> float:
-        """Milliseconds within which so many percent of the calls were answered."""
+        """The milliseconds within which this percentage of the calls was answered."""
         return self.latencies[min(len(self.latencies) - 1, int(len(self.latencies) * percent / 100))] * 1000
 
 
@@ -71,7 +71,7 @@ def rest_get(path: str, key: str) -> Call:
 
 
 def run(addresses: Sequence[str], calls: Sequence[Call], in_flight: int, ok: bytes) -> Result:
-    """Make the calls, so many in flight at a time, spread over the addresses (`unix:…` or `host:port`).
+    """Make the calls, this many in flight at a time, spread over the addresses (`unix:…` or `host:port`).
 
     An answer counts as good when the frames of its stream's headers hold `ok`.
     """
@@ -100,7 +100,7 @@ async def _run(addresses: Sequence[str], calls: Sequence[Call], in_flight: int, 
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, with so many calls in flight."""
+    """One connection, with this many calls in flight."""
 
     def __init__(self, calls: Iterator[Call], share: int, ok: bytes) -> None:
         loop = asyncio.get_running_loop()
@@ -117,13 +117,13 @@ class _Connection(asyncio.Protocol):
         self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Open with our settings, and the widest window."""
+        """Open with the client's settings, and the largest window."""
         self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's is not derived from it
         window = _frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", 2**31 - 1 - 65535))
         self._transport.write(_PREFACE + _frame(_SETTINGS, 0, 0, _OUR_SETTINGS) + window)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Say so to whoever waits."""
+        """Notify the caller that waits."""
         for future in (self.ready, self.done):
             if not future.done():
                 future.set_exception(error or ConnectionError("the server hung up"))
@@ -143,7 +143,7 @@ class _Connection(asyncio.Protocol):
         return call.frames(stream)
 
     def data_received(self, data: bytes) -> None:
-        """Look at the frames; for each stream that ended, begin another."""
+        """Parse the frames; for each stream that ended, begin another."""
         buffer, at, out = self._buffer + data, 0, []
         while len(buffer) - at >= 9:
             length = int.from_bytes(buffer[at : at + 3], "big")

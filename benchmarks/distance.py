@@ -1,4 +1,4 @@
-"""Payments over a database that is far away: every byte between the service and it is held up, in both directions."""
+"""Payments over a database that is far away: every byte between the service and the database is delayed, in both directions."""
 
 import asyncio
 import os
@@ -71,7 +71,7 @@ def _free_port() -> int:
 
 
 class _HeldUp(asyncio.Protocol):
-    """One end of a connection: what comes goes out at the other end half a round trip later."""
+    """One end of a connection: what arrives is sent from the other end half a round trip later."""
 
     def __init__(self) -> None:
         self.other: asyncio.Transport | None = None
@@ -115,7 +115,7 @@ class _FromService(_HeldUp):
 
 
 async def _delay(port: int, upstream: Path) -> None:
-    """Pass on, late, until SIGTERM ends the process."""
+    """Forward with a delay, until SIGTERM ends the process."""
     server = await asyncio.get_running_loop().create_server(lambda: _FromService(upstream), "127.0.0.1", port)
     await server.serve_forever()
 

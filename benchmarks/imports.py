@@ -28,7 +28,7 @@ _BLOCK = 1024 * 1024
 
 
 def import_file(load: Load) -> Row:
-    """The import of a file, against the same by psycopg alone; and how reads fare meanwhile."""
+    """The import of a file, against the same by psycopg alone; and the latency of reads meanwhile."""
     spent: dict[str, list[tuple[float, float]]] = {"service": [], "psycopg": []}
     reads: list[float] = []
     stop = threading.Event()
@@ -68,7 +68,7 @@ def import_file(load: Load) -> Row:
 
 
 def _clocks(load: Load) -> tuple[float, float]:
-    """The time, and what the service, PostgreSQL and this process have had of the processor."""
+    """The time, and the processor time of the service, PostgreSQL and this process."""
     servers = cpu_seconds(load.stack.server.pid) + cpu_seconds(load.stack.postgres.pid)
     return time.perf_counter(), servers + time.process_time()
 
@@ -95,7 +95,7 @@ def _import(load: Load, path: Path) -> Import:
 
 
 def _raw(connection: "psycopg.Connection[Any]", path: Path) -> None:
-    """What the file costs by itself: read, and what is right of it written, in one transaction."""
+    """The cost of the file alone: it is read, and its good lines are written, in one transaction."""
     with connection.transaction():
         connection.execute('CREATE UNLOGGED TABLE raw (external_id text COLLATE "C", score text)')
         with connection.cursor() as cursor, cursor.copy("COPY raw FROM STDIN (FORMAT csv)") as copy, path.open("rb") as file:

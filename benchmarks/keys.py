@@ -1,4 +1,4 @@
-"""What the check of an API key costs, what a flood of fake ones does, and whether times tell what answers do not."""
+"""The cost of checking an API key, the effect of a flood of fake ones, and whether times reveal what answers do not."""
 
 import asyncio
 import base64
@@ -35,12 +35,12 @@ LOGINS = 40
 
 
 def keys(load: Load) -> list[Row]:
-    """The check of a key, and whether times tell what answers do not."""
+    """The check of a key, and whether response times reveal what answers do not."""
     return [*asyncio.run(_checks(load)), _ids_and_secrets(load), _emails_and_passwords(load)]
 
 
 class _Context:
-    """As much of a call as the check looks at."""
+    """The part of a call that the check reads."""
 
     def __init__(self, key: str) -> None:
         self._metadata = (("user-agent", "grpc-python"), ("x-api-key", key))
@@ -183,7 +183,7 @@ def _refused(call: Callable[[], object]) -> None:
 
 
 def _interleaved(count: int, *kinds: Callable[[], None]) -> list[list[float]]:
-    """Seconds of so many calls of each kind, in turns of a random order."""
+    """Seconds of this many calls of each kind, in a random order."""
     seconds: list[list[float]] = [[] for _ in kinds]
     for call in kinds:
         call()

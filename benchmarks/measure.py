@@ -1,4 +1,4 @@
-"""What every benchmark measures with: rows, samples with the processor time of each part, and a load to drive."""
+"""What all benchmarks use: rows, samples with the processor time of each part, and a load to drive."""
 
 import statistics
 import time
@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """The figure, in limits."""
+        """The figure, as a multiple of the limit."""
         return self.figure / self.limit
 
     @property
@@ -118,7 +118,7 @@ class Load:
         ok: bytes = GRPC_OK,
         server: int | None = None,
     ) -> Sample:
-        """Make the calls, of the service unless `addresses` says otherwise, and see what they cost whom.
+        """Make the calls, to the service unless `addresses` is given, and measure the cost for each part.
 
         Raises:
             RuntimeError: a call failed.
@@ -134,7 +134,7 @@ class Load:
         return Sample(result.rate, *_latencies(result), *(seconds / len(calls) * 1e6 for seconds in (*spent, client)))
 
     def memory(self) -> str:
-        """What the worker holds."""
+        """The worker's memory."""
         return f"worker {memory_mib(self.stack.server.pid):.0f} MiB"
 
 
@@ -143,7 +143,7 @@ def _latencies(result: Result) -> tuple[float, float, float]:
 
 
 def in_turns(load: Load, sides: Mapping[str, Callable[[], Sample]]) -> list[Sample]:
-    """Measure all sides in turns, after a warm-up, so that what else the machine does falls on all; answer their medians."""
+    """Measure all sides in turns, after a warm-up, so that other work affects all alike; return their medians."""
     for side in sides.values():
         side()
     rounds = [[side() for side in sides.values()] for _ in range(REPEATS)]

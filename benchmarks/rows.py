@@ -16,7 +16,7 @@ def gets(load: Load, count: int) -> list[Call]:
 
 
 def one(load: Load) -> list[Row]:
-    """A call alone: what it costs the processor, and how long it takes."""
+    """A single call: its processor time and its latency."""
     with load.stack.connect() as connection:
         limit = RawPayments(connection, load)
         empty, get, payment, raw = in_turns(
@@ -37,7 +37,7 @@ def one(load: Load) -> list[Row]:
 
 
 def crowd(in_flight: int, get_target: float, payment_target: float, load: Load) -> list[Row]:
-    """Calls a second with so many in flight, against empty calls."""
+    """Calls per second with this many in flight, against empty calls."""
     empty, get, payment = in_turns(
         load,
         {

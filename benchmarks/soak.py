@@ -1,4 +1,4 @@
-"""Ten minutes at four fifths of what the service can do, with retries: nothing fails, memory stays, the books are right."""
+"""Ten minutes at 80 % of the peak, with retries: nothing fails, memory does not grow, the audit finds nothing."""
 
 import itertools
 import subprocess
@@ -20,7 +20,7 @@ RETRIED = 10  # each so many payments, one is sent again, a thousand payments la
 
 
 def soak(load: Load) -> Row:
-    """Half reads, half payments with idempotency keys, some of which come again; a burst each second.
+    """Half reads, half payments with idempotency keys, some of which are sent again; a burst each second.
 
     Raises:
         RuntimeError: a call failed, a retry took effect twice, or the audit found something.

@@ -14,7 +14,7 @@ import psycopg
 from benchmarks.measure import CUSTOMERS, Load, Sample
 from benchmarks.stack import cpu_seconds
 
-# In one statement, which the store must not do: reads beside a lock still see what was before it. Here nobody else pays.
+# In one statement, which the store must not do, because reads beside a lock see the state before it. Here nobody else pays.
 _LOCK_AND_READ = """
     WITH locked AS (
         SELECT id, external_id, status, score FROM customers WHERE external_id = ANY(%s::text[]) ORDER BY id FOR NO KEY UPDATE
