@@ -24,7 +24,7 @@ from benchmarks.measure import CUSTOMERS, GET, GRPC_OK, Load, Row
 from mo_grpc.auth.api_keys.rules import Credential
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database, database_url
-from mo_grpc.server.interceptors.authentication import AuthenticationInterceptor
+from mo_grpc.server.interceptors.admission import Admission
 from mo_grpc.server.state import server_state
 
 CHECKS = 100_000
@@ -71,14 +71,12 @@ async def _checks(load: Load) -> list[Row]:
             async with server_state(settings, database) as state:
                 while not state.keys.is_current:  # noqa: ASYNC110 - nothing else waits for it
                     await asyncio.sleep(0.01)
-                check: Any = AuthenticationInterceptor(
-                    settings, state.keys, state.tokens, state.limits, state.refusals, state.addresses
-                ).before
+                check: Any = Admission(settings, state.keys, state.tokens, state.limits, state.refusals, state.addresses).enter
                 context = _Context(load.stack.key)
-                await check(f"/{GET}", None, context)
+                await check(f"/{GET}", context)
                 started = time.perf_counter()
                 for _ in range(CHECKS):
-                    await check(f"/{GET}", None, context)
+                    await check(f"/{GET}", context)
                 cost = (time.perf_counter() - started) / CHECKS * 1e6
             rows.append(Row(f"the check of a key {name}", "µs", cost, "what it may cost", LIMIT_US, 1.0, at_most=True))
     finally:

@@ -115,15 +115,15 @@ async def serve_async(settings: Settings, place: int, supervisor: int | None) ->
 async def drain(built: Built, grace: float) -> None:
     """Take no new calls, and wait `grace` seconds at most for those that run; one that is ended then gets SERVER_STOPPING."""
     await built.health.end()
-    built.calls.end_streams()
+    built.calls.end(streams=True)
     await built.calls.settle()
     stopping = asyncio.create_task(built.server.stop(grace + 2))
     await asyncio.sleep(0)
-    built.calls.go_on()
+    built.calls.release()
     _, left = await asyncio.wait({stopping}, timeout=grace)
     if left:
-        built.calls.end_calls()
-        built.calls.end_streams()
+        built.calls.end(streams=False)
+        built.calls.end(streams=True)
         await stopping
 
 

@@ -24,11 +24,9 @@ from mo_grpc.imports.servicer import ImportServicer
 from mo_grpc.loans.servicer import LoanServicer
 from mo_grpc.payments.servicer import PaymentServicer
 from mo_grpc.server.health import HealthServicer
-from mo_grpc.server.interceptors.authentication import AuthenticationInterceptor
-from mo_grpc.server.interceptors.draining import DrainInterceptor
-from mo_grpc.server.interceptors.errors import ErrorInterceptor
-from mo_grpc.server.interceptors.streams import StreamInterceptor
-from mo_grpc.server.interceptors.validation import ValidationInterceptor
+from mo_grpc.server.interceptors.admission import Admission
+from mo_grpc.server.interceptors.calls import CallInterceptor
+from mo_grpc.server.interceptors.draining import RunningCalls
 from mo_grpc.server.state import ServerState
 
 SERVICES = (
@@ -54,23 +52,15 @@ class Built(NamedTuple):
 
     server: grpc.aio.Server
     health: HealthServicer
-    calls: DrainInterceptor
+    calls: RunningCalls
 
 
-def make_server(settings: Settings, database: Database, parts: ServerState) -> Built:
+def make_server(settings: Settings, database: Database, state: ServerState) -> Built:
     """Build the server, not yet started and without a port."""
-    calls = DrainInterceptor()
-    authentication = AuthenticationInterceptor(
-        settings, parts.keys, parts.tokens, parts.limits, parts.refusals, parts.addresses
-    )
+    calls = RunningCalls()
+    admission = Admission(settings, state.keys, state.tokens, state.limits, state.refusals, state.addresses)
     server = grpc.aio.server(
-        interceptors=(
-            ErrorInterceptor(),
-            calls,
-            authentication,
-            StreamInterceptor(authentication.admit),
-            ValidationInterceptor(),
-        ),
+        interceptors=(CallInterceptor(admission, calls),),
         options=(
             # Workers and their successors share the port; the supervisor sees to it that nobody else does.
             ("grpc.so_reuseport", 1),
@@ -96,14 +86,14 @@ def make_server(settings: Settings, database: Database, parts: ServerState) -> B
     customers_pb2_grpc.add_CustomerServiceServicer_to_server(CustomerServicer(database), services)
     loans_pb2_grpc.add_LoanServiceServicer_to_server(LoanServicer(database), services)
     payments_pb2_grpc.add_PaymentServiceServicer_to_server(PaymentServicer(database), services)
-    imports = ImportServicer(database, parts.background, settings.mo_max_import_bytes)
+    imports = ImportServicer(database, state.background, settings.mo_max_import_bytes)
     imports_pb2_grpc.add_ImportServiceServicer_to_server(imports, services)
-    accounts = Accounts(settings, database, parts.vault)
-    api_keys = ApiKeyServicer(database, parts.vault, parts.addresses)
+    accounts = Accounts(settings, database, state.vault)
+    api_keys = ApiKeyServicer(database, state.vault, state.addresses)
     api_keys_pb2_grpc.add_ApiKeyServiceServicer_to_server(api_keys, services)
-    tokens = TokenServicer(settings, database, parts.vault, parts.tokens, parts.addresses, accounts)
+    tokens = TokenServicer(settings, database, state.vault, state.tokens, state.addresses, accounts)
     tokens_pb2_grpc.add_TokenServiceServicer_to_server(tokens, services)
-    otp_pb2_grpc.add_OtpServiceServicer_to_server(OtpServicer(accounts, parts.addresses), services)
+    otp_pb2_grpc.add_OtpServiceServicer_to_server(OtpServicer(accounts, state.addresses), services)
     status = HealthServicer(SERVICES)
     if settings.mo_health:
         health_pb2_grpc.add_HealthServicer_to_server(status, services)

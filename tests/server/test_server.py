@@ -135,7 +135,7 @@ def test_when_all_connections_are_busy_the_next_call_is_told_soon(stack: Stack, 
             migration.execute("LOCK loans IN ACCESS EXCLUSIVE MODE")
             running = [
                 threads.submit(door, "loans.GetLoan", external_id=loan),
-                threads.submit(door, "loans.ListLoans", customer_external_id=customer),
+                threads.submit(door, "customers.GetCustomerBalance", external_id=customer),
             ]
             eventually(lambda: waiting(migration) == 2, 10)
             # They wait for a moment, then begin anew and wait for good: in between there is a gap.

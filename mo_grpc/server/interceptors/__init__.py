@@ -1,1 +1,1 @@
-"""What every call passes on its way in: errors, then authentication, then validation (AIP-211: permission comes first)."""
+"""What every call passes on its way in: its caller is admitted, then its request checked (AIP-211: permission comes first)."""

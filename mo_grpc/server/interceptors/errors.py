@@ -11,7 +11,6 @@ from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.errors import Internal, ServiceError
 from mo_grpc.rpc.context import Context
-from mo_grpc.server.interceptors.base import Interceptor
 
 log = structlog.get_logger()
 
@@ -27,28 +26,25 @@ _CHALLENGES = {
 }
 
 
-class ErrorInterceptor(Interceptor):
-    """The outermost interceptor. A fault of ours answers INTERNAL and a request id; the log has the rest."""
-
-    async def failed(self, method: str, error: Exception, context: Context) -> None:
-        """End the call with the status of `error`."""
-        if not isinstance(error, ServiceError):
-            request_id = _request_id(context)
-            log.error("call failed", method=method, request_id=request_id, exc_info=error)
-            error = Internal(request_id)
-        status = error.to_status()
-        if status.code == code_pb2.UNAVAILABLE:
-            log.warning("call unavailable", method=method, request_id=_request_id(context), cause=repr(error.__cause__))
-        trailing: list[tuple[str, str | bytes]] = [(_DETAILS_KEY, status.SerializeToString())]
-        # The header that HTTP's clients know (RFC 9110, 10.2.3), in whole seconds.
-        trailing += [
-            ("retry-after", str(math.ceil(detail.retry_delay.ToMilliseconds() / 1000)))
-            for detail in error.details
-            if isinstance(detail, RetryInfo)
-        ]
-        if status.code == code_pb2.UNAUTHENTICATED:
-            trailing.append(("www-authenticate", _CHALLENGES.get(error.reason, 'Bearer realm="mo"')))
-        await context.abort(_CODES[status.code], status.message, trailing_metadata=tuple(trailing))
+async def end_call(method: str, error: Exception, context: Context) -> None:
+    """End the call with the status of `error`. A fault of ours answers INTERNAL and a request id; the log has the rest."""
+    if not isinstance(error, ServiceError):
+        request_id = _request_id(context)
+        log.error("call failed", method=method, request_id=request_id, exc_info=error)
+        error = Internal(request_id)
+    status = error.to_status()
+    if status.code == code_pb2.UNAVAILABLE:
+        log.warning("call unavailable", method=method, request_id=_request_id(context), cause=repr(error.__cause__))
+    trailing: list[tuple[str, str | bytes]] = [(_DETAILS_KEY, status.SerializeToString())]
+    # The header that HTTP's clients know (RFC 9110, 10.2.3), in whole seconds.
+    trailing += [
+        ("retry-after", str(math.ceil(detail.retry_delay.ToMilliseconds() / 1000)))
+        for detail in error.details
+        if isinstance(detail, RetryInfo)
+    ]
+    if status.code == code_pb2.UNAUTHENTICATED:
+        trailing.append(("www-authenticate", _CHALLENGES.get(error.reason, 'Bearer realm="mo"')))
+    await context.abort(_CODES[status.code], status.message, trailing_metadata=tuple(trailing))
 
 
 def _request_id(context: Context) -> str:

@@ -6,12 +6,8 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
 
-import grpc
-
 from mo_grpc.errors import Unavailable
-from mo_grpc.rpc.access import ACCESS, BASIC, PUBLIC
 from mo_grpc.rpc.context import Context
-from mo_grpc.server.interceptors.base import Handler, Interceptor
 
 INTERVAL = 0.25
 """Seconds between two looks whether the caller of an open stream is admitted still; a look asks memory alone."""
@@ -22,51 +18,35 @@ MAX_DOUBT = 10.0
 Admit = Callable[[str, Context], Awaitable[object]]
 
 
-class StreamInterceptor(Interceptor):
-    """Asks `admit` about the callers of streaming RPCs as long as their calls last; other RPCs pass through untouched.
+def guarded(behavior: Any, admit: Admit, method: str, *, sends: bool, answers: bool) -> Any:
+    """A handler that streams, whose call ends with whatever `admit` raises while it lasts.
 
-    The call ends with whatever `admit` raises, and its handler is cancelled. `admit` is asked once more when the caller has
-    sent everything, which is when most handlers begin to act; there, doubt refuses, too.
+    `admit` is asked once more when the caller has sent everything, which is when most handlers begin to act; there, doubt
+    refuses, too.
     """
 
-    def __init__(self, admit: Admit) -> None:
-        super().__init__()
-        self._admit = admit
+    async def checked(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        async for request in requests:
+            yield request
+        await admit(method, context)
 
-    def _wrap(self, method: str, handler: Handler) -> Handler:
-        """Guard a handler that streams, unless anybody may call it."""
-        sends, answers = handler.request_streaming, handler.response_streaming
-        if not (sends or answers) or ACCESS.get(method) in (PUBLIC, BASIC):
-            return handler
-        kind = f"{'stream' if sends else 'unary'}_{'stream' if answers else 'unary'}"
-        behavior = getattr(handler, kind)
+    async def one_answer(request: Any, context: Context) -> Any:
+        async with _Guard(admit, method, context) as guard:
+            with guard:
+                return await behavior(checked(request, context), context)
 
-        async def checked(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
-            async for request in requests:
-                yield request
-            await self._admit(method, context)
+    async def many_answers(request: Any, context: Context) -> AsyncIterator[Any]:
+        async with _Guard(admit, method, context) as guard:
+            answers = behavior(checked(request, context) if sends else request, context)
+            async with aclosing(answers):
+                while True:
+                    with guard:
+                        response = await anext(answers, None)
+                    if response is None:
+                        return
+                    yield response
 
-        async def one_answer(request: Any, context: Context) -> Any:
-            async with _Guard(self._admit, method, context) as guard:
-                with guard:
-                    return await behavior(checked(request, context), context)
-
-        async def many_answers(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with _Guard(self._admit, method, context) as guard:
-                answers = behavior(checked(request, context) if sends else request, context)
-                async with aclosing(answers):
-                    while True:
-                        with guard:
-                            response = await anext(answers, None)
-                        if response is None:
-                            return
-                        yield response
-
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
-        wrapped: Handler = make(
-            many_answers if answers else one_answer, handler.request_deserializer, handler.response_serializer
-        )
-        return wrapped
+    return many_answers if answers else one_answer
 
 
 class _Guard:

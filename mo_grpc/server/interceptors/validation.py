@@ -7,20 +7,19 @@ from google.protobuf import descriptor_pool
 from google.protobuf.message import DecodeError, Message
 
 from mo_grpc.errors import MalformedRequest
-from mo_grpc.rpc.context import Context
 from mo_grpc.rpc.validation import validate
-from mo_grpc.server.interceptors.base import Interceptor
 
 
-class ValidationInterceptor(Interceptor):
-    """Checks the requests of RPCs that take one message; a stream's messages are its servicer's to check."""
+def check(method: str, request: Message | DecodeError) -> None:
+    """Check the one request of an RPC.
 
-    async def before(self, method: str, request: Message | DecodeError | None, context: Context) -> None:
-        """Refuse a request that breaks a rule, or that is no message at all."""
-        if isinstance(request, DecodeError):
-            raise MalformedRequest from request
-        if request is not None:
-            validate(request, strip=body_field(method))
+    Raises:
+        InvalidFields: it breaks a rule of its proto.
+        MalformedRequest: it is no message at all.
+    """
+    if isinstance(request, DecodeError):
+        raise MalformedRequest from request
+    validate(request, strip=body_field(method))
 
 
 @cache

@@ -1,6 +1,5 @@
 """Lets a call in only with an API key, or a person's access token, that has the scope its RPC asks for."""
 
-from google.protobuf.message import DecodeError, Message
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.audit_log.refusals import RefusedCall, RefusedCalls
@@ -11,20 +10,18 @@ from mo_grpc.auth.api_keys.rules import ApiKey, Credential
 from mo_grpc.auth.tokens.ring import TokenRing
 from mo_grpc.config import Settings
 from mo_grpc.errors import NetworkNotAllowed, PermissionDenied, Unauthenticated
-from mo_grpc.rpc.access import ACCESS, BASIC, PUBLIC
+from mo_grpc.rpc.access import ACCESS
 from mo_grpc.rpc.caller import Caller, known_caller, set_caller
 from mo_grpc.rpc.context import Context
 from mo_grpc.rpc.metadata import Addresses, credentials
-from mo_grpc.server.interceptors.base import Interceptor
 
 
-class AuthenticationInterceptor(Interceptor):
+class Admission:
     """Checks the key in the metadata named `header`, or else the token; an RPC that is not in the access table is refused."""
 
     def __init__(
         self, settings: Settings, keys: KeyRing, tokens: TokenRing, limits: Limits, refusals: RefusedCalls, addresses: Addresses
     ) -> None:
-        super().__init__()
         self._header = settings.api_key_custom_header
         self._token_header = settings.token_header
         self._keys = keys
@@ -33,10 +30,13 @@ class AuthenticationInterceptor(Interceptor):
         self._refusals = refusals
         self._addresses = addresses
 
-    async def before(self, method: str, request: Message | DecodeError | None, context: Context) -> None:
-        """Refuse the call if its key or token does not open this RPC."""
-        if ACCESS.get(method) in (PUBLIC, BASIC):
-            return
+    async def enter(self, method: str, context: Context) -> None:
+        """Let a call in, which uses up one of its key's calls.
+
+        Raises:
+            ServiceError: as `admit`.
+            QuotaExceeded: the key has no calls left.
+        """
         key = await self.admit(method, context)
         # The last, so that what is refused anyway uses nothing up.
         if key and key.is_limited:
@@ -73,7 +73,7 @@ class AuthenticationInterceptor(Interceptor):
             raise PermissionDenied(scope or method)
         return key
 
-    async def failed(self, method: str, error: Exception, context: Context) -> None:
+    def note_refusal(self, method: str, error: Exception, context: Context) -> None:
         """Have a refusal recorded; logins record theirs themselves."""
         if (
             isinstance(error, Unauthenticated | PermissionDenied | NetworkNotAllowed)
@@ -82,7 +82,6 @@ class AuthenticationInterceptor(Interceptor):
             who = known_caller()
             actor = Actor(who.id if who else self._claimed(context), self._addresses(context))
             self._refusals.note(RefusedCall(ErrorReason.Name(error.reason), actor), method)
-        raise error
 
     def _presented(self, context: Context) -> str | bytes | None:
         return next((value for key, value in context.invocation_metadata() or () if key == self._header), None)

@@ -1,0 +1,138 @@
+"""The interceptor: what each call passes, in one piece, since every layer more costs each call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health
+
+from mo_grpc.errors import Stopping
+from mo_grpc.rpc.access import ACCESS, BASIC, PUBLIC
+from mo_grpc.rpc.context import Context
+from mo_grpc.server.interceptors.admission import Admission
+from mo_grpc.server.interceptors.draining import RunningCalls
+from mo_grpc.server.interceptors.errors import end_call
+from mo_grpc.server.interceptors.streams import guarded
+from mo_grpc.server.interceptors.validation import check
+
+# Quoted, because it is generic for the type checker alone.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+_ENDS_ITSELF = f"/{health.SERVICE_NAME}/Watch"
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Keeps track of each call, admits its caller, checks its request, and ends it with a status that says what was wrong."""
+
+    def __init__(self, admission: Admission, calls: RunningCalls) -> None:
+        self._admission = admission
+        self._calls = calls
+        self._wrapped: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Answer the handler of a method, wrapped; the same each time."""
+        method = handler_call_details.method
+        if method not in self._wrapped:
+            handler = await continuation(handler_call_details)
+            if handler is None:  # no such method: gRPC answers UNIMPLEMENTED
+                return None
+            self._wrapped[method] = self._wrap(method, handler)
+        return self._wrapped[method]
+
+    def _wrap(self, method: str, handler: Handler) -> Handler:
+        sends, answers = handler.request_streaming, handler.response_streaming
+        kind = f"{'stream' if sends else 'unary'}_{'stream' if answers else 'unary'}"
+        behavior = getattr(handler, kind)
+        restricted = ACCESS.get(method) not in (PUBLIC, BASIC)
+        if restricted and (sends or answers):
+            behavior = guarded(behavior, self._admission.admit, method, sends=sends, answers=answers)
+        wrapped = (
+            self._stream(method, behavior, restricted, sends) if answers else self._unary(method, behavior, restricted, sends)
+        )
+        deserialize = handler.request_deserializer if sends else _tolerant(handler.request_deserializer)
+        make: Callable[..., Handler] = getattr(grpc, f"{kind}_rpc_method_handler")
+        return make(wrapped, deserialize, handler.response_serializer)
+
+    def _unary(self, method: str, behavior: Any, restricted: bool, sends: bool) -> Callable[[Any, Context], Awaitable[Any]]:
+        admission, calls = self._admission, self._calls
+
+        async def unary(request: Any, context: Context) -> Any:
+            task = calls.enter()
+            try:
+                if calls.held:
+                    await calls.released()
+                if restricted:
+                    await admission.enter(method, context)
+                if not sends:
+                    check(method, request)
+                return await behavior(request, context)
+            except grpc.aio.AbortError:
+                raise
+            except asyncio.CancelledError:
+                if not calls.ended(task):
+                    raise
+                return await self._fail(method, Stopping(), context)
+            except Exception as error:
+                return await self._fail(method, error, context)
+            finally:
+                calls.leave(task)
+
+        return unary
+
+    def _stream(
+        self, method: str, behavior: Any, restricted: bool, sends: bool
+    ) -> Callable[[Any, Context], AsyncIterator[Any]]:
+        admission = self._admission
+        calls = RunningCalls() if method == _ENDS_ITSELF else self._calls
+
+        async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
+            task = calls.enter(streams=True)
+            try:
+                if restricted:
+                    await admission.enter(method, context)
+                if not sends:
+                    check(method, request)
+                answers = behavior(request, context)
+                if hasattr(answers, "__aiter__"):
+                    async for answer in answers:
+                        yield answer
+                else:  # a handler that writes to the context instead of yielding
+                    await answers
+            except grpc.aio.AbortError:
+                raise
+            except asyncio.CancelledError:
+                if not calls.ended(task):
+                    raise
+                await self._fail(method, Stopping(), context)
+            except Exception as error:
+                await self._fail(method, error, context)
+            finally:
+                calls.leave(task)
+
+        return stream
+
+    async def _fail(self, method: str, error: Exception, context: Context) -> None:
+        self._admission.note_refusal(method, error, context)
+        await end_call(method, error, context)
+
+
+def _tolerant(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """Pass an error on as a value: gRPC, which reads the request before any interceptor, would answer UNKNOWN."""
+    if deserialize is None:
+        return None
+
+    def tolerant(content: bytes) -> Any:
+        try:
+            return deserialize(content)
+        except DecodeError as error:
+            return error
+
+    return tolerant
