@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from mo_grpc.config import Settings
+from mo_grpc.private_files import create_private
 
 _NONCE_BYTES = 12
 
@@ -98,7 +99,7 @@ def _publish(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, unless another process was quicker; then its content counts."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+    with create_private(draft) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

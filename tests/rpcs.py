@@ -3,8 +3,7 @@
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor
 
-from mo_grpc.rpc.access import ACCESS
-from mo_grpc.server.server import SERVICES
+from mo_grpc.rpc.access import ACCESS, SERVICES
 
 _RPCS: dict[str, MethodDescriptor] = {
     f"{domain}.{rpc.name}": rpc

@@ -17,8 +17,7 @@ from google.protobuf import descriptor_pool
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.cli.app import app
-from mo_grpc.rpc.access import ACCESS
-from mo_grpc.server.server import SERVICES
+from mo_grpc.rpc.access import ACCESS, SERVICES
 from tests.conftest import Stack
 from tests.repository import PROJECT, ROOT
 

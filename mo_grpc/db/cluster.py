@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mo_grpc.private_files import write_private
 from mo_grpc.process.children import User
 
 PATIENCE = 30.0
@@ -153,10 +154,3 @@ def _running_in(cluster: Path) -> Iterator[str]:
         with contextlib.suppress(OSError):
             if (process / "comm").read_text() == "postgres\n" and (process / "cwd").readlink() == cluster:
                 yield process.name
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)

@@ -30,8 +30,8 @@ from mo_grpc.db.cluster import (
     programs,
     wait_for_survivors,
     whoever_may_run,
-    write_private,
 )
+from mo_grpc.private_files import write_private
 from mo_grpc.process.children import AlreadyLockedError, FileLock, spawn, stop, tail
 
 ROLE = DATABASE = "mo"

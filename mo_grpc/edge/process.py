@@ -12,6 +12,7 @@ from mo_grpc.edge.admin import admin_address
 from mo_grpc.edge.certificates import links
 from mo_grpc.edge.configuration import EdgeError, render, render_secrets
 from mo_grpc.edge.envoy import Plan
+from mo_grpc.private_files import write_private
 from mo_grpc.process.children import AlreadyLockedError, FileLock
 from mo_grpc.process.places import edge_endpoint, make_run_dir
 from mo_grpc.process.supervisor import become
@@ -63,15 +64,9 @@ def write_files(settings: Settings, certificate_links: Mapping[str, Path]) -> Pa
     config = render(settings, folder, edge_endpoint(settings))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, content in render_secrets(certificate_links).items():
-        _write(folder / name, content)
-    return _write(folder / "envoy.yaml", config)
-
-
-def _write(path: Path, content: str) -> Path:
-    # A new file each time, since O_EXCL neither follows a link nor keeps an older file's mode.
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(content)
+        write_private(folder / name, content)
+    path = folder / "envoy.yaml"
+    write_private(path, config)
     return path
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mo_grpc.objects.base import BLOCK, LISTED, NAME, ObjectNotFound, ObjectsUnavailable
+from mo_grpc.private_files import create_private
 
 
 class LocalStore:
@@ -25,7 +26,7 @@ class LocalStore:
         size = 0
         with _failures(name):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            file = await asyncio.to_thread(_create, part)
+            file = await asyncio.to_thread(create_private, part)
         try:
             with file:
                 async for chunk in chunks:
@@ -93,10 +94,6 @@ class LocalStore:
             if not path.resolve().is_relative_to(self._folder.resolve()):
                 raise ObjectNotFound(name)
         return path
-
-
-def _create(path: Path) -> BinaryIO:
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
 def _sync(file: BinaryIO) -> None:

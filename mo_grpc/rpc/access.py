@@ -61,5 +61,8 @@ ACCESS: Final = {
 }
 """From an RPC's full method name to the scope its caller needs; `PUBLIC` and `BASIC` need no key."""
 
+SERVICES: Final = tuple(dict.fromkeys(method.split("/")[1] for method in ACCESS if method.startswith("/mo.")))
+"""Our services by their full names; those of gRPC's own, health and reflection, are not among them."""
+
 GRANTABLE: Final = frozenset(ACCESS.values()) - {PUBLIC, BASIC, ACCOUNT}
 """The scopes that a key may have; only people have accounts."""

@@ -23,21 +23,13 @@ from mo_grpc.db.engine import Database
 from mo_grpc.imports.servicer import ImportServicer
 from mo_grpc.loans.servicer import LoanServicer
 from mo_grpc.payments.servicer import PaymentServicer
+from mo_grpc.rpc.access import SERVICES
 from mo_grpc.server.health import HealthServicer
 from mo_grpc.server.interceptors.admission import Admission
 from mo_grpc.server.interceptors.calls import CallInterceptor
 from mo_grpc.server.interceptors.draining import RunningCalls
 from mo_grpc.server.state import ServerState
 
-SERVICES = (
-    "mo.customers.v1.CustomerService",
-    "mo.loans.v1.LoanService",
-    "mo.payments.v1.PaymentService",
-    "mo.imports.v1.ImportService",
-    "mo.auth.v1.ApiKeyService",
-    "mo.auth.v1.TokenService",
-    "mo.auth.v1.OtpService",
-)
 _REFLECTION = ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024

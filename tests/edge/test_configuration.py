@@ -12,7 +12,7 @@ import pytest
 from mo_grpc.config import Settings
 from mo_grpc.edge import configuration as edge
 from mo_grpc.edge import process as edge_process
-from mo_grpc.server.server import SERVICES
+from mo_grpc.rpc.access import SERVICES
 
 
 def settings(**values: object) -> Settings:

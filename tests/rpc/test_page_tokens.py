@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 from google.protobuf import descriptor_pool
 
-from mo_grpc.rpc.access import ACCESS
-from mo_grpc.server.server import SERVICES
+from mo_grpc.rpc.access import ACCESS, SERVICES
 from tests.auth.api_keys.test_api_key_service import opens, scoped, with_key
 from tests.conftest import Stack
 from tests.doors import Door, Json

@@ -13,8 +13,7 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from mo_grpc.auth.api_keys.rules import Credential
 from mo_grpc.auth.users.rules import Role
-from mo_grpc.rpc.access import ACCESS, ACCOUNT, BASIC, GRANTABLE, PUBLIC
-from mo_grpc.server.server import SERVICES
+from mo_grpc.rpc.access import ACCESS, ACCOUNT, BASIC, GRANTABLE, PUBLIC, SERVICES
 from tests.auth.tokens.forging import header_of, payload_of, private_key, unsigned
 from tests.auth.users.conftest import NewPerson, basic
 from tests.conftest import TLS, Stack

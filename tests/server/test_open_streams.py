@@ -18,8 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 from mo_grpc.auth.api_keys.rules import BUSINESS_SCOPES
 from mo_grpc.auth.users.rules import Role
 from mo_grpc.imports.servicer import SMALL
-from mo_grpc.rpc.access import ACCESS, BASIC, PUBLIC
-from mo_grpc.server.server import SERVICES
+from mo_grpc.rpc.access import ACCESS, BASIC, PUBLIC, SERVICES
 from tests.auth.tokens.forging import header_of, payload_of, private_key
 from tests.auth.users.conftest import Doors, NewPerson, rows
 from tests.conftest import Stack

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from mo_grpc.db.embedded import EmbeddedPostgres, embedded_url
-from mo_grpc.server.server import SERVICES
+from mo_grpc.rpc.access import SERVICES
 from tests.conftest import Stack, run_cli, settings_environment
 from tests.databases import connect, locked, owner, waiting
 from tests.doors import GrpcDoor, Refused, refused

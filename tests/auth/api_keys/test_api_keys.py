@@ -12,8 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from mo_grpc.auth.api_keys.rules import BUSINESS_SCOPES, Credential
 from mo_grpc.db.embedded import embedded_url
-from mo_grpc.rpc.access import ACCESS, ACCOUNT, BASIC, PUBLIC
-from mo_grpc.server.server import SERVICES
+from mo_grpc.rpc.access import ACCESS, ACCOUNT, BASIC, PUBLIC, SERVICES
 from tests.conftest import KEY, Stack
 from tests.databases import connect, owner
 from tests.doors import Door, GrpcDoor, Refused, RestDoor, method

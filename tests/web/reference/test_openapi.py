@@ -12,8 +12,7 @@ import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, PreconditionFailure, ResourceInfo, RetryInfo
 from openapi_spec_validator import validate
 
-from mo_grpc.rpc.access import ACCESS, ACCOUNT, GRANTABLE
-from mo_grpc.server.server import SERVICES
+from mo_grpc.rpc.access import ACCESS, ACCOUNT, GRANTABLE, SERVICES
 from tests.auth.users.conftest import NewPerson, basic
 from tests.conftest import TLS, Stack
 from tests.doors import Json
