@@ -5,7 +5,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 UV_VERSION := 0.13.9
-# uv fills the .venv that is here, with the Python that made it.
+# uv installs into this .venv, with the Python that created it.
 export UV_PROJECT_ENVIRONMENT := .venv
 export UV_PYTHON_DOWNLOADS := never
 
@@ -43,7 +43,7 @@ lint: .venv/.synced ## Check everything that needs no run: style, types, protos,
 	$(BIN)/pre-commit validate-config
 
 .PHONY: format
-format: .venv/.synced ## Format the code and the protos, and mend what can be mended.
+format: .venv/.synced ## Format the code and the protos, and fix what can be fixed.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/buf format --write
@@ -57,11 +57,11 @@ screenshots: .venv/.synced ## Take the pictures of the README from a service of 
 	@$(BIN)/python -m tests.screenshots
 
 .PHONY: breaking
-breaking: .venv/.synced ## Look for changes in the protos that would break a client of main.
+breaking: .venv/.synced ## Check that the protos do not break clients of main.
 	protos/breaking.sh
 
-# Younger than the lock file when .venv holds what that says, and nothing else. From a .venv that uv made, uv would remove
-# itself, so such a one is made anew.
+# Newer than the lock file if .venv has exactly what that lists. From a .venv that uv created, uv would remove itself, so it is
+# created again.
 NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 .venv/.synced: pyproject.toml uv.lock
 	@if ! $(BIN)/python $(NEW_ENOUGH) 2>/dev/null || grep -q '^uv = ' .venv/pyvenv.cfg; then \

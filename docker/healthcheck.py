@@ -16,7 +16,7 @@ def main() -> int:
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=4)
         except grpc.RpcError as error:
             print(error, file=sys.stderr)
-            # With MO_HEALTH=false the server answers just this.
+            # With MO_HEALTH=false the server answers this.
             return 0 if error.code() is grpc.StatusCode.UNIMPLEMENTED else 1
     return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1
 

@@ -1,4 +1,4 @@
--- Refuses a JSON body with a member that no message has there, a typo perhaps: the transcoder would drop it without a word.
+-- Refuses a JSON body with a member that the message does not have, perhaps a typing error; the transcoder would ignore it.
 -- MEMBERS, which stands before this, has the names by collection and custom verb (mo_grpc/edge/routes.py).
 local QUOTE, ESCAPE = '"', string.byte("\\")
 
@@ -9,14 +9,14 @@ local function unknown(text, names)
     repeat
       stop = text:find('["\\]', stop + 1)
       if not stop then
-        return nil -- no JSON, which the transcoder tells
+        return nil -- not JSON, which the transcoder refuses
       end
       local escape = text:byte(stop) == ESCAPE
       if escape then
         stop, escaped = stop + 1, true
       end
     until not escape
-    -- A name may be written with escapes, which nobody does; the transcoder reads it.
+    -- Names with escapes are not found here; no client sends them, and the transcoder reads them.
     if not escaped and text:find("^%s*:", stop + 1) then
       local name = text:sub(start + 1, stop - 1)
       if not names[name] then

@@ -20,7 +20,7 @@ NO_NULL_FIELD_NUMBER: _builtins.int
 IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
 external_id: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
 """The id that the client gave a customer, a loan or a payment: 1 to 60 characters of `A–Z a–z 0–9 . _ ~ -`, the first a
-letter or a digit, so that it stands in a URL path as it is.
+letter or a digit, so that it needs no escaping in a URL path.
 """
 money_digits: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.int]
 """An amount of money as a decimal string with this many digits at most before the point, and up to two after it. No
@@ -37,4 +37,4 @@ one_line: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _
 no_null: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
 """Text that PostgreSQL can keep: no U+0000."""
 idempotency_key: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
-"""A key by which a retry is known."""
+"""A key that identifies the retries of a call."""
