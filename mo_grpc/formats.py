@@ -22,9 +22,14 @@ def pattern_of(rule: FieldDescriptor) -> str:
 
 def money_digits(message: type[Message], field: str) -> int:
     """How many digits the amount in a field may have before its point."""
-    options = message.DESCRIPTOR.fields_by_name[field].GetOptions()
-    digits: int = options.Extensions[validate_pb2.field].string.Extensions[rules_pb2.money_digits]
+    digits: int = field_rules(message, field).string.Extensions[rules_pb2.money_digits]
     return digits
+
+
+def field_rules(message: type[Message], field: str) -> validate_pb2.FieldRules:
+    """The rules of a field, as its proto says them."""
+    rules: validate_pb2.FieldRules = message.DESCRIPTOR.fields_by_name[field].GetOptions().Extensions[validate_pb2.field]
+    return rules
 
 
 def money_pattern(digits: int) -> str:

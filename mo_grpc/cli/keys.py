@@ -14,7 +14,9 @@ from mo_grpc.auth.api_keys.administration import ApiKeyAdministration
 from mo_grpc.auth.api_keys.rules import (
     BUSINESS_SCOPES,
     MAX_CALLS,
+    MAX_NAME,
     MAX_NETWORKS,
+    MAX_OVERLAP,
     OVERLAP,
     ApiKey,
     Credential,
@@ -64,8 +66,8 @@ def create_key(
     unknown = set(scope or ()) - set(SCOPES)
     if unknown:
         raise typer.BadParameter(f"no such scope: {', '.join(sorted(unknown))}; there are {', '.join(SCOPES)}")
-    if not 1 <= len(name) <= 100:
-        raise typer.BadParameter("a name has 1 to 100 characters")
+    if not 1 <= len(name) <= MAX_NAME:
+        raise typer.BadParameter(f"a name has 1 to {MAX_NAME} characters")
     expires_at = expires.replace(tzinfo=UTC) if expires else None
     limits = _limits(network, per_second, per_day)
     command = NewApiKey(Credential.generate(), name, frozenset(scope or BUSINESS_SCOPES), expires_at, limits)
@@ -97,7 +99,7 @@ def limit_key(key_id: KeyId, network: Networks = None, per_second: PerSecond = 0
 def rotate_key(
     key_id: KeyId,
     overlap: Annotated[
-        int, typer.Option(min=0, max=2_592_000, help="For how many seconds the old key counts still.")
+        int, typer.Option(min=0, max=MAX_OVERLAP, help="For how many seconds the old key counts still.")
     ] = OVERLAP,
 ) -> None:
     """Give an API key another secret and print the new key, this once; the old one counts for a day."""

@@ -18,6 +18,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, CIDR, TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
 
+from mo_grpc.auth.api_keys.rules import MAX_NAME, MAX_NETWORKS
 from mo_grpc.db.base import Base
 
 KEYS_CHANNEL = "mo_api_keys"
@@ -30,7 +31,7 @@ class ApiKey(Base):
     __tablename__ = "api_keys"
     __table_args__ = (
         CheckConstraint("id ~ '^[0-9A-Za-z]+$' AND length(id) = 12", "id"),
-        CheckConstraint("length(name) BETWEEN 1 AND 100", "name"),
+        CheckConstraint(f"length(name) BETWEEN 1 AND {MAX_NAME}", "name"),
         CheckConstraint("length(secret_hash) = 32", "secret_hash"),
         CheckConstraint(
             "(previous_secret_hash IS NULL) = (previous_expires_at IS NULL) AND length(previous_secret_hash) = 32", "previous"
@@ -38,7 +39,7 @@ class ApiKey(Base):
         UniqueConstraint("number"),
         # For servers that look for what they have not been told.
         Index(None, "changed_at"),
-        CheckConstraint("cardinality(allowed_networks) <= 32", "allowed_networks"),
+        CheckConstraint(f"cardinality(allowed_networks) <= {MAX_NETWORKS}", "allowed_networks"),
         CheckConstraint("calls_per_second >= 0", "calls_per_second"),
         CheckConstraint("calls_per_day >= 0", "calls_per_day"),
         # For whoever asks what an account leaves behind.

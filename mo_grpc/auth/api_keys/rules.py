@@ -8,11 +8,13 @@ import re
 import secrets
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
+from mo.auth.v1 import api_keys_pb2
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.errors import NotFound, PreconditionFailed, Resource
+from mo_grpc.formats import field_rules
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 12
@@ -36,8 +38,15 @@ BUSINESS_SCOPES = (
 OVERLAP = 86_400
 """Seconds for which the old secret of a rotated key counts, unless told otherwise."""
 
-MAX_NETWORKS = 32
-MAX_CALLS = 2**31 - 1
+MAX_NAME: Final = field_rules(api_keys_pb2.ApiKey, "name").string.max_len
+"""Characters of a key's name."""
+
+MAX_NETWORKS: Final = field_rules(api_keys_pb2.ApiKey, "allowed_networks").repeated.max_items
+MAX_OVERLAP: Final = field_rules(api_keys_pb2.RotateApiKeyRequest, "overlap_seconds").int32.lte
+"""Seconds for which the old secret of a rotated key may stay valid."""
+
+MAX_CALLS: Final = 2**31 - 1
+"""The largest int32, in which protos and the database hold a key's limits."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
