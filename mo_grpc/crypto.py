@@ -96,7 +96,7 @@ def vaults(settings: Settings) -> dict[str, Vault]:
 
 
 def _publish(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, unless another process was quicker; then its content counts."""
+    """Write a file whole or not at all, unless another process was quicker; then that one's content is used."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     with create_private(draft) as file:

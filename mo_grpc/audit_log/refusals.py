@@ -1,4 +1,4 @@
-"""Refused calls, counted in memory and recorded behind: a flood of them costs a few events, and nobody waits for those."""
+"""Refused calls, counted in memory and written behind: a flood of them costs a few events, and no call waits for them."""
 
 from collections import Counter
 from typing import NamedTuple
@@ -13,10 +13,10 @@ INTERVAL = 5.0
 """Seconds between two writes."""
 
 RECORDED = 10
-"""Events of a write: those refused most often are told one by one, the others together."""
+"""Events of a write: those refused most often have one each, the others one together."""
 
 REMEMBERED = 1000
-"""Kinds of refusals between two writes that are told from each other."""
+"""Different refusals between two writes that are counted separately."""
 
 
 class RefusedCall(NamedTuple):
@@ -49,13 +49,13 @@ class RefusedCalls:
         self._methods.setdefault(refusal, method)
 
     async def flush(self) -> None:
-        """Record what is still to be recorded; when the database is away, it is counted on."""
+        """Record what is still to be recorded; when the database is away, it stays counted."""
         counts, others = self._counts.copy(), self._others
         if not counts:
             return
-        told = counts.most_common(RECORDED)
-        events = [self._event(refusal.reason, refusal.actor, self._methods[refusal], count) for refusal, count in told]
-        if rest := counts.total() - sum(count for _, count in told) + others:
+        reported = counts.most_common(RECORDED)
+        events = [self._event(refusal.reason, refusal.actor, self._methods[refusal], count) for refusal, count in reported]
+        if rest := counts.total() - sum(count for _, count in reported) + others:
             events.append(self._event("", Actor(""), "", rest))
         await self._database.write(lambda connection: append(connection, self._vault, events))
         self._counts -= counts

@@ -1,4 +1,4 @@
-"""What is recorded, and how events are sealed."""
+"""What is in the audit log, and how its events are sealed."""
 
 import getpass
 import json
@@ -87,7 +87,7 @@ class NewAuditEvent(NamedTuple):
 
 
 class AuditEvent(NamedTuple):
-    """Something that was recorded; in the order of the table's columns."""
+    """An event of the audit log; in the order of the table's columns."""
 
     stream: str
     number: int

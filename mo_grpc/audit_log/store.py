@@ -1,4 +1,4 @@
-"""Every SQL statement of the record."""
+"""Every SQL statement of the audit log."""
 
 import json
 from collections import defaultdict

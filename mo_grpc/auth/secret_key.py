@@ -39,9 +39,9 @@ def require_key(settings: Settings) -> None:
 
     async def work(connection: AsyncConnection) -> None:
         signing = [(row.private_key, sealed_for(row.kid)) for row in await connection.execute(_SIGNING_KEYS)]
-        people = (await connection.execute(_OTP_SECRETS)).all()
+        users = (await connection.execute(_OTP_SECRETS)).all()
         sealed_by = set((await connection.execute(_SEALED_BY)).scalars())
-        unread = [row.email for row in people if not _reads(vault, row.otp_secret, otp.sealed_for(row.id))]
+        unread = [row.email for row in users if not _reads(vault, row.otp_secret, otp.sealed_for(row.id))]
         known = {each.name for each in vault.all}
         if unread or (sealed_by and not sealed_by & known) or not all(_reads(vault, *each) for each in signing):
             raise VaultError(_sentence(settings, unread))

@@ -8,7 +8,7 @@ BASIC: Final = "basic"
 """The RPC itself looks at the credentials that it takes: Basic ones, a challenge, a refresh token."""
 
 ACCOUNT: Final = "account:write"
-"""One's own account; every person has this scope, and no API key."""
+"""One's own account; every user has this scope, and no API key."""
 
 _CUSTOMERS = "/mo.customers.v1.CustomerService/"
 _LOANS = "/mo.loans.v1.LoanService/"
@@ -65,4 +65,4 @@ SERVICES: Final = tuple(dict.fromkeys(method.split("/")[1] for method in ACCESS 
 """Our services by their full names; those of gRPC's own, health and reflection, are not among them."""
 
 GRANTABLE: Final = frozenset(ACCESS.values()) - {PUBLIC, BASIC, ACCOUNT}
-"""The scopes that a key may have; only people have accounts."""
+"""The scopes that a key may have; only users have accounts."""

@@ -8,7 +8,7 @@ from mo_grpc.rpc.access import ACCOUNT
 
 
 class UserSession(NamedTuple):
-    """A person's login."""
+    """A user's session."""
 
     user_id: int
     id: str
@@ -16,7 +16,7 @@ class UserSession(NamedTuple):
 
 
 class Caller(NamedTuple):
-    """The API key's id, or `user-5`, the RPC that is called, and all that the caller may do; for a person, the session too."""
+    """The API key's id, or `user-5`, the RPC that is called, and all that the caller may do; for a user, the session too."""
 
     id: str
     method: str

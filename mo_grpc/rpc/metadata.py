@@ -39,14 +39,14 @@ class Addresses:
     """Tells the address of whoever calls.
 
     Envoy comes by the private socket, or from one of the networks `trusted`, and says in the last of `x-forwarded-for` which
-    address it sees; from anybody else that header counts for nothing.
+    address it sees; from any other peer that header is ignored.
     """
 
     def __init__(self, trusted: tuple[str, ...] = ()) -> None:
         self._trusted = trusted
 
     def __call__(self, context: Context) -> str:
-        """The address; empty if it cannot be told."""
+        """The address; empty if it is not known."""
         kind, _, rest = context.peer().partition(":")
         peer = rest.rpartition(":")[0].replace("%5B", "[").replace("%5D", "]").strip("[]")
         hops = [str(value) for key, value in context.invocation_metadata() or () if key == "x-forwarded-for"]

@@ -37,7 +37,7 @@ class ApiKey(Base):
             "(previous_secret_hash IS NULL) = (previous_expires_at IS NULL) AND length(previous_secret_hash) = 32", "previous"
         ),
         UniqueConstraint("number"),
-        # For servers that look for what they have not been told.
+        # For servers that look for changes whose notification was lost.
         Index(None, "changed_at"),
         CheckConstraint(f"cardinality(allowed_networks) <= {MAX_NETWORKS}", "allowed_networks"),
         CheckConstraint("calls_per_second >= 0", "calls_per_second"),
@@ -54,7 +54,7 @@ class ApiKey(Base):
     expires_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
     revoked_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
     last_used_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
-    # The secret before the last rotation counts for a while still.
+    # The secret before the last rotation stays valid for a while.
     previous_secret_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
     previous_expires_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
     # When it was made, or something of it changed but when it was last used; a trigger keeps it.

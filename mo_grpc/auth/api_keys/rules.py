@@ -36,7 +36,7 @@ BUSINESS_SCOPES = (
 
 
 OVERLAP = 86_400
-"""Seconds for which the old secret of a rotated key counts, unless told otherwise."""
+"""Seconds for which the old secret of a rotated key stays valid, unless the request says otherwise."""
 
 MAX_NAME: Final = field_rules(api_keys_pb2.ApiKey, "name").string.max_len
 """Characters of a key's name."""
@@ -153,7 +153,7 @@ class NewApiKey(NamedTuple):
 
 
 class Rotation(NamedTuple):
-    """The command to give a key another secret, in whose place the old one counts for so many seconds more."""
+    """The command to give a key another secret, while the old one stays valid for so many seconds."""
 
     credential: Credential
     overlap_seconds: int

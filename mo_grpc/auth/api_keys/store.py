@@ -129,7 +129,7 @@ async def page_api_keys(connection: AsyncConnection, before: int | None, limit: 
 
 
 async def rotate_api_keys(connection: AsyncConnection, commands: Sequence[Rotation]) -> list[ApiKey | ServiceError]:
-    """Give keys other secrets, one each; the secret before the last one counts no more."""
+    """Give keys other secrets, one each; the secret before the last one is no longer valid."""
     ids = [command.credential.id for command in commands]
     found = {row[0]: _api_key(row) for row in await connection.execute(_LOCK, {"ids": ids})}
     rotated = [command for command in commands if command.credential.id in found]
@@ -150,7 +150,7 @@ async def revoke_api_keys(connection: AsyncConnection, ids: Sequence[str]) -> li
 
 
 async def keys_made_by(connection: AsyncConnection, actor: str) -> list[ApiKey]:
-    """List the keys that still count and were made by an actor, or by keys that it made, oldest first."""
+    """List the active keys that were made by an actor, or by keys that it made, oldest first."""
     return [_api_key(row) for row in await connection.execute(_MADE_BY, {"actor": actor})]
 
 

@@ -25,5 +25,5 @@ class SigningKey(Base):
     public_key: Mapped[bytes] = mapped_column(LargeBinary)
     private_key: Mapped[bytes] = mapped_column(LargeBinary)
     created_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True))
-    # Set when another took over: until then, what it signed still counts.
+    # Set when another took over: until then, what it signed is still valid.
     valid_until: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))

@@ -43,7 +43,7 @@ REMEMBERED = 10_000
 
 
 class TokenRing(Cache):
-    """People's standing, ended sessions and signing keys; current while its task runs."""
+    """Users' status, ended sessions and signing keys; current while its task runs."""
 
     def __init__(self, settings: Settings, database: Database, vault: Vault) -> None:
         super().__init__()
@@ -63,10 +63,10 @@ class TokenRing(Cache):
         tasks.start("tokens", follow(self._database, USERS_CHANNEL, self))
 
     async def authenticate(self, token: str) -> UserSession:
-        """Find whose access token it is, and what that person may do.
+        """Find whose access token it is, and what that user may do.
 
         Raises:
-            Unauthenticated: it is malformed, not ours, expired or revoked, or the person is locked out.
+            Unauthenticated: it is malformed, not ours, expired or revoked, or the user is locked out.
             Unavailable: the database has been out of reach for so long that a revocation may have been missed.
         """
         self.require_current()
@@ -89,7 +89,7 @@ class TokenRing(Cache):
         return await self._sign(ACCESS_TOKEN, session.user_id, session.id, expires_at, now), expires_at
 
     async def challenge(self, user: User) -> tuple[str, datetime]:
-        """Sign that this person's password was right, for as long as it and the codes stay what they are."""
+        """Sign that this user's password was right, for as long as it and the codes stay what they are."""
         now = datetime.now(UTC)
         expires_at = (now + self._challenge_lifetime).replace(microsecond=0)
         return await self._sign(CHALLENGE, user.id, fingerprint(user), expires_at, now), expires_at
@@ -103,7 +103,7 @@ class TokenRing(Cache):
         return None
 
     async def keys(self) -> list[KeyPair]:
-        """The signing keys whose tokens count, newest first."""
+        """The signing keys whose tokens are valid, newest first."""
         self.require_current()
         await self._signing_key()
         return [key for key in self._keys.values() if self._signs(key.kid)]
@@ -126,7 +126,7 @@ class TokenRing(Cache):
         return verify(kind, token, key) if key else None
 
     async def _status(self, user_id: int) -> UserStatus | None:
-        """Ask for a person who may have been made this very moment: the signature is right, so no stranger asks."""
+        """Ask for a user who may have been made this very moment: the signature is right, so nobody made the id up."""
         await self._load_status(user_id)
         return self._statuses.get(user_id)
 

@@ -45,7 +45,7 @@ class Claims(NamedTuple):
     kid: str
     user_id: int
     about: str
-    """The session of an access token; what a challenge saw of the person."""
+    """The session of an access token; a challenge's fingerprint of the user."""
     issued_at: datetime
     expires_at: datetime
 
@@ -109,7 +109,7 @@ def verify(kind: TokenKind, token: str, key: KeyPair) -> Claims | None:
 
 
 def is_current(claims: Claims, lifetime: timedelta, now: datetime) -> bool:
-    """Whether it is still time: a lifetime that was shortened meanwhile counts at once."""
+    """Whether it has not expired; a lifetime that was shortened meanwhile applies at once."""
     return now < min(claims.expires_at, claims.issued_at + lifetime)
 
 

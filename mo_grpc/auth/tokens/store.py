@@ -23,7 +23,7 @@ _RETIRE = text("""
 
 
 async def list_keys(connection: AsyncConnection) -> list[KeyPair]:
-    """List the signing keys whose tokens count, newest first."""
+    """List the signing keys whose tokens are valid, newest first."""
     return [KeyPair._make(row) for row in await connection.execute(_KEYS)]
 
 
@@ -33,5 +33,5 @@ async def add_key(connection: AsyncConnection, kid: str, public_key: bytes, priv
 
 
 async def retire_keys(connection: AsyncConnection, grace: timedelta) -> None:
-    """Let no key sign any more; what they signed counts for `grace` at most."""
+    """Let no key sign any more; what they signed is valid for `grace` at most."""
     await connection.execute(_RETIRE, {"grace": grace})

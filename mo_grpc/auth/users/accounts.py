@@ -1,4 +1,4 @@
-"""Logging people in, and their one-time codes; of gRPC it knows nothing, so the web's pages can use it as well."""
+"""Users' logins and their one-time codes; it does not depend on gRPC, so the web's pages use it as well."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -39,7 +39,7 @@ T = TypeVar("T")
 class Accounts:
     """Everything that asks for a password or a code.
 
-    Failures count against the account and the address, and make them wait. What becomes of each attempt is recorded.
+    Failures count against the account and the address, and make them wait. The outcome of each attempt goes into the audit log.
     """
 
     def __init__(self, settings: Settings, database: Database, vault: Vault) -> None:
@@ -83,7 +83,7 @@ class Accounts:
             return await self._finish(user, attempt._replace(email=user.email), subjects, within)
 
     async def find(self, user_id: int) -> User:
-        """Get a person.
+        """Get a user.
 
         Raises:
             Unauthenticated: there is none.
@@ -185,7 +185,7 @@ class Accounts:
         subjects: tuple[str, str],
         within: Callable[[AsyncConnection, User], Awaitable[T]],
     ) -> T:
-        """Log in a person whose password was right."""
+        """Log in a user whose password was right."""
         if user.must_change_password and not attempt.new_password:
             raise password_change_required(user.email)
         if user.otp_enabled_at and not attempt.code:
@@ -225,7 +225,7 @@ class Accounts:
             raise
 
     async def _change(self, change: Callable[[AsyncConnection], Awaitable[ServiceError | None]], event: NewAuditEvent) -> None:
-        """Make a change, and record it."""
+        """Make a change, with its event in the audit log."""
 
         async def work(connection: AsyncConnection) -> ServiceError | None:
             refusal = await change(connection)

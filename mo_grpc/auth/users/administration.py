@@ -1,4 +1,4 @@
-"""What administrators do to other people's accounts, at the command line or in the web admin; each change is recorded."""
+"""What administrators do to others' accounts, by the command line or the web admin; each change goes into the audit log."""
 
 from collections.abc import Awaitable, Callable
 
@@ -37,7 +37,7 @@ class UserAdministration:
     async def lock(self, user: User, *, revoke_keys: bool = False) -> list[ApiKey]:
         """Lock an account out, which ends its sessions.
 
-        Answers the API keys that still count and that the account made, itself or by other keys; with `revoke_keys`, those
+        Answers the API keys that are active and that the account made, itself or by other keys; with `revoke_keys`, those
         that were revoked along with it.
         """
 

@@ -26,7 +26,7 @@ USERS_CHANNEL = "mo_people"
 
 
 class User(Base):
-    """A person. The secret of one-time codes is encrypted (`mo_grpc.crypto`), the password hashed with Argon2id."""
+    """A user. The secret of one-time codes is encrypted (`mo_grpc.crypto`), the password hashed with Argon2id."""
 
     __tablename__ = "users"
     __table_args__ = (
@@ -36,7 +36,7 @@ class User(Base):
         CheckConstraint("length(last_name) <= 100", "last_name"),
         CheckConstraint("role IN (1, 2, 3)", "role"),
         CheckConstraint("otp_enabled_at IS NULL OR otp_secret IS NOT NULL", "otp"),
-        # For servers that look for what they have not been told.
+        # For servers that look for changes whose notification was lost.
         Index(None, "updated_at"),
     )
 
@@ -49,7 +49,7 @@ class User(Base):
     password_hash: Mapped[str] = mapped_column(Text)
     must_change_password: Mapped[bool] = mapped_column(Boolean)
     locked_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
-    # Set at enrolment; it counts from `otp_enabled_at` on.
+    # Set at enrolment; it is used from `otp_enabled_at` on.
     otp_secret: Mapped[bytes | None] = mapped_column(LargeBinary)
     otp_enabled_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
     # The 30-second step of the newest code that was accepted: none up to it is accepted again.

@@ -38,7 +38,7 @@ class Enrollment(NamedTuple):
 
 
 def enroll(email: str) -> Enrollment:
-    """Make a new secret for a person."""
+    """Make a new secret for a user."""
     secret = pyotp.random_base32()
     uri = pyotp.TOTP(secret).provisioning_uri(name=email, issuer_name=ISSUER)
     image = io.BytesIO()
@@ -47,7 +47,7 @@ def enroll(email: str) -> Enrollment:
 
 
 def accepted_step(secret: str, code: str, last_step: int, now: datetime) -> int | None:
-    """The step whose code this is, if it is newer than the last that was accepted: each code counts once (RFC 6238, 5.2)."""
+    """The step whose code this is, if it is newer than the last accepted: each code is accepted once (RFC 6238, 5.2)."""
     totp = pyotp.TOTP(secret)
     current = int(now.timestamp()) // STEP
     found = None
@@ -99,5 +99,5 @@ def _hashed(user_id: int, code: str) -> tuple[bytes, str]:
 
 
 def sealed_for(user_id: int) -> str:
-    """The vault's purpose of a person's secret."""
+    """The vault's purpose of a user's secret."""
     return f"one-time codes of user {user_id}"

@@ -19,7 +19,7 @@ AT_ONCE = 2
 """Hashes at the same time in one process: they take at most this many times MO_PASSWORD_MEMORY_KIB."""
 
 MAX_WAITING = 64
-"""Logins that wait for their turn; more are told to come back, for they would wait for seconds."""
+"""Logins that wait for their turn; more are refused and may retry, since they would wait for seconds."""
 
 
 class Passwords:

@@ -1,4 +1,4 @@
-"""The values of a person, and the decisions about logins, as pure functions."""
+"""The values of a user, and the decisions about logins, as pure functions."""
 
 import hashlib
 import ipaddress
@@ -31,7 +31,7 @@ _MAX_EMAIL = 254
 
 
 class Role(IntEnum):
-    """What a person may do; the numbers are those of the database."""
+    """What a user may do; the numbers are those of the database."""
 
     VIEWER = 1
     OPERATOR = 2
@@ -47,7 +47,7 @@ ROLE_SCOPES: Final = {
 
 
 class User(NamedTuple):
-    """A person as stored; the fields are in the order of the table's columns."""
+    """A user as stored; the fields are in the order of the table's columns."""
 
     id: int
     email: str
@@ -72,7 +72,7 @@ class User(NamedTuple):
 
 
 class UserStatus(NamedTuple):
-    """What a person may do now."""
+    """What a user may do now."""
 
     id: int
     role: int
@@ -80,7 +80,7 @@ class UserStatus(NamedTuple):
 
 
 class NewUser(NamedTuple):
-    """The command to create a person."""
+    """The command to create a user."""
 
     email: str
     first_name: str

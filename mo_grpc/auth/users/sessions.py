@@ -103,7 +103,7 @@ async def revoke_sessions(connection: AsyncConnection, ids: Sequence[str]) -> No
 
 
 async def revoke_sessions_of(connection: AsyncConnection, user_id: int) -> None:
-    """End all sessions of a person."""
+    """End all sessions of a user."""
     await connection.execute(_REVOKE_OF, {"user_id": user_id})
 
 

@@ -1,7 +1,7 @@
-"""Every SQL statement about people.
+"""Every SQL statement about users.
 
-Unlike other stores' calls, these take one person each: an Argon2id hash, which goes with most of them, costs fifty times what a
-statement does, and a set would only make people wait for each other.
+Unlike other stores' calls, these take one user each: an Argon2id hash, which goes with most of them, costs fifty times what a
+statement does, and a batch would only make users wait for each other.
 """
 
 from collections.abc import Iterable, Sequence
@@ -98,7 +98,7 @@ _USE_CODE = text("""
 
 
 class Code(NamedTuple):
-    """A presented one-time code beside the person's secret, or the hashes of a presented recovery code."""
+    """A presented one-time code beside the user's secret, or the hashes of a presented recovery code."""
 
     secret: str
     code: str
@@ -109,7 +109,7 @@ class Code(NamedTuple):
 
 
 class LogIn(NamedTuple):
-    """The command to log in the person whose password was found right in the row `seen`."""
+    """The command to log in the user whose password was found right in the row `seen`."""
 
     seen: User
     code: Code | None
@@ -121,7 +121,7 @@ class LogIn(NamedTuple):
 
 
 async def create_user(connection: AsyncConnection, command: NewUser) -> User | None:
-    """Create a person; None if the e-mail is taken."""
+    """Create a user; None if the e-mail is taken."""
     row = (await connection.execute(_CREATE, command._asdict())).one_or_none()
     return User._make(row) if row else None
 
@@ -137,7 +137,7 @@ async def list_statuses(connection: AsyncConnection) -> list[UserStatus]:
 
 
 async def find_status(connection: AsyncConnection, user_id: int) -> UserStatus | None:
-    """What a person may do; None if there is no such person."""
+    """What a user may do; None if there is no such user."""
     row = (await connection.execute(_STATUS, {"id": user_id})).one_or_none()
     return UserStatus._make(row) if row else None
 
@@ -148,7 +148,7 @@ async def changed_statuses(connection: AsyncConnection, age: timedelta) -> list[
 
 
 async def find_user(connection: AsyncConnection, key: str | int) -> User | None:
-    """Get a person, by e-mail or by id."""
+    """Get a user, by e-mail or by id."""
     row = (await connection.execute(_BY_EMAIL if isinstance(key, str) else _BY_ID, {"key": key})).one_or_none()
     return User._make(row) if row else None
 
@@ -180,9 +180,9 @@ clean_failures = Cleaner("login_failures", "subject", "last_at")
 
 
 async def log_in(connection: AsyncConnection, command: LogIn) -> User | ServiceError:
-    """Log a person in: accept the code, this once, and keep the new password, if there is one; then all sessions end.
+    """Log a user in: accept the code, this once, and keep the new password, if there is one; then all sessions end.
 
-    Refuses when the person has been locked, or has another password or other codes, since the password was verified.
+    Refuses when the user has been locked, or has another password or other codes, since the password was verified.
     """
     user, now = await _lock(connection, command.seen.id)
     seen = command.seen
@@ -203,14 +203,14 @@ async def log_in(connection: AsyncConnection, command: LogIn) -> User | ServiceE
 
 
 async def set_password(connection: AsyncConnection, user_id: int, password_hash: str, *, must_change: bool) -> None:
-    """Give a person a new password, which ends all sessions."""
+    """Give a user a new password, which ends all sessions."""
     user, now = await _lock(connection, user_id)
     if user:
         await _set_password(connection, user, password_hash, now, must_change=must_change)
 
 
 async def set_locked(connection: AsyncConnection, user_id: int, account: str, *, locked: bool) -> None:
-    """Lock a person out, which ends all sessions, or let them in again and forget the account's failures."""
+    """Lock a user out, which ends all sessions, or let the user in again and forget the account's failures."""
     await connection.execute(_SET_LOCKED, {"id": user_id, "locked": locked})
     if locked:
         await revoke_sessions_of(connection, user_id)
@@ -219,7 +219,7 @@ async def set_locked(connection: AsyncConnection, user_id: int, account: str, *,
 
 
 async def set_role(connection: AsyncConnection, user_id: int, role: int) -> None:
-    """Give a person another role."""
+    """Give a user another role."""
     await connection.execute(_SET_ROLE, {"id": user_id, "role": role})
 
 
@@ -272,7 +272,7 @@ async def _clock(connection: AsyncConnection) -> datetime:
 
 
 async def _lock(connection: AsyncConnection, user_id: int) -> tuple[User | None, datetime]:
-    """Lock a person's row, and tell the time after that."""
+    """Lock a user's row, and tell the time after that."""
     row = (await connection.execute(_LOCK_ROW, {"id": user_id})).one_or_none()
     return (User._make(row) if row else None), await _clock(connection)
 
