@@ -1,5 +1,6 @@
 """Waiting for what takes a moment, without ever sleeping longer than it takes."""
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -10,3 +11,10 @@ def eventually(what: Callable[[], bool], seconds: float) -> None:
     while not what():
         assert time.monotonic() < deadline, f"still not so after {seconds} seconds"
         time.sleep(0.02)
+
+
+async def until(what: Callable[[], bool], seconds: float = 30) -> None:
+    """`eventually`, while other tasks go on."""
+    async with asyncio.timeout(seconds):
+        while not what():  # noqa: ASYNC110 - there is no one event for it
+            await asyncio.sleep(0.01)

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,13 +19,7 @@ from mo_grpc.edge.configuration import render
 from mo_grpc.edge.process import envoy_path
 from mo_grpc.process.children import stop
 from tests.conftest import TLS, free_port, settings_environment
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within 20 seconds"
-        time.sleep(0.02)
+from tests.waiting import eventually
 
 
 def status_of(url: str) -> int:
@@ -51,7 +44,7 @@ def started(
     """Run an Envoy, and give its process once it answers."""
     with subprocess.Popen(command, env=environment, stderr=stderr) as process:
         try:
-            wait_until(lambda: process.poll() is not None or answers(), "the edge")
+            eventually(lambda: process.poll() is not None or answers(), 20)
             assert process.poll() is None, "the edge has ended"
             yield process
         finally:
@@ -85,7 +78,7 @@ def bare_edge(folder: Path, upstream: "Upstream", **settings: object) -> Iterato
     with running(
         [envoy_path(), "-c", str(config), "--disable-hot-restart", "-l", "error"], {"MO_HTTP_PORT": str(http_port)}
     ) as url:
-        wait_until(lambda: status_of(f"{url}/readyz") == 200, "ready")
+        eventually(lambda: status_of(f"{url}/readyz") == 200, 20)
         yield url
 
 

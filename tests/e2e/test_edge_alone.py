@@ -17,7 +17,8 @@ from mo_grpc.edge import configuration as edge
 from mo_grpc.edge.process import envoy_path
 from tests.conftest import free_port
 from tests.doors import refused
-from tests.e2e.edges import running, running_edge, started, status_of, wait_until
+from tests.e2e.edges import running, running_edge, started, status_of
+from tests.waiting import eventually
 
 ORIGIN = "https://app.example"
 REQUEST = customers_pb2.GetCustomerRequest(external_id="c-1")
@@ -78,13 +79,13 @@ def test_readyz_follows_the_health_that_the_service_reports(tmp_path: Path) -> N
     # By name, as in docker-compose.
     with running_edge(tmp_path, f"localhost:{port}") as url:
         ready = f"{url}/readyz"
-        wait_until(lambda: status_of(ready) == 200, "ready")
+        eventually(lambda: status_of(ready) == 200, 20)
         servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
-        wait_until(lambda: status_of(ready) == 503, "not serving")
+        eventually(lambda: status_of(ready) == 503, 20)
         servicer.set("", health_pb2.HealthCheckResponse.SERVING)
-        wait_until(lambda: status_of(ready) == 200, "ready again")
+        eventually(lambda: status_of(ready) == 200, 20)
         server.stop(grace=None).wait()
-        wait_until(lambda: status_of(ready) == 503, "stopped")
+        eventually(lambda: status_of(ready) == 503, 20)
 
 
 def test_a_deadline_that_passes_is_504_over_rest_and_4_over_grpc_web(tmp_path: Path, silent_upstream: str) -> None:
@@ -169,7 +170,7 @@ def test_without_a_list_no_origin_gets_anything(lonely_edge: str) -> None:
 def test_the_admin_interface_is_there_only_when_asked_for(tmp_path: Path) -> None:
     port = free_port()
     with running_edge(tmp_path, f"127.0.0.1:{free_port()}", MO_EDGE_ADMIN_PORT=str(port)):
-        wait_until(lambda: status_of(f"http://127.0.0.1:{port}/ready") == 200, "the admin interface")
+        eventually(lambda: status_of(f"http://127.0.0.1:{port}/ready") == 200, 20)
 
 
 @pytest.mark.parametrize(("setting", "threads"), [("", max(1, (os.cpu_count() or 1) // 2)), ("3", 3)])

@@ -20,7 +20,8 @@ from mo_grpc.config import Settings
 from mo_grpc.edge import configuration as edge
 from mo_grpc.edge.process import envoy_path
 from tests.conftest import TLS, free_port
-from tests.e2e.edges import EDGE, Upstream, edge_environment, started, wait_until
+from tests.e2e.edges import EDGE, Upstream, edge_environment, started
+from tests.waiting import eventually
 
 CA = trustme.CA()
 STRANGER = trustme.CA()
@@ -201,7 +202,7 @@ def test_the_plain_port_refuses_calls_whose_key_has_travelled_in_the_clear(secur
 def test_a_client_with_a_certificate_is_let_in_and_named_in_the_log(mutual: int, access_log: Path) -> None:
     partner = CA.issue_cert("partner", common_name="partner-x")
     assert get(mutual, client(own=partner)).status_code == 200
-    wait_until(lambda: "CN=partner-x" in access_log.read_text(), "the log")
+    eventually(lambda: "CN=partner-x" in access_log.read_text(), 20)
 
 
 @pytest.mark.parametrize("own", [None, STRANGER.issue_cert("partner")], ids=["without", "foreign"])
@@ -275,13 +276,13 @@ def test_renewed_certificates_are_taken_up_while_it_runs_however_they_come(upstr
         for come in (written_over, replaced, linked_anew):
             new, ours, strangers = issue(come.__name__)
             come(new, live)
-            wait_until(partial(answers, port, ours), come.__name__)
-            wait_until(lambda: not answers(port, strangers), "the old authority")  # noqa: B023
+            eventually(partial(answers, port, ours), 20)
+            eventually(lambda: not answers(port, strangers), 20)  # noqa: B023
         # Half a renewal, and then one that nobody could use: the last good one stays.
         for number, key in enumerate((new / "no such file", new / "clients.crt"), 1):
             (live / "link").symlink_to(key)
             (live / "link").replace(live / "edge.key")
-            wait_until(lambda: log.read_text().count("certificates not renewed") == number, "a warning")  # noqa: B023
+            eventually(lambda: log.read_text().count("certificates not renewed") == number, 20)  # noqa: B023
             assert answers(port, ours)
 
 

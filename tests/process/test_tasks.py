@@ -1,9 +1,6 @@
 """The work behind the calls: it outlasts every outage, and no fault of it stays unnoticed."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,88 +8,26 @@ from typing import Any
 import grpc
 import pytest
 from mo.customers.v1 import customers_pb2, customers_pb2_grpc
-from pydantic import SecretStr
-from sqlalchemy import URL, Engine, event
+from sqlalchemy import Engine, event
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from mo_grpc.audit_log import refusals
 from mo_grpc.audit_log.refusals import RefusedCall
 from mo_grpc.audit_log.rules import Actor
-from mo_grpc.auth.api_keys import keyring, limits
 from mo_grpc.auth.api_keys.rules import Credential
-from mo_grpc.config import Settings
-from mo_grpc.db.engine import Database, _confirmed
+from mo_grpc.db.engine import _confirmed
 from mo_grpc.errors import Unauthenticated
 from mo_grpc.process.tasks import Tasks, repeat
-from mo_grpc.server import cleaning
-from mo_grpc.server.state import ServerState, server_state
+from mo_grpc.server.state import ServerState
 from tests.conftest import KEY, Stack, free_port, run_cli
-from tests.databases import connect, migrated_database, open_to_all, waiting
+from tests.databases import connect, open_to_all, waiting
 from tests.doors import GrpcDoor, Refused
+from tests.process.conftest import Own, run
 from tests.run.test_workers import a_server as supervised
 from tests.servers import NOT_SERVING, SERVING, a_server
-from tests.waiting import eventually
+from tests.waiting import eventually, until
 
 UNAVAILABLE = 14
-
-
-@dataclass
-class Own:
-    """A database of these tests' own, whose rights and rows they may change."""
-
-    url: URL
-    environment: dict[str, str]
-    api_key: str
-
-    def execute(self, statement: str) -> None:
-        with connect(self.url) as connection:
-            connection.execute(statement.encode())
-
-    def settings(self, folder: Path) -> Settings:
-        url, key = self.environment["MO_DATABASE_URL"], self.environment["SECRET_KEY"]
-        return Settings(mo_data_dir=folder, mo_database_url=SecretStr(url), secret_key=SecretStr(key))
-
-
-@pytest.fixture(scope="module")
-def own(stack: Stack) -> Iterator[Own]:
-    with migrated_database(stack.data_dir) as url:
-        text = url.set(drivername="postgresql").render_as_string(hide_password=False)
-        environment = stack.environment | {"MO_DATABASE_URL": text}
-        [api_key] = KEY.findall(run_cli(environment, "keys", "create", "tasks").stdout)
-        yield Own(url, environment, api_key)
-
-
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What happens every few seconds, or minutes, happens at once."""
-    monkeypatch.setattr(keyring, "TOUCH_INTERVAL", 0.01)
-    monkeypatch.setattr(limits, "INTERVAL", 0.01)
-    monkeypatch.setattr(refusals, "INTERVAL", 0.01)
-    monkeypatch.setattr(cleaning, "INTERVAL", 0.01)
-
-
-async def until(so: Callable[[], bool], seconds: float = 30) -> None:
-    async with asyncio.timeout(seconds):
-        while not so():  # noqa: ASYNC110 - there is no one event for it
-            await asyncio.sleep(0.01)
-
-
-def run(own: Own, folder: Path, work: Callable[[ServerState, Tasks], Awaitable[None]]) -> None:
-    """Do some work among all tasks of a server."""
-
-    async def main() -> None:
-        database = Database(own.url, 4)
-        tasks = Tasks()
-        try:
-            async with server_state(own.settings(folder), database, tasks) as state:
-                tasks.start("imports", state.background.follow())
-                tasks.start("cleaning up", cleaning.clean_up(database, timedelta(days=1)))
-                await work(state, tasks)
-        finally:
-            await database.close()
-
-    asyncio.run(main())
 
 
 async def use(state: ServerState, api_key: str) -> None:
