@@ -1,4 +1,4 @@
-"""The command line: `mo-grpc up | demo | import | keys | users | tokens | audit | events`, and the parts alone."""
+"""The command line: `mo-grpc up | demo | import | keys | users | tokens | audit | events`, and each part alone."""
 
 import sys
 from collections.abc import MutableMapping
@@ -78,9 +78,9 @@ _KNOWN = "The end of a stream as an earlier audit printed it: that event must st
 
 @app.command()
 def audit(known: Annotated[list[str] | None, typer.Option(metavar="STREAM:NUMBER:SEAL", help=_KNOWN)] = None) -> None:
-    """Check that every amount adds up and that the record of events is whole, hindering nobody.
+    """Check that all amounts add up and that the audit log is complete. Other work goes on meanwhile.
 
-    Exit status 1 if something is wrong, and 2 if it could not be found out.
+    Exit status 1 if something is wrong, and 2 if it could not be checked.
     """
     from mo_grpc.cli.audit import run
 
@@ -92,7 +92,7 @@ def events(
     stream: Annotated[Stream, typer.Argument(help="What is of interest.")],
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, at most.")] = 50,
 ) -> None:
-    """Show the record, newest first: logins, changes of keys and people, or refused calls."""
+    """Show the audit log, newest first: logins, changes of keys and people, or refused calls."""
     from mo_grpc.cli.audit_log import show
 
     show(stream, limit)
@@ -113,10 +113,10 @@ def up(
 
 @app.command()
 def serve(
-    worker: Annotated[int | None, typer.Option(hidden=True, help="A worker, at this place.")] = None,
-    supervisor: Annotated[int | None, typer.Option(hidden=True, help="The descriptor by which to tell it things.")] = None,
+    worker: Annotated[int | None, typer.Option(hidden=True, help="Run one worker, at this private socket.")] = None,
+    supervisor: Annotated[int | None, typer.Option(hidden=True, help="The descriptor of the pipe to the supervisor.")] = None,
 ) -> None:
-    """Run the gRPC server alone, with MO_WORKERS processes and one that watches over them."""
+    """Run the gRPC server alone, with MO_WORKERS processes and a supervisor."""
     if worker is None:
         from mo_grpc.run.workers import run_workers
 
@@ -145,7 +145,7 @@ def migrate(
 
 @app.command()
 def web() -> None:
-    """Run the server of the pages alone: Swagger, ReDoc, and the honeypot at ADMIN_HONEYPOT_URL."""
+    """Run the web server alone: the admin, Swagger, ReDoc, and the honeypot at ADMIN_HONEYPOT_URL."""
     from mo_grpc.web.serve import serve
 
     serve(_with_key())
@@ -249,7 +249,7 @@ def demo(
 
 
 def main() -> None:
-    """Run the command line; a fault that the user can mend is one line on standard error, and exit status 1."""
+    """Run the command line; an error that the user can fix is one line on standard error, and exit status 1."""
     try:
         app()
     except Exception as error:
@@ -265,7 +265,7 @@ _EXTRAS = {"boto3": "s3", "celery": "celery", "kombu": "celery"}
 
 
 def _sentence(error: Exception) -> str | None:
-    """What to tell the user of a fault that the user can mend; None for a fault of ours."""
+    """What to tell the user of an error that the user can fix; None for a fault of the program."""
     import psycopg
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -275,7 +275,7 @@ def _sentence(error: Exception) -> str | None:
     from mo_grpc.db.sentences import MigrationError, explain
     from mo_grpc.edge.configuration import EdgeError
     from mo_grpc.errors import ServiceError
-    from mo_grpc.process.places import WorkersError
+    from mo_grpc.process.sockets import WorkersError
 
     if isinstance(error, EdgeError | EmbeddedPostgresError | MigrationError | VaultError | WorkersError):
         return str(error)

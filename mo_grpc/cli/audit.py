@@ -25,7 +25,7 @@ def run(known: Sequence[str]) -> None:
     """Audit, and print what was found; `known` are the ends of streams that earlier audits printed.
 
     Raises:
-        typer.Exit: 1 if something is wrong, and 2 if it could not be found out.
+        typer.Exit: 1 if something is wrong, and 2 if it could not be checked.
     """
     settings = terminal.settings()
     expected = [_parse(text) for text in known]
@@ -43,7 +43,7 @@ def run(known: Sequence[str]) -> None:
     for finding in findings:
         table.add_row(finding.invariant.name, f"{finding.checked:,}", f"{finding.broken:,}")
     for chain in chains:
-        table.add_row(f"The record of {chain.end.stream} is whole", f"{chain.end.number:,}", f"{len(chain.faults):,}")
+        table.add_row(f"The audit log of {chain.end.stream} is complete", f"{chain.end.number:,}", f"{len(chain.faults):,}")
     console = terminal.console()
     console.print(table)
     for finding in findings:

@@ -58,7 +58,7 @@ async def import_file(path: Path, address: str, metadata: tuple[tuple[str, str],
 
 @asynccontextmanager
 async def api_key(settings: Settings) -> AsyncIterator[str]:
-    """The key to call with: MO_API_KEY, or one that is made for this import where the database is at hand."""
+    """The key to call with: MO_API_KEY, or one that is made for this import where the database can be reached."""
     if settings.mo_api_key:
         yield settings.mo_api_key.get_secret_value()
         return

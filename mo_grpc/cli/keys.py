@@ -3,14 +3,10 @@
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Annotated, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
-from rich.table import Table
 
-from mo_grpc.audit_log.rules import operator
-from mo_grpc.auth.api_keys import store
-from mo_grpc.auth.api_keys.administration import ApiKeyAdministration
 from mo_grpc.auth.api_keys.rules import (
     BUSINESS_SCOPES,
     MAX_CALLS,
@@ -25,11 +21,12 @@ from mo_grpc.auth.api_keys.rules import (
     Rotation,
     parse_network,
 )
-from mo_grpc.cli import terminal
-from mo_grpc.crypto import Vault
-from mo_grpc.db.engine import once
 from mo_grpc.rpc.access import GRANTABLE
 
+if TYPE_CHECKING:
+    from mo_grpc.auth.api_keys.administration import ApiKeyAdministration
+
+# What a command needs of the database is imported when it runs, so that the help is there at once.
 keys = typer.Typer()
 
 T = TypeVar("T")
@@ -44,7 +41,13 @@ PerSecond = Annotated[int, typer.Option(min=0, max=MAX_CALLS, help="How many cal
 PerDay = Annotated[int, typer.Option(min=0, max=MAX_CALLS, help="How many calls it may make a day (UTC); 0: any number.")]
 
 
-def _administer(change: Callable[[ApiKeyAdministration], Awaitable[T]]) -> T:
+def _administer(change: "Callable[[ApiKeyAdministration], Awaitable[T]]") -> T:
+    from mo_grpc.audit_log.rules import operator
+    from mo_grpc.auth.api_keys.administration import ApiKeyAdministration
+    from mo_grpc.cli import terminal
+    from mo_grpc.crypto import Vault
+    from mo_grpc.db.engine import once
+
     settings = terminal.settings()
     return once(settings, lambda database: change(ApiKeyAdministration(database, Vault(settings), operator())))
 
@@ -78,6 +81,12 @@ def create_key(
 @keys.command("list")
 def list_keys() -> None:
     """List the API keys, without their secrets."""
+    from rich.table import Table
+
+    from mo_grpc.auth.api_keys import store
+    from mo_grpc.cli import terminal
+    from mo_grpc.db.engine import once
+
     table = Table("id", "name", "scopes", "created", "by", "expires", "revoked", "last used", "limits")
     for key in once(terminal.settings(), lambda database: database.read(store.list_api_keys)):
         times = (key.created_at, key.expires_at, key.revoked_at, key.last_used_at)
@@ -88,7 +97,7 @@ def list_keys() -> None:
 
 @keys.command("limit")
 def limit_key(key_id: KeyId, network: Networks = None, per_second: PerSecond = 0, per_day: PerDay = 0) -> None:
-    """Say from where and how often an API key may call, in place of what was said before; felt within a second."""
+    """Set from where and how often an API key may call, in place of its old limits; it holds everywhere within a second."""
     limits = _limits(network, per_second, per_day)
     if not _administer(lambda administration: administration.set_limits(key_id, limits)):
         _no_such_key(key_id)
@@ -99,10 +108,10 @@ def limit_key(key_id: KeyId, network: Networks = None, per_second: PerSecond = 0
 def rotate_key(
     key_id: KeyId,
     overlap: Annotated[
-        int, typer.Option(min=0, max=MAX_OVERLAP, help="For how many seconds the old key counts still.")
+        int, typer.Option(min=0, max=MAX_OVERLAP, help="For how many seconds the old key stays valid.")
     ] = OVERLAP,
 ) -> None:
-    """Give an API key another secret and print the new key, this once; the old one counts for a day."""
+    """Give an API key another secret and print the new key, this once; the old one stays valid for a day."""
     command = Rotation(Credential.generate()._replace(id=key_id), overlap)
     _administer(lambda administration: administration.rotate(command))
     print(command.credential)

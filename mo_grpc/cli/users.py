@@ -108,7 +108,7 @@ def unlock_user(email: Email) -> None:
 
 @users.command("set-role")
 def set_role(email: Email, role: Annotated[RoleName, typer.Argument(metavar="ROLE", help="The new role.")]) -> None:
-    """Give an account another role: viewer, operator or administrator; felt within a second."""
+    """Give an account another role: viewer, operator or administrator; it holds everywhere within a second."""
     user = _with_user(email, lambda by, user: by.set_role(user, Role[role.name]))
     print(f"{user.email} is {role.value} now.")
 

@@ -42,7 +42,7 @@ def upgrade(url: URL, revision: str = "head") -> None:
     Raises:
         MigrationError: there is no such revision, or the schema is newer than this version.
     """
-    with _told():
+    with _explained():
         command.upgrade(alembic_config(url), revision)
 
 
@@ -52,12 +52,12 @@ def downgrade(url: URL, revision: str = "base") -> None:
     Raises:
         MigrationError: as `upgrade` does.
     """
-    with _told():
+    with _explained():
         command.downgrade(alembic_config(url), revision)
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _explained() -> Iterator[None]:
     try:
         yield
     except CommandError as error:

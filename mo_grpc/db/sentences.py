@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import psycopg
 
 _MIGRATE = "The database's schema is not the one of this version: run `mo-grpc migrate`"
-_LOCKED = "Somebody else holds a lock on what this command needs; the view pg_locks shows who. Nothing was changed: try again"
+_LOCKED = "Another session holds a lock that this command needs; the view pg_locks shows which. Nothing was changed: try again"
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _SENTENCES = {

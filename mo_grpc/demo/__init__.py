@@ -1,1 +1,1 @@
-"""A believable portfolio for whoever tries the service: a lender's first year, told through the public API."""
+"""A realistic portfolio to try the service with: a lender's first year, made through the public API."""

@@ -1,4 +1,4 @@
-"""The API as the demo uses it: calls with a key, and what became of them."""
+"""The API as the demo uses it: calls with a key, and their outcomes."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ CHANNEL_OPTIONS = (("grpc.service_config", json.dumps({"methodConfig": [{"name":
 
 OK = grpc.StatusCode.OK
 EXISTS = grpc.StatusCode.ALREADY_EXISTS
-# Somebody else may have changed what an interrupted run left, so a loan or payment may also be missing.
+# After an interrupted run, others may have changed its rows, so a loan or payment may also be missing.
 REFUSED = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND)
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -88,7 +88,7 @@ class Api:
         return [OK]
 
     async def portfolio(self, names: Sequence[str]) -> Portfolio:
-        """Read what there is of these customers."""
+        """Read these customers, with their loans and payments, as far as they exist."""
         found = Portfolio([], [], [])
         for some in slices(names, CONNECTIONS):
             for part in await asyncio.gather(*map(self._read, some)):

@@ -15,14 +15,14 @@ from mo_grpc.demo.story import bounced, decided
 
 
 class Portfolio(NamedTuple):
-    """The demo's customers that there are, and all that is theirs."""
+    """The demo's customers that exist, with their loans and payments."""
 
     customers: list[Customer]
     loans: list[Loan]
     payments: list[Payment]
 
     def add(self, other: "Portfolio") -> None:
-        """Take another portfolio in."""
+        """Add another portfolio."""
         self.customers.extend(other.customers)
         self.loans.extend(other.loans)
         self.payments.extend(other.payments)

@@ -1,6 +1,6 @@
-"""Makes the demo's calls, one moment after the other, to a gRPC server of its own whose clock follows the story.
+"""Makes the demo's calls, one moment after the other, to a gRPC server of its own whose clock follows the calls.
 
-The service that users call takes its time from nobody, so the demo starts another over the same database: the same
+Nobody can set the clock of the service that users call, so the demo starts another over the same database: the same
 interceptors and servicers, behind a socket that only this user can reach, with an API key that is revoked at the end.
 """
 
@@ -38,7 +38,7 @@ from mo_grpc.server.state import server_state
 
 _MAX_BATCH = 1000
 
-_PATIENCE = 10.0
+_START_TIMEOUT = 10.0
 """Seconds that the private server may take to start."""
 
 _KEY_LIFETIME = timedelta(hours=1)
@@ -99,25 +99,25 @@ async def _fill(settings: Settings, customers: int, seed: int, end: datetime) ->
         portfolio = await api.portfolio(names)
         done = portfolio.traces()
         stories = [story(seed, number, end) for number in numbers]
-        left = sorted((event for events in stories for event in _left(events, done)), key=lambda event: event.at)
-        outcomes = await _tell(api, clock, left)
+        pending = sorted((event for events in stories for event in _pending(events, done)), key=lambda event: event.at)
+        outcomes = await _make(api, clock, pending)
         tally = Tally(
             customers=outcomes[CreateCustomerRequest, OK],
             loans=outcomes[CreateLoanRequest, OK],
             payments=outcomes[CreatePaymentRequest, OK],
-            existing=sum(map(len, stories)) - len(left) + sum(n for (_, code), n in outcomes.items() if code is EXISTS),
+            existing=sum(map(len, stories)) - len(pending) + sum(n for (_, code), n in outcomes.items() if code is EXISTS),
             refused=sum(n for (_, code), n in outcomes.items() if code not in (OK, EXISTS)),
         )
-        return tally, await api.portfolio(names) if left else portfolio
+        return tally, await api.portfolio(names) if pending else portfolio
 
 
-def _left(events: list[Event], done: set[str]) -> list[Event]:
-    """What of a story is still to be told: its calls are made in order, so all before the last one done were made."""
+def _pending(events: list[Event], done: set[str]) -> list[Event]:
+    """The calls of a story that are not made yet: they are made in order, so all before the last one done were made."""
     last = max((place for place, event in enumerate(events) if event.trace in done), default=-1)
     return events[last + 1 :]
 
 
-async def _tell(api: Api, clock: _Clock, events: list[Event]) -> "Counter[tuple[type[Message], grpc.StatusCode]]":
+async def _make(api: Api, clock: _Clock, events: list[Event]) -> "Counter[tuple[type[Message], grpc.StatusCode]]":
     """Make the calls in order, each at its moment; lists follow the order of creation, so there is one call at a time."""
     outcomes: Counter[tuple[type[Message], grpc.StatusCode]] = Counter()
     if not events:
@@ -172,7 +172,7 @@ async def _private_server(settings: Settings, clock: Callable[[], datetime]) -> 
 
 async def _wait_for_keys(keys: KeyRing) -> None:
     """The server trusts no key until it has read them all, a moment after its start."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _START_TIMEOUT
     while not keys.is_current:
         if time.monotonic() > deadline:
             raise DemoError("The demo's server cannot follow the API keys in the database; see the log above.")

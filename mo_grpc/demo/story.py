@@ -1,7 +1,7 @@
 """What happens in the demo's year, customer by customer, as calls of the API; no call is made here.
 
 A customer's year follows from the seed and the customer's number alone, and another end moves all of it, so that a second
-run tells the same story with the same ids.
+run makes the same calls with the same ids.
 """
 
 import heapq
@@ -102,7 +102,7 @@ _HABITS = (
 
 
 class _Story:
-    """Tells one customer's year: an agenda of what is to happen, and enough of the books to know what can."""
+    """Makes up one customer's year: an agenda of what is to happen, and enough of the balance to know what can."""
 
     def __init__(self, seed: int, number: int, end: datetime) -> None:
         self.events: list[Event] = []
@@ -136,7 +136,7 @@ class _Story:
         self._planned += 1
         heapq.heappush(self._agenda, (at, self._planned, action))
 
-    def _tell(self, request: Message, trace: str = "") -> None:
+    def _add(self, request: Message, trace: str = "") -> None:
         self.events.append(Event(self._now, request, trace))
 
     def _happens(self, chance: float) -> bool:
@@ -146,7 +146,7 @@ class _Story:
         customer = customers_pb2.Customer(external_id=self._customer, score=money(self._line))
         if self._happens(0.3):
             customer.preapproved_at.FromDatetime(self._now - timedelta(days=self._random.randint(5, 60)))
-        self._tell(customers_pb2.CreateCustomerRequest(customer=customer), self._customer)
+        self._add(customers_pb2.CreateCustomerRequest(customer=customer), self._customer)
         if self._happens(self._habit.overreaches):
             self._later((1, 3), self._overreach)
         self._later((4, 9), self._borrow)
@@ -177,17 +177,17 @@ class _Story:
             contract_version="terms-2.1" if self._now < self._begin + YEAR / 2 else "terms-2.2",
             maximum_payment_date=timestamp(self._now + timedelta(days=_MONTH * months + 15)),
         )
-        self._tell(loans_pb2.CreateLoanRequest(loan=loan), loan.external_id if granted else "")
+        self._add(loans_pb2.CreateLoanRequest(loan=loan), loan.external_id if granted else "")
         return loan.external_id
 
     def _decide(self, loan: str, amount: Decimal, months: int) -> None:
         self._pending -= amount
         # After a bounce, the debt may be above the line, and nothing is paid out.
         if self._happens(self._habit.turned_down) or self._debt + self._pending + amount > self._line:
-            self._tell(loans_pb2.RejectLoanRequest(external_id=loan), decided(loan))
+            self._add(loans_pb2.RejectLoanRequest(external_id=loan), decided(loan))
             self._later((15, 60), self._borrow)
             return
-        self._tell(loans_pb2.ActivateLoanRequest(external_id=loan), decided(loan))
+        self._add(loans_pb2.ActivateLoanRequest(external_id=loan), decided(loan))
         self._debt += amount
         share = (amount / months).quantize(_CENT, ROUND_UP)
         first = datetime.combine(self._now, _DEBIT_TIME, self._now.tzinfo)
@@ -230,18 +230,18 @@ class _Story:
             customer_external_id=self._customer,
             total_amount=money(amount),
         )
-        self._tell(payments_pb2.CreatePaymentRequest(payment=payment), payment.external_id)
+        self._add(payments_pb2.CreatePaymentRequest(payment=payment), payment.external_id)
         return payment.external_id
 
     def _bounce(self, payment: str, amount: Decimal) -> None:
         self._debt += amount
         reason = self._random.choice(_BOUNCE_REASONS)
-        self._tell(payments_pb2.RejectPaymentRequest(external_id=payment, reason=reason), bounced(payment))
+        self._add(payments_pb2.RejectPaymentRequest(external_id=payment, reason=reason), bounced(payment))
         self._later((4, 10), partial(self._pay_back, amount))
 
     def _lock(self) -> None:
         customer = customers_pb2.Customer(external_id=self._customer, status=customers_pb2.Customer.INACTIVE)
-        self._tell(customers_pb2.UpdateCustomerRequest(customer=customer, update_mask=FieldMask(paths=["status"])))
+        self._add(customers_pb2.UpdateCustomerRequest(customer=customer, update_mask=FieldMask(paths=["status"])))
         self._later((10, 40), partial(self._pay_back, Decimal(10 * self._random.randint(1, 4))))
 
 

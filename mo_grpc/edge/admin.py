@@ -5,7 +5,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from mo_grpc.process.places import edge_endpoint
+from mo_grpc.process.sockets import edge_socket
 
 if TYPE_CHECKING:
     from mo_grpc.config import Settings
@@ -29,7 +29,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 def admin_address(settings: "Settings") -> int | str:
     """Where the admin interface is: its port where the settings give one, else a socket that only this user reaches."""
-    return settings.mo_edge_admin_port or str(edge_endpoint(settings))
+    return settings.mo_edge_admin_port or str(edge_socket(settings))
 
 
 class Admin:

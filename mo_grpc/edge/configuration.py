@@ -15,7 +15,7 @@ from mo_grpc.config import Settings
 from mo_grpc.edge.http_errors import EDGE_ERRORS
 from mo_grpc.edge.routes import body_members, by_verb, rest_paths
 from mo_grpc.package_data import data_path
-from mo_grpc.process.places import endpoints, web_endpoint
+from mo_grpc.process.sockets import web_socket, worker_sockets
 
 TEMPLATES = data_path("envoy")
 DESCRIPTOR_SET = data_path("generated/descriptor.binpb")
@@ -92,14 +92,14 @@ def render(settings: Settings, secrets: Path | None = None, admin_socket: Path |
         access_log=settings.mo_access_log,
         json_logs=settings.mo_log_format == "json",
         # On the same machine, each worker at its private socket; elsewhere, whoever answers at the shared port.
-        pipes=[] if upstreams else [str(path) for path in endpoints(settings)],
+        pipes=[] if upstreams else [str(path) for path in worker_sockets(settings)],
         upstreams=upstreams,
         upstream_port=settings.mo_grpc_port,
         web_paths=["/openapi.json", "/swagger/", "/redoc/", settings.admin_url],
         # A Django admin's headers are its own, and its files are not below its pages.
         trap_paths=[settings.admin_honeypot_url, "/static/admin/"],
         long_web_paths=f"{re.escape(settings.admin_url)}(imports|.*\\.csv)",
-        web_pipe=None if settings.mo_edge_web_host else str(web_endpoint(settings)),
+        web_pipe=None if settings.mo_edge_web_host else str(web_socket(settings)),
         web_host=settings.mo_edge_web_host,
         web_port=settings.mo_web_port,
         web_cluster_type="STRICT_DNS" if settings.mo_edge_web_host and not _is_ip(settings.mo_edge_web_host) else "STATIC",

@@ -12,7 +12,7 @@ from mo_grpc.process.supervisor import Child, SupervisorError, supervise
 
 
 class Plan(NamedTuple):
-    """What the edge's supervisor is told."""
+    """What the edge's supervisor needs to know."""
 
     command: list[str]
     admin: int | str

@@ -14,7 +14,7 @@ from mo_grpc.edge.configuration import EdgeError, render, render_secrets
 from mo_grpc.edge.envoy import Plan
 from mo_grpc.private_files import write_private
 from mo_grpc.process.children import AlreadyLockedError, FileLock
-from mo_grpc.process.places import edge_endpoint, make_run_dir
+from mo_grpc.process.sockets import edge_socket, make_run_dir
 from mo_grpc.process.supervisor import become
 
 # Envoy's own "info" is a page about itself at every start, and its "debug" shows all headers, keys and passwords included.
@@ -29,11 +29,11 @@ def run(settings: Settings) -> NoReturn:
         WorkersError: the folder of the private sockets is not ours.
     """
     envoy = envoy_path()
-    # The callers' addresses, which its log has, are nobody else's business.
+    # The callers' addresses, which its log has, are personal data.
     os.umask(0o077)
     make_run_dir(settings)
-    # The kernel would let a second Envoy of this user share the port in silence.
-    lock = FileLock(edge_endpoint(settings).with_suffix(".lock"))
+    # The kernel would silently let a second Envoy of this user share the port.
+    lock = FileLock(edge_socket(settings).with_suffix(".lock"))
     try:
         lock.acquire()
     except AlreadyLockedError:
@@ -61,7 +61,7 @@ def run(settings: Settings) -> NoReturn:
 def write_files(settings: Settings, certificate_links: Mapping[str, Path]) -> Path:
     """Write what Envoy reads into the data folder, for its owner alone, and answer where the configuration is."""
     folder = settings.mo_data_dir.absolute()
-    config = render(settings, folder, edge_endpoint(settings))
+    config = render(settings, folder, edge_socket(settings))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, content in render_secrets(certificate_links).items():
         write_private(folder / name, content)

@@ -26,7 +26,7 @@ class AlreadyLockedError(Exception):
 
 
 class FileLock:
-    """An exclusive lock, which the kernel lets go of when its holder ends, however it ends.
+    """An exclusive lock, which the kernel releases when its holder ends, in whatever way.
 
     A program that its holder becomes (`exec`) has it too; children do not.
     """
@@ -51,7 +51,7 @@ class FileLock:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Let go of the lock, if it is held."""
+        """Release the lock, if it is held."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -85,7 +85,7 @@ class Adopted:
 
 
 class User(NamedTuple):
-    """Whom a child runs as."""
+    """The user that a child runs as."""
 
     uid: int
     gid: int
@@ -99,7 +99,7 @@ def spawn(
     user: User | None = None,
     keep: Collection[int] = (),
 ) -> Process:
-    """Start a child in a session of its own, out of reach of the terminal's Ctrl-C, that ends when this process does.
+    """Start a child in a session of its own, which the terminal's Ctrl-C does not reach, and which ends when this process does.
 
     What it prints goes to the end of `log`, or where this process's own output goes. It inherits the descriptors `keep`.
     """
@@ -129,7 +129,7 @@ def stop(process: Process, number: signal.Signals, patience: float) -> None:
 
 
 def tail(log: Path, lines: int = 15) -> str:
-    """The end of a log, to show to whoever has to understand a failure."""
+    """The end of a log, to show with a failure."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
 
 
@@ -138,12 +138,12 @@ def _become(dies_with: str, parent: str, uid: str, gid: str, *command: str) -> N
         os.setgroups([])
         os.setgid(int(gid))
         os.setuid(int(uid))
-    # What nohup has told to be ignored would stay so until the command has a handler of its own, if it ever has.
+    # What nohup ignores would otherwise be ignored until the command sets a handler, if it ever does.
     signal.signal(signal.Signals[dies_with], signal.SIG_DFL)
     # Last, because a change of user forgets it.
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.Signals[dies_with])
-    if os.getppid() != int(parent):  # it died before we could ask to be told
+    if os.getppid() != int(parent):  # it died before the signal was asked for
         sys.exit(1)
     os.execvp(command[0], command)  # noqa: S606 - the command is an argument list
 

@@ -15,7 +15,7 @@ from mo_grpc.process.children import PYTHON, Adopted, Process, spawn, tail
 from mo_grpc.process.restarts import Restarts
 from mo_grpc.process.supervisor import Child, SupervisorError, supervise
 
-PATIENCE = 60.0
+START_TIMEOUT = 60.0
 """Seconds that the services may take until they answer."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -28,7 +28,7 @@ _MO_GRPC = [*PYTHON, "-m", "mo_grpc"]
 
 
 class Plan(NamedTuple):
-    """What the supervisor of a run is told."""
+    """What the supervisor of a run needs to know."""
 
     logs: str
     """The folder of the services' logs."""
@@ -100,7 +100,7 @@ class Services:
             log = self._logs / "postgres.log"
             self._postgres = Service("PostgreSQL", log, adopt, signal.SIGINT, plan.postgres_patience)
         self._servers: list[Service] = []
-        self._deadline = time.monotonic() + PATIENCE
+        self._deadline = time.monotonic() + START_TIMEOUT
         self._ready = False
 
     def look(self) -> None:
@@ -114,7 +114,7 @@ class Services:
                 log = self._logs / f"{command}.log"
                 start = partial(spawn, [*_MO_GRPC, command], log)
                 self._servers.append(Service(name, log, start, signal.SIGTERM, self._plan.grace + MARGIN))
-        # The gRPC server starts its workers again by itself, and ends only when that helps nobody.
+        # The gRPC server restarts its workers by itself, and ends only when none of them can serve.
         grpc, *restarted = self._servers
         for service in [self._postgres, grpc, *([] if self._ready else restarted)]:
             if service:
@@ -128,7 +128,7 @@ class Services:
             with os.fdopen(self._plan.greeting, encoding="utf-8") as greeting:
                 print(greeting.read(), flush=True)
         elif time.monotonic() > self._deadline:
-            raise SupervisorError(f"Not ready after {PATIENCE:.0f} seconds; see the logs in {self._logs}.")
+            raise SupervisorError(f"Not ready after {START_TIMEOUT:.0f} seconds; see the logs in {self._logs}.")
 
     def end(self) -> None:
         """Revoke the key, and end all services; running calls finish before."""

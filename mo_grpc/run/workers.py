@@ -14,8 +14,8 @@ import structlog
 
 from mo_grpc import logs
 from mo_grpc.process.children import PYTHON, spawn
-from mo_grpc.process.places import READY, REPLACE, WorkersError, claim, endpoints, make_run_dir, some_endpoint
 from mo_grpc.process.restarts import Restarts
+from mo_grpc.process.sockets import READY, REPLACE, WorkersError, claim, make_run_dir, serving_socket, worker_sockets
 from mo_grpc.process.supervisor import Child, SupervisorError, become, supervise, wait_for
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ MARGIN = 5.0
 
 
 class Plan(NamedTuple):
-    """What the supervisor of the workers is told."""
+    """What the supervisor of the workers needs to know."""
 
     sockets: list[str]
     """The private sockets: one more than there are workers."""
@@ -47,26 +47,26 @@ class Plan(NamedTuple):
 
 
 class _Worker(Child):
-    """One process, at one of the places."""
+    """A process, at the private socket of a number."""
 
-    def __init__(self, place: int, patience: float) -> None:
-        self.place = place
+    def __init__(self, number: int, patience: float) -> None:
+        self.socket_number = number
         self.ready = False
         self.wants_successor = False
         self._pipe, theirs = os.pipe()
         os.set_blocking(self._pipe, False)
-        command = [*PYTHON, "-m", "mo_grpc", "serve", "--worker", str(place), "--supervisor", str(theirs)]
+        command = [*PYTHON, "-m", "mo_grpc", "serve", "--worker", str(number), "--supervisor", str(theirs)]
         super().__init__(spawn(command, dies_with=DRAIN, keep=(theirs,)), DRAIN, patience)
         os.close(theirs)
 
     def listen(self) -> None:
-        """Read what it has told by its pipe."""
+        """Read what it reports by its pipe."""
         try:
-            words = os.read(self._pipe, 100)
+            reports = os.read(self._pipe, 100)
         except BlockingIOError:
             return
-        self.ready = self.ready or READY in words
-        self.wants_successor = self.wants_successor or REPLACE in words
+        self.ready = self.ready or READY in reports
+        self.wants_successor = self.wants_successor or REPLACE in reports
 
     @property
     def gone(self) -> bool:
@@ -79,8 +79,8 @@ class _Worker(Child):
         return True
 
 
-class _Post:
-    """What one worker after the other stands at."""
+class _Slot:
+    """One of MO_WORKERS workers: the process that serves, and its successor while it starts."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -94,7 +94,7 @@ class _Post:
         return [worker for worker in (self.serving, self.coming) if worker]
 
     def wants(self, *, others_serve: bool) -> bool:
-        """Whether it is time to start a worker. Where no other serves, a long pause would help nobody."""
+        """Whether it is time to start a worker. While no other serves, the pause is short."""
         if self.coming or (self.serving and not self.serving.wants_successor):
             return False
         return self.restarts.due() if self.serving or others_serve else self.restarts.due(longest=1.0)
@@ -122,13 +122,13 @@ class _Post:
 
 
 class Workers:
-    """A worker at every post."""
+    """A worker in every slot."""
 
     def __init__(self, plan: Plan) -> None:
         self._sockets = [Path(socket) for socket in plan.sockets]
         self._link = Path(plan.link)
         self._patience = plan.grace + MARGIN
-        self._posts = [_Post(number) for number in range(len(plan.sockets) - 1)]
+        self._slots = [_Slot(number) for number in range(len(plan.sockets) - 1)]
         self._leaving: list[_Worker] = []
         self._linked: _Worker | None = None
 
@@ -139,20 +139,20 @@ class Workers:
             SupervisorError: no worker can be made to serve.
         """
         self._leaving = [worker for worker in self._leaving if not worker.gone]
-        for post in self._posts:
-            post.notice_deaths()
-            if replaced := post.take_over():
+        for slot in self._slots:
+            slot.notice_deaths()
+            if replaced := slot.take_over():
                 replaced.drain()
                 self._leaving.append(replaced)
-        serving = [post.serving for post in self._posts if post.serving]
-        if not serving and all(post.failed_starts >= MAX_FAILED_STARTS for post in self._posts):
+        serving = [slot.serving for slot in self._slots if slot.serving]
+        if not serving and all(slot.failed_starts >= MAX_FAILED_STARTS for slot in self._slots):
             raise SupervisorError(
                 f"No worker can be made to serve: each ended before it did, {MAX_FAILED_STARTS} times in a row."
             )
         self._keep_link(serving)
-        for post in self._posts:
-            if post.wants(others_serve=bool(serving)) and (places := self._free_places()):
-                post.coming = _Worker(places[0], self._patience)
+        for slot in self._slots:
+            if slot.wants(others_serve=bool(serving)) and (free := self._free_sockets()):
+                slot.coming = _Worker(free[0], self._patience)
 
     def end(self) -> None:
         """Let all finish their calls."""
@@ -162,11 +162,11 @@ class Workers:
         wait_for(workers)
 
     def _workers(self) -> list[_Worker]:
-        return [*self._leaving, *(worker for post in self._posts for worker in post.workers)]
+        return [*self._leaving, *(worker for slot in self._slots for worker in slot.workers)]
 
-    def _free_places(self) -> list[int]:
-        taken = {worker.place for worker in self._workers()}
-        return [place for place in range(len(self._sockets)) if place not in taken]
+    def _free_sockets(self) -> list[int]:
+        taken = {worker.socket_number for worker in self._workers()}
+        return [number for number in range(len(self._sockets)) if number not in taken]
 
     def _keep_link(self, serving: list[_Worker]) -> None:
         """Keep one socket that leads to a worker that serves, for the pages."""
@@ -175,7 +175,7 @@ class Workers:
         self._linked = serving[0]
         new = self._link.with_suffix(".new")
         new.unlink(missing_ok=True)
-        new.symlink_to(self._sockets[self._linked.place])
+        new.symlink_to(self._sockets[self._linked.socket_number])
         new.replace(self._link)
 
 
@@ -186,11 +186,11 @@ def run_workers(settings: "Settings") -> NoReturn:
         WorkersError: the port is taken, or the folder of the private sockets is not ours.
     """
     make_run_dir(settings)
-    claim(settings, some_endpoint(settings))
+    claim(settings, serving_socket(settings))
     _reserve(settings.mo_grpc_host, settings.mo_grpc_port)
     plan = Plan(
-        sockets=[str(path) for path in endpoints(settings)],
-        link=str(some_endpoint(settings)),
+        sockets=[str(path) for path in worker_sockets(settings)],
+        link=str(serving_socket(settings)),
         grace=settings.mo_shutdown_grace_seconds,
         log_level=settings.mo_log_level,
         log_format=settings.mo_log_format,

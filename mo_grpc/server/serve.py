@@ -15,7 +15,7 @@ import uvloop
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database, affordable_pool_size, database_url
 from mo_grpc.imports.orphans import remove_for_ever
-from mo_grpc.process.places import READY, REPLACE, WorkersError, claim, endpoint, tell
+from mo_grpc.process.sockets import READY, REPLACE, WorkersError, claim, notify, worker_socket
 from mo_grpc.process.tasks import Tasks
 from mo_grpc.server.cleaning import clean_up
 from mo_grpc.server.health import NOT_SERVING, SERVING, HealthServicer
@@ -38,7 +38,7 @@ async def report_health(status: HealthServicer, state: ServerState, supervisor: 
         current = state.keys.is_current and state.tokens.is_current
         status.report(SERVING if current else NOT_SERVING)
         if current and not reported:
-            reported = tell(supervisor, READY) or True
+            reported = notify(supervisor, READY) or True
         await asyncio.sleep(0.1)
 
 
@@ -50,13 +50,13 @@ async def first_contact(state: ServerState) -> None:
                 await asyncio.sleep(0.01)
 
 
-def _listen(server: grpc.aio.Server, settings: Settings, place: int) -> None:
+def _listen(server: grpc.aio.Server, settings: Settings, worker: int) -> None:
     """Take the port for direct clients and the private socket for Envoy.
 
     Raises:
         WorkersError: one of them cannot be used.
     """
-    private = endpoint(settings, place)
+    private = worker_socket(settings, worker)
     claim(settings, private)
     addresses = {
         f"Port {settings.mo_grpc_port} of {settings.mo_grpc_host}": settings.grpc_address,
@@ -69,7 +69,7 @@ def _listen(server: grpc.aio.Server, settings: Settings, place: int) -> None:
             raise WorkersError(f"{name} cannot be used.") from None
 
 
-async def serve_async(settings: Settings, place: int, supervisor: int | None) -> bool:
+async def serve_async(settings: Settings, worker: int, supervisor: int | None) -> bool:
     """Serve until the supervisor ends it (SIGHUP); then report NOT_SERVING, finish the running calls, and close the database.
 
     SIGTERM and SIGINT ask the supervisor for a successor first; without one, they end the server as well.
@@ -78,20 +78,20 @@ async def serve_async(settings: Settings, place: int, supervisor: int | None) ->
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def give_way() -> None:
-        if not tell(supervisor, REPLACE):
+    def ask_for_successor() -> None:
+        if not notify(supervisor, REPLACE):
             stop.set()
 
     loop.add_signal_handler(signal.SIGHUP, stop.set)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, give_way)
+        loop.add_signal_handler(number, ask_for_successor)
     url = database_url(settings)
     database = Database(url, await affordable_pool_size(url, settings))
     tasks = Tasks(on_failure=stop.set)
     async with server_state(settings, database, tasks) as state:
         built = make_server(settings, database, state)
         await first_contact(state)
-        _listen(built.server, settings, place)
+        _listen(built.server, settings, worker)
         await built.server.start()
         retention = timedelta(hours=settings.mo_idempotency_retention_hours)
         jobs = {
@@ -102,13 +102,13 @@ async def serve_async(settings: Settings, place: int, supervisor: int | None) ->
         }
         for name, job in jobs.items():
             tasks.start(name, job)
-        log.info("serving", address=settings.grpc_address, worker=place)
+        log.info("serving", address=settings.grpc_address, worker=worker)
         await stop.wait()
-        log.info("draining", grace_seconds=settings.mo_shutdown_grace_seconds, worker=place)
+        log.info("draining", grace_seconds=settings.mo_shutdown_grace_seconds, worker=worker)
         await tasks.stop(*jobs)
         await drain(built, settings.mo_shutdown_grace_seconds)
     await database.close()
-    log.info("stopped", worker=place)
+    log.info("stopped", worker=worker)
     return not tasks.failed
 
 
@@ -127,8 +127,8 @@ async def drain(built: Built, grace: float) -> None:
         await stopping
 
 
-def serve(settings: Settings, place: int, supervisor: int | None) -> None:
-    """Serve in this process, on uvloop, at one of the places; `supervisor` is the pipe to the supervisor.
+def serve(settings: Settings, worker: int, supervisor: int | None) -> None:
+    """Serve in this process, on uvloop, at the private socket of this number; `supervisor` is the pipe to the supervisor.
 
     The exit status is 70 (EX_SOFTWARE) when a background task failed.
     """
@@ -137,5 +137,5 @@ def serve(settings: Settings, place: int, supervisor: int | None) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)
-    if not uvloop.run(serve_async(settings, place, supervisor)):
+    if not uvloop.run(serve_async(settings, worker, supervisor)):
         sys.exit(os.EX_SOFTWARE)

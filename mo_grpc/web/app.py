@@ -14,7 +14,7 @@ from starlette.routing import Mount, Route
 
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database, database_url
-from mo_grpc.process.places import some_endpoint
+from mo_grpc.process.sockets import serving_socket
 from mo_grpc.web.admin.app import make_admin
 from mo_grpc.web.headers import SecurityHeaders
 from mo_grpc.web.honeypot import pages as honeypot
@@ -55,7 +55,7 @@ def _grpc_address(settings: Settings) -> str:
     """
     hosts, port = settings.mo_edge_upstream_host, settings.mo_grpc_port
     if not hosts:
-        return f"unix:{some_endpoint(settings)}"
+        return f"unix:{serving_socket(settings)}"
     if len(hosts) == 1:
         return f"[{hosts[0]}]:{port}" if ":" in hosts[0] else f"{hosts[0]}:{port}"
     found = [socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)[0][4] for host in hosts]

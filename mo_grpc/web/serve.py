@@ -8,7 +8,7 @@ from typing import NoReturn
 import uvicorn
 
 from mo_grpc.config import Settings
-from mo_grpc.process.places import make_run_dir, web_endpoint
+from mo_grpc.process.sockets import make_run_dir, web_socket
 from mo_grpc.web.app import make_app
 
 MAX_CONCURRENT = 200
@@ -25,7 +25,7 @@ def serve(settings: Settings) -> None:
         signal.signal(number, _end)
     if settings.mo_web_host is None:
         make_run_dir(settings)
-        web_endpoint(settings).unlink(missing_ok=True)
+        web_socket(settings).unlink(missing_ok=True)
     uvicorn.Server(configuration(settings)).run()
 
 
@@ -33,7 +33,7 @@ def configuration(settings: Settings) -> uvicorn.Config:
     """The server's settings: application, address, limits."""
     return uvicorn.Config(
         make_app(settings),
-        uds=str(web_endpoint(settings)) if settings.mo_web_host is None else None,
+        uds=str(web_socket(settings)) if settings.mo_web_host is None else None,
         host=settings.mo_web_host or "127.0.0.1",
         port=settings.mo_web_port,
         # The root logger is set up already, and Envoy writes the access log.

@@ -59,7 +59,7 @@ def record(made: Record) -> Iterator[Record]:
 def test_a_whole_record_passes(record: Record) -> None:
     status, shown = record.audit()
     assert status == 0
-    assert "The record of changes is whole" in shown
+    assert "The audit log of changes is complete" in shown
 
 
 COPIED = "stream, number, at, kind, actor, subject, address, data, sealed_by, seal"

@@ -140,7 +140,7 @@ def test_a_database_that_is_read_only(stack: Stack, empty: URL, tmp_path: Path) 
 def test_the_audit_of_a_table_that_is_locked(stack: Stack) -> None:
     with owner(stack.data_dir) as migration:
         migration.execute("LOCK loans IN ACCESS EXCLUSIVE MODE")
-        assert_told(stack.environment, "Somebody else holds a lock", [("audit",)])
+        assert_told(stack.environment, "Another session holds a lock", [("audit",)])
         migration.rollback()
 
 
@@ -150,7 +150,7 @@ def test_a_statement_that_waited_too_long_for_a_lock(stack: Stack, empty: URL, t
     cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
     with ThreadPoolExecutor(1) as pool, connect(empty) as migration:
         migration.execute("LOCK users IN ACCESS EXCLUSIVE MODE")
-        told = pool.submit(assert_told, over(empty, stack, tmp_path), "Somebody else holds a lock", [("users", "list")])
+        told = pool.submit(assert_told, over(empty, stack, tmp_path), "Another session holds a lock", [("users", "list")])
         eventually(lambda: waiting(migration) == 1, 30)
         migration.execute(cancel.encode())
         told.result(30)

@@ -1,4 +1,4 @@
-"""Where the processes of one data folder meet: private sockets, locks, and what a worker tells its supervisor.
+"""The private sockets of a data folder's processes, their locks, and what a worker reports to its supervisor.
 
 Direct clients share one port among the workers. Envoy finds each at a private socket, because the kernel spreads connections
 over a shared port, and Envoy's few long ones would leave a worker idle. There is one socket more than there are workers, for
@@ -17,10 +17,10 @@ if TYPE_CHECKING:  # a supervisor does without the settings' libraries
     from mo_grpc.config import Settings
 
 READY = b"+"
-"""A worker's word for: I serve."""
+"""A worker reports: it serves."""
 
 REPLACE = b"-"
-"""A worker's word for: somebody wants me to go; I serve until there is a successor."""
+"""A worker reports: it is to end, and serves until there is a successor."""
 
 _MAX_SOCKET_PATH = 100  # the kernel's limit is 108 bytes, or 104
 
@@ -29,28 +29,28 @@ class WorkersError(Exception):
     """The workers cannot run; the message says why."""
 
 
-def endpoint(settings: "Settings", place: int) -> Path:
-    """The private socket at a place, in a folder that only its user can enter."""
-    return _run_dir(settings) / f"grpc-{place}.sock"
+def worker_socket(settings: "Settings", number: int) -> Path:
+    """One of the private sockets, in a folder that only its user can enter."""
+    return _run_dir(settings) / f"grpc-{number}.sock"
 
 
-def endpoints(settings: "Settings") -> list[Path]:
-    """The private sockets at which workers may be, of which one is free, or its worker is on its way out."""
-    return [endpoint(settings, place) for place in range(settings.mo_workers + 1)]
+def worker_sockets(settings: "Settings") -> list[Path]:
+    """The private sockets of all workers, and one more for the successor of a worker that ends."""
+    return [worker_socket(settings, number) for number in range(settings.mo_workers + 1)]
 
 
-def some_endpoint(settings: "Settings") -> Path:
-    """A link to the private socket of one that serves; the supervisor keeps it so."""
+def serving_socket(settings: "Settings") -> Path:
+    """A link to the socket of a worker that serves, which the supervisor keeps current."""
     return _run_dir(settings) / "grpc.sock"
 
 
-def edge_endpoint(settings: "Settings") -> Path:
-    """The private socket of the edge's admin interface, beside them."""
+def edge_socket(settings: "Settings") -> Path:
+    """The private socket of Envoy's admin interface."""
     return _run_dir(settings) / "edge.sock"
 
 
-def web_endpoint(settings: "Settings") -> Path:
-    """The private socket of the pages, beside them."""
+def web_socket(settings: "Settings") -> Path:
+    """The private socket of the web server."""
     return _run_dir(settings) / "web.sock"
 
 
@@ -66,7 +66,7 @@ def make_run_dir(settings: "Settings") -> None:
     """Make the sockets' folder.
 
     Raises:
-        WorkersError: somebody else's folder has its name.
+        WorkersError: another user's folder has its name.
     """
     run_dir = _run_dir(settings)
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def make_run_dir(settings: "Settings") -> None:
 
 
 def claim(settings: "Settings", socket: Path) -> None:
-    """Make a socket this process's own for as long as it lives: gRPC would take it from another in silence.
+    """Lock a socket for as long as this process lives: gRPC would silently take it from another process.
 
     Raises:
         WorkersError: another process has it.
@@ -88,9 +88,9 @@ def claim(settings: "Settings", socket: Path) -> None:
         raise WorkersError(f"A server runs with the data folder {settings.mo_data_dir} already.") from None
 
 
-def tell(pipe: int | None, word: bytes) -> bool:
-    """Tell the supervisor something; False if there is none."""
+def notify(pipe: int | None, report: bytes) -> bool:
+    """Report something to the supervisor; False if there is none."""
     try:
-        return pipe is not None and os.write(pipe, word) > 0
+        return pipe is not None and os.write(pipe, report) > 0
     except BrokenPipeError:
         return False
