@@ -1,3 +1,3 @@
-"""People log in here, too."""
+"""Users log in here, too."""
 
-from tests.auth.users.conftest import doors, new_person, over_doors, patience  # noqa: F401 - fixtures
+from tests.auth.users.conftest import doors, new_user, over_doors, patience  # noqa: F401 - fixtures

@@ -56,7 +56,7 @@ def record(made: Record) -> Iterator[Record]:
     )
 
 
-def test_a_whole_record_passes(record: Record) -> None:
+def test_a_whole_audit_log_passes(record: Record) -> None:
     status, shown = record.audit()
     assert status == 0
     assert "The audit log of changes is complete" in shown
@@ -92,14 +92,14 @@ TAMPERINGS = {
 
 
 @pytest.mark.parametrize("tampering", TAMPERINGS)
-def test_a_changed_record_is_found(record: Record, tampering: str) -> None:
+def test_a_changed_event_is_found(record: Record, tampering: str) -> None:
     record.execute(*TAMPERINGS[tampering])
     status, shown = record.audit()
     assert status == 1
     assert "events changes" in shown
 
 
-def test_a_record_taken_back_to_what_it_was_is_found_by_whoever_kept_its_end(record: Record) -> None:
+def test_an_audit_log_restored_to_an_older_state_is_found_by_whoever_kept_its_end(record: Record) -> None:
     _, shown = record.audit()
     ends = shown.splitlines()[-1].partition(": ")[2].split()
     assert record.audit(*ends)[0] == 0

@@ -1,4 +1,4 @@
-"""What is recorded: logins, changes of keys and people, refused calls; and what never is."""
+"""What is recorded: logins, changes of keys and users, refused calls; and what never is."""
 
 import getpass
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 
 from mo_grpc.auth.api_keys.rules import Credential
 from mo_grpc.auth.users.rules import Role
-from tests.auth.users.conftest import Doors, NewPerson, basic, reason, refused, rows, totp
+from tests.auth.users.conftest import Doors, NewUser, basic, reason, refused, rows, totp
 from tests.conftest import TLS, Stack
 from tests.doors import GrpcDoor, Refused
 from tests.secrets import PASSWORD
@@ -26,13 +26,13 @@ def recorded(stack: Stack, subject: str, *, stream: str = "changes") -> list[Row
     return rows(stack, statement, stream, subject)
 
 
-def test_logins_are_recorded_however_they_end(stack: Stack, doors: Doors, new_person: NewPerson) -> None:
-    person = new_person()
-    assert reason(lambda: doors.login(person.email, "wrong password")) == "CREDENTIALS_INVALID"
-    doors.tokens(person.email)
-    assert recorded(stack, person.email, stream="logins") == [
+def test_logins_are_recorded_however_they_end(stack: Stack, doors: Doors, new_user: NewUser) -> None:
+    user = new_user()
+    assert reason(lambda: doors.login(user.email, "wrong password")) == "CREDENTIALS_INVALID"
+    doors.tokens(user.email)
+    assert recorded(stack, user.email, stream="logins") == [
         ("login_refused", "", "127.0.0.1", {"reason": "CREDENTIALS_INVALID"}),
-        ("logged_in", f"user-{person.id}", "127.0.0.1", {}),
+        ("logged_in", f"user-{user.id}", "127.0.0.1", {}),
     ]
 
 
@@ -46,39 +46,39 @@ def test_a_login_with_an_unknown_email_is_recorded_and_what_is_no_email_is_not_k
     assert not rows(stack, "SELECT FROM events WHERE subject LIKE '%%secret password%%' OR %s", False)
 
 
-def test_a_login_that_wants_another_password_is_recorded(stack: Stack, over_doors: Doors, new_person: NewPerson) -> None:
-    person = new_person(must_change_password=True)
-    assert reason(lambda: over_doors.login(person.email)) == "PASSWORD_CHANGE_REQUIRED"
-    over_doors.tokens(person.email, new_password="orchard compass 77")
-    kinds = [(row[0], row[3].get("reason")) for row in recorded(stack, person.email, stream="logins")]
+def test_a_login_that_wants_another_password_is_recorded(stack: Stack, over_doors: Doors, new_user: NewUser) -> None:
+    user = new_user(must_change_password=True)
+    assert reason(lambda: over_doors.login(user.email)) == "PASSWORD_CHANGE_REQUIRED"
+    over_doors.tokens(user.email, new_password="orchard compass 77")
+    kinds = [(row[0], row[3].get("reason")) for row in recorded(stack, user.email, stream="logins")]
     assert kinds == [("login_refused", "PASSWORD_CHANGE_REQUIRED"), ("logged_in", None)]
-    assert recorded(stack, person.email) == [("password_changed", f"user-{person.id}", "127.0.0.1", {})]
+    assert recorded(stack, user.email) == [("password_changed", f"user-{user.id}", "127.0.0.1", {})]
 
 
-def test_one_time_codes_turned_on_and_off_are_recorded(stack: Stack, over_doors: Doors, new_person: NewPerson) -> None:
-    person = new_person()
-    door = over_doors.person(person.email)
+def test_one_time_codes_turned_on_and_off_are_recorded(stack: Stack, over_doors: Doors, new_user: NewUser) -> None:
+    user = new_user()
+    door = over_doors.user(user.email)
     secret = door("auth.EnrollOtp", password=PASSWORD)["secret"]
     codes = door("auth.ConfirmOtp", code=totp(secret, -1))["recovery_codes"]
     assert refused(lambda: door("auth.DisableOtp", password=PASSWORD, code="000000")).reason == "CREDENTIALS_INVALID"
     door("auth.DisableOtp", password=PASSWORD, code=codes[0])
-    by: Row = (f"user-{person.id}", "127.0.0.1", {})
-    assert recorded(stack, person.email) == [("otp_enabled", *by), ("otp_disabled", *by)]
-    assert [row[0] for row in recorded(stack, person.email, stream="logins")] == ["logged_in", "login_refused"]
+    by: Row = (f"user-{user.id}", "127.0.0.1", {})
+    assert recorded(stack, user.email) == [("otp_enabled", *by), ("otp_disabled", *by)]
+    assert [row[0] for row in recorded(stack, user.email, stream="logins")] == ["logged_in", "login_refused"]
 
 
-def test_logging_out_and_a_stolen_refresh_token_are_recorded(stack: Stack, over_doors: Doors, new_person: NewPerson) -> None:
-    person = new_person()
-    tokens = over_doors.tokens(person.email)
+def test_logging_out_and_a_stolen_refresh_token_are_recorded(stack: Stack, over_doors: Doors, new_user: NewUser) -> None:
+    user = new_user()
+    tokens = over_doors.tokens(user.email)
     over_doors.bearer(tokens["access_token"])("auth.RevokeToken")
-    [(kind, actor, address, data)] = recorded(stack, f"user-{person.id}", stream="logins")
-    assert (kind, actor, address) == ("logged_out", f"user-{person.id}", "127.0.0.1")
+    [(kind, actor, address, data)] = recorded(stack, f"user-{user.id}", stream="logins")
+    assert (kind, actor, address) == ("logged_out", f"user-{user.id}", "127.0.0.1")
     assert len(data["session"]) == 22
     anybody = over_doors.open({})
-    spent = over_doors.tokens(person.email)["refresh_token"]
+    spent = over_doors.tokens(user.email)["refresh_token"]
     anybody("auth.RefreshToken", refresh_token=spent)
     assert reason(lambda: anybody("auth.RefreshToken", refresh_token=spent)) == "TOKEN_INVALID"
-    assert [row[:3] for row in recorded(stack, f"user-{person.id}", stream="logins")][1:] == [
+    assert [row[:3] for row in recorded(stack, f"user-{user.id}", stream="logins")][1:] == [
         ("refresh_token_reused", "", "127.0.0.1")
     ]
 
@@ -106,13 +106,13 @@ def test_what_administrators_do_to_accounts_is_recorded(stack: Stack) -> None:
     ]
 
 
-def test_what_becomes_of_keys_is_recorded(stack: Stack, doors: Doors, new_person: NewPerson) -> None:
-    person = new_person(Role.ADMINISTRATOR)
-    door = doors.person(person.email)
+def test_what_becomes_of_keys_is_recorded(stack: Stack, doors: Doors, new_user: NewUser) -> None:
+    user = new_user(Role.ADMINISTRATOR)
+    door = doors.user(user.email)
     key = door("auth.CreateApiKey", api_key={"name": "shop", "scopes": ["loans:read", "customers:read"]})["id"]
     door("auth.RotateApiKey", id=key, overlap_seconds=60)
     door("auth.RevokeApiKey", id=key)
-    by = (f"user-{person.id}", "127.0.0.1")
+    by = (f"user-{user.id}", "127.0.0.1")
     assert recorded(stack, key) == [
         ("api_key_created", *by, {"name": "shop", "scopes": "customers:read loans:read"}),
         ("api_key_rotated", *by, {"overlap_seconds": "60"}),
@@ -162,18 +162,18 @@ def test_a_wrong_secret_of_a_real_key_names_the_key_and_an_invented_id_is_not_ke
     assert not rows(stack, "SELECT FROM events WHERE events::text LIKE %s", f"%{invented.id}%")
 
 
-def test_the_address_is_not_the_callers_to_choose(stack: Stack, new_person: NewPerson) -> None:
-    person = new_person()
-    headers = {"authorization": basic(person.email), "x-forwarded-for": "203.0.113.9"}
+def test_the_address_is_not_the_callers_to_choose(stack: Stack, new_user: NewUser) -> None:
+    user = new_user()
+    headers = {"authorization": basic(user.email), "x-forwarded-for": "203.0.113.9"}
     with httpx.Client(base_url=stack.http_url, timeout=30, verify=TLS) as client:
         assert client.post("/v1/auth/tokens", headers=headers, json={}).status_code == 200
-    assert [row[2] for row in recorded(stack, person.email, stream="logins")] == ["127.0.0.1"]
+    assert [row[2] for row in recorded(stack, user.email, stream="logins")] == ["127.0.0.1"]
 
 
-def test_the_record_is_shown_newest_first(stack: Stack, over_doors: Doors, new_person: NewPerson) -> None:
-    person = new_person()
-    over_doors.tokens(person.email)
+def test_the_audit_log_is_shown_newest_first(stack: Stack, over_doors: Doors, new_user: NewUser) -> None:
+    user = new_user()
+    over_doors.tokens(user.email)
     shown = stack.cli("events", "logins", "--limit", "1").stdout
-    assert person.email in shown
+    assert user.email in shown
     assert "logged_in" in shown
     assert len([line for line in shown.splitlines() if "127.0.0.1" in line]) == 1

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from mo_grpc.auth.users.rules import Role
-from tests.auth.users.conftest import NewPerson, basic, new_person, patience  # noqa: F401 - fixtures
+from tests.auth.users.conftest import NewUser, basic, new_user, patience  # noqa: F401 - fixtures
 from tests.conftest import ORIGIN, TLS, Stack
 from tests.doors import Json
 from tests.e2e.test_edge import exchange, refusal
@@ -42,16 +42,16 @@ def test_401_says_what_would_do(stack: Stack) -> None:
     assert challenge("POST", "/v1/auth/tokens", authorization=basic("nobody@example.org", "wrong")) == asks
 
 
-def test_retry_after_comes_with_every_retry_info(stack: Stack, new_person: NewPerson) -> None:  # noqa: F811
+def test_retry_after_comes_with_every_retry_info(stack: Stack, new_user: NewUser) -> None:  # noqa: F811
     """Also from the calls whose answers are for no cache, and which say so in a header of their own."""
-    person = new_person(Role.ADMINISTRATOR)
+    user = new_user(Role.ADMINISTRATOR)
     with httpx.Client(base_url=stack.http_url, verify=TLS) as client:
-        login = client.post("/v1/auth/tokens", headers={"authorization": basic(person.email)})
+        login = client.post("/v1/auth/tokens", headers={"authorization": basic(user.email)})
         assert login.headers["cache-control"] == "no-store"
         bearer = {"authorization": f"Bearer {login.json()['tokens']['access_token']}"}
         answers = []
         for path, headers in (
-            ("/v1/auth/tokens", {"authorization": basic(person.email, "wrong")}),
+            ("/v1/auth/tokens", {"authorization": basic(user.email, "wrong")}),
             ("/v1/auth/otp:enroll", bearer),
         ):
             for _ in range(20):

@@ -175,13 +175,13 @@ def test_a_worker_ends_when_a_task_fails(own: Own, tmp_path: Path) -> None:
     assert "InsufficientPrivilege" in failed
 
 
-def test_health_counts_what_people_s_calls_need(own: Own) -> None:
+def test_health_counts_what_users_calls_need(own: Own) -> None:
     with a_server(own.environment, MO_DATABASE_URL=own.environment["MO_DATABASE_URL"]) as worker:
-        person = GrpcDoor(worker.channel, (("authorization", "Bearer x"),))
+        user = GrpcDoor(worker.channel, (("authorization", "Bearer x"),))
 
         def code() -> int:
             with pytest.raises(Refused) as refused:
-                person("customers.ListCustomers", page_size=1)
+                user("customers.ListCustomers", page_size=1)
             return refused.value.code
 
         assert code() == 16

@@ -15,7 +15,7 @@ from mo_grpc.auth.api_keys.rules import Credential
 from mo_grpc.auth.users.rules import Role
 from mo_grpc.rpc.access import ACCESS, ACCOUNT, BASIC, GRANTABLE, PUBLIC, SERVICES
 from tests.auth.tokens.forging import header_of, payload_of, private_key, unsigned
-from tests.auth.users.conftest import NewPerson, basic
+from tests.auth.users.conftest import NewUser, basic
 from tests.conftest import TLS, Stack
 from tests.doors import Door, GrpcDoor, Json, Refused, RestDoor
 
@@ -41,9 +41,9 @@ class Credentials:
 
 
 @pytest.fixture
-def credentials(stack: Stack, grpc_channel: grpc.Channel, new_person: NewPerson) -> Credentials:
+def credentials(stack: Stack, grpc_channel: grpc.Channel, new_user: NewUser) -> Credentials:
     anybody = GrpcDoor(grpc_channel)
-    login = GrpcDoor(grpc_channel, (("authorization", basic(new_person(Role.ADMINISTRATOR).email)),))
+    login = GrpcDoor(grpc_channel, (("authorization", basic(new_user(Role.ADMINISTRATOR).email)),))
     token = login("auth.CreateToken")["tokens"]["access_token"]
     administrator = GrpcDoor(grpc_channel, (("authorization", f"Bearer {token}"),))
 

@@ -20,7 +20,7 @@ from mo_grpc.auth.users.rules import Role
 from mo_grpc.imports.servicer import SMALL
 from mo_grpc.rpc.access import ACCESS, BASIC, PUBLIC, SERVICES
 from tests.auth.tokens.forging import header_of, payload_of, private_key
-from tests.auth.users.conftest import Doors, NewPerson, rows
+from tests.auth.users.conftest import Doors, NewUser, rows
 from tests.conftest import Stack
 from tests.doors import GrpcDoor, Json, method, refused
 from tests.factories import new_id
@@ -65,8 +65,8 @@ def endless_import(stack: Stack) -> Iterator[str]:
 
 
 @pytest.fixture
-def administrator(over_doors: Doors, new_person: NewPerson) -> GrpcDoor:
-    door = over_doors.person(new_person(Role.ADMINISTRATOR).email)
+def administrator(over_doors: Doors, new_user: NewUser) -> GrpcDoor:
+    door = over_doors.user(new_user(Role.ADMINISTRATOR).email)
     assert isinstance(door, GrpcDoor)
     return door
 
@@ -120,19 +120,19 @@ class Loss:
 
 
 @pytest.fixture
-def losses(stack: Stack, administrator: GrpcDoor, over_doors: Doors, new_person: NewPerson) -> dict[str, Loss]:
+def losses(stack: Stack, administrator: GrpcDoor, over_doors: Doors, new_user: NewUser) -> dict[str, Loss]:
     def with_key(lose: Callable[[str], object], reason: str = "API_KEY_INVALID") -> Loss:
         key = new_key(administrator)
         return Loss((("x-api-key", key["key"]),), key["id"], lambda: lose(key["id"]), reason)
 
     def with_token(lose: Callable[[str, str], object], reason: str = "TOKEN_INVALID", lifetime: int = 0) -> Loss:
-        person = new_person(Role.OPERATOR)
-        token = over_doors.tokens(person.email)["access_token"]
+        user = new_user(Role.OPERATOR)
+        token = over_doors.tokens(user.email)["access_token"]
         if lifetime:
             header, payload = header_of(token), payload_of(token) | {"exp": int(time.time()) + lifetime}
             token = jwt.encode(payload, private_key(stack, header["kid"]), "EdDSA", headers=header)
         bearer = (("authorization", f"Bearer {token}"),)
-        return Loss(bearer, f"user-{person.id}", lambda: lose(person.email, token), reason)
+        return Loss(bearer, f"user-{user.id}", lambda: lose(user.email, token), reason)
 
     def update(setting: str) -> Callable[[str], object]:
         return lambda key: rows(stack, f"UPDATE api_keys SET {setting} WHERE id = %s", key)

@@ -1,3 +1,3 @@
-"""People, too, hold keys to the API."""
+"""Users, too, hold keys to the API."""
 
-from tests.auth.users.conftest import new_person, over_doors  # noqa: F401 - fixtures
+from tests.auth.users.conftest import new_user, over_doors  # noqa: F401 - fixtures

@@ -16,7 +16,7 @@ from mo_grpc.auth.users.rules import ROLE_SCOPES, Role
 from mo_grpc.db.embedded import embedded_url
 from mo_grpc.rpc.access import ACCESS, ACCOUNT, BASIC, PUBLIC
 from tests.auth.tokens.forging import header_of, payload_of, private_key, unsigned, vault
-from tests.auth.users.conftest import Doors, NewPerson, basic, opens, reason, refused, rows
+from tests.auth.users.conftest import Doors, NewUser, basic, opens, reason, refused, rows
 from tests.conftest import TLS, Stack
 from tests.databases import connect, owner
 from tests.doors import Door, GrpcDoor, Json, Refused, RestDoor
@@ -29,8 +29,8 @@ def jwks(stack: Stack) -> Json:
     return answer
 
 
-def test_every_forged_token_is_refused_alike(doors: Doors, new_person: NewPerson, stack: Stack) -> None:
-    token = doors.tokens(new_person(Role.ADMINISTRATOR).email)["access_token"]
+def test_every_forged_token_is_refused_alike(doors: Doors, new_user: NewUser, stack: Stack) -> None:
+    token = doors.tokens(new_user(Role.ADMINISTRATOR).email)["access_token"]
     header, payload = header_of(token), payload_of(token)
     ours = private_key(stack, header["kid"])
     [public] = [key for key in jwks(stack)["keys"] if key["kid"] == header["kid"]]
@@ -72,8 +72,8 @@ def test_every_forged_token_is_refused_alike(doors: Doors, new_person: NewPerson
     assert len(answers) == 1
 
 
-def test_the_jwks_verify_the_tokens(doors: Doors, new_person: NewPerson, stack: Stack) -> None:
-    token = doors.tokens(new_person().email)["access_token"]
+def test_the_jwks_verify_the_tokens(doors: Doors, new_user: NewUser, stack: Stack) -> None:
+    token = doors.tokens(new_user().email)["access_token"]
     keys = jwks(stack)
     assert keys == doors.open({})("auth.GetJwks")
     key = jwt.PyJWKSet.from_dict(keys)[header_of(token)["kid"]]
@@ -81,14 +81,14 @@ def test_the_jwks_verify_the_tokens(doors: Doors, new_person: NewPerson, stack: 
     assert "d" not in keys["keys"][0]
 
 
-def test_each_rpc_asks_for_its_scope_of_each_role(over_doors: Doors, new_person: NewPerson) -> None:
-    people = {role: over_doors.person(new_person(role).email) for role in Role}
+def test_each_rpc_asks_for_its_scope_of_each_role(over_doors: Doors, new_user: NewUser) -> None:
+    users = {role: over_doors.user(new_user(role).email) for role in Role}
     for method, scope in ACCESS.items():
         if scope in (PUBLIC, BASIC) or not method.startswith("/mo."):
             continue
         service, name = method[1:].split("/")
         assert descriptor_pool.Default().FindServiceByName(service).methods_by_name[name]
-        for role, door in people.items():
+        for role, door in users.items():
             if scope in ROLE_SCOPES[role]:
                 continue
             refusal = refused(lambda door=door, m=method: door(f"{m.split('.')[1]}.{m.rpartition('/')[2]}"))  # type: ignore[misc]
@@ -96,30 +96,30 @@ def test_each_rpc_asks_for_its_scope_of_each_role(over_doors: Doors, new_person:
     assert ROLE_SCOPES[Role.VIEWER] < ROLE_SCOPES[Role.OPERATOR] <= ROLE_SCOPES[Role.ADMINISTRATOR]
 
 
-def test_one_s_own_account_is_for_people_alone(door: Door) -> None:
+def test_one_s_own_account_is_for_users_alone(door: Door) -> None:
     for rpc, request in {"RevokeToken": {}, "EnrollOtp": {"password": "x"}, "ConfirmOtp": {"code": "1"}}.items():
         refusal = refused(lambda rpc=rpc, request=request: door(f"auth.{rpc}", **request))  # type: ignore[misc]
         assert (refusal.code, refusal.reason) == (7, "SCOPE_MISSING")
         assert refusal.info["metadata"] == {"scope": ACCOUNT}
 
 
-def test_no_key_is_given_the_scope_of_people(stack: Stack) -> None:
+def test_no_key_is_given_the_scope_of_users(stack: Stack) -> None:
     done = stack.cli("keys", "create", "x", "--scope", ACCOUNT, check=False)
     assert done.returncode == 2
 
 
-def test_where_a_call_has_both_the_key_counts(over_doors: Doors, new_person: NewPerson, stack: Stack) -> None:
-    token = over_doors.tokens(new_person(Role.VIEWER).email)["access_token"]
+def test_where_a_call_has_both_the_key_counts(over_doors: Doors, new_user: NewUser, stack: Stack) -> None:
+    token = over_doors.tokens(new_user(Role.VIEWER).email)["access_token"]
     both = over_doors.open({"authorization": f"Bearer {token}", "x-api-key": stack.api_key})
     assert reason(lambda: both("customers.CreateCustomer", customer={})) == "INVALID_FIELDS"
     wrong = over_doors.open({"authorization": f"Bearer {token}", "x-api-key": "wrong"})
     assert reason(lambda: wrong("customers.ListCustomers")) == "API_KEY_INVALID"
 
 
-def test_an_idempotency_key_belongs_to_the_person(over_doors: Doors, new_person: NewPerson) -> None:
-    person, other = new_person(Role.OPERATOR), new_person(Role.OPERATOR)
-    customer = {"external_id": f"c-{person.id}", "score": "1.00"}
-    first, second, third = (over_doors.person(each.email).keyed("one") for each in (person, person, other))
+def test_an_idempotency_key_belongs_to_the_user(over_doors: Doors, new_user: NewUser) -> None:
+    user, other = new_user(Role.OPERATOR), new_user(Role.OPERATOR)
+    customer = {"external_id": f"c-{user.id}", "score": "1.00"}
+    first, second, third = (over_doors.user(each.email).keyed("one") for each in (user, user, other))
     assert first("customers.CreateCustomer", customer=customer) == second("customers.CreateCustomer", customer=customer)
     assert second.replayed
     assert reason(lambda: third("customers.CreateCustomer", customer=customer)) == "CUSTOMER_ALREADY_EXISTS"
@@ -129,8 +129,8 @@ def refresh(doors: Doors, token: str) -> Json:
     return doors.open({})("auth.RefreshToken", refresh_token=token)
 
 
-def test_a_refresh_token_buys_the_next_pair(doors: Doors, new_person: NewPerson) -> None:
-    first = doors.tokens(new_person().email)
+def test_a_refresh_token_buys_the_next_pair(doors: Doors, new_user: NewUser) -> None:
+    first = doors.tokens(new_user().email)
     second = refresh(doors, first["refresh_token"])
     third = refresh(doors, second["refresh_token"])
     assert len({each["refresh_token"] for each in (first, second, third)}) == 3
@@ -138,9 +138,9 @@ def test_a_refresh_token_buys_the_next_pair(doors: Doors, new_person: NewPerson)
     assert opens(doors.bearer(third["access_token"]))
 
 
-def test_a_refresh_token_that_comes_again_ends_the_session(over_doors: Doors, new_person: NewPerson) -> None:
-    person = new_person()
-    first, another = over_doors.tokens(person.email), over_doors.tokens(person.email)
+def test_a_refresh_token_that_comes_again_ends_the_session(over_doors: Doors, new_user: NewUser) -> None:
+    user = new_user()
+    first, another = over_doors.tokens(user.email), over_doors.tokens(user.email)
     second = refresh(over_doors, first["refresh_token"])
     assert opens(over_doors.bearer(second["access_token"]))
     assert reason(lambda: refresh(over_doors, first["refresh_token"])) == "TOKEN_INVALID"
@@ -155,8 +155,8 @@ def test_an_unknown_refresh_token_is_refused(doors: Doors, token: str) -> None:
     assert (refusal.code, refusal.reason) == (16, "TOKEN_INVALID")
 
 
-def test_of_two_refreshes_at_once_one_wins(over_doors: Doors, new_person: NewPerson, stack: Stack) -> None:
-    tokens = over_doors.tokens(new_person().email)
+def test_of_two_refreshes_at_once_one_wins(over_doors: Doors, new_user: NewUser, stack: Stack) -> None:
+    tokens = over_doors.tokens(new_user().email)
     session = payload_of(tokens["access_token"])["sid"]
     held_up = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%refresh_tokens%'"
     with ThreadPoolExecutor(2) as threads:
@@ -174,8 +174,8 @@ def test_of_two_refreshes_at_once_one_wins(over_doors: Doors, new_person: NewPer
     assert refresh(over_doors, winner["refresh_token"])
 
 
-def test_a_session_ends_when_its_time_is_over(over_doors: Doors, new_person: NewPerson, stack: Stack) -> None:
-    tokens = over_doors.tokens(new_person().email)
+def test_a_session_ends_when_its_time_is_over(over_doors: Doors, new_user: NewUser, stack: Stack) -> None:
+    tokens = over_doors.tokens(new_user().email)
     session = payload_of(tokens["access_token"])["sid"]
     rows(stack, "UPDATE sessions SET expires_at = now() - interval '1 second' WHERE id = %s", session)
     assert reason(lambda: refresh(over_doors, tokens["refresh_token"])) == "TOKEN_INVALID"
@@ -183,10 +183,10 @@ def test_a_session_ends_when_its_time_is_over(over_doors: Doors, new_person: New
 
 @pytest.mark.parametrize("all_sessions", [False, True])
 def test_a_revoked_session_is_refused_by_every_worker_within_a_second(
-    doors: Doors, new_person: NewPerson, stack: Stack, all_sessions: bool
+    doors: Doors, new_user: NewUser, stack: Stack, all_sessions: bool
 ) -> None:
-    person = new_person()
-    here, there = doors.tokens(person.email), doors.tokens(person.email)
+    user = new_user()
+    here, there = doors.tokens(user.email), doors.tokens(user.email)
     with a_server(stack.environment) as other:
         elsewhere = GrpcDoor(other.channel, (("authorization", f"Bearer {here['access_token']}"),))
         assert opens(elsewhere)
@@ -201,8 +201,8 @@ def test_a_revoked_session_is_refused_by_every_worker_within_a_second(
         assert opens(doors.bearer(there["access_token"]))
 
 
-def test_a_server_that_starts_later_knows_of_the_revocation(over_doors: Doors, new_person: NewPerson, stack: Stack) -> None:
-    tokens = over_doors.tokens(new_person().email)
+def test_a_server_that_starts_later_knows_of_the_revocation(over_doors: Doors, new_user: NewUser, stack: Stack) -> None:
+    tokens = over_doors.tokens(new_user().email)
     over_doors.bearer(tokens["access_token"])("auth.RevokeToken")
     with a_server(stack.environment) as other:
         door = GrpcDoor(other.channel, (("authorization", f"Bearer {tokens['access_token']}"),))
@@ -223,15 +223,15 @@ def hasty(stack: Stack) -> Iterator[GrpcDoor]:
         yield GrpcDoor(server.channel)
 
 
-def test_behind_basic_and_soon_expired(hasty: GrpcDoor, new_person: NewPerson, over_doors: Doors) -> None:
-    person = new_person()
-    earlier = over_doors.tokens(person.email)["access_token"]
+def test_behind_basic_and_soon_expired(hasty: GrpcDoor, new_user: NewUser, over_doors: Doors) -> None:
+    user = new_user()
+    earlier = over_doors.tokens(user.email)["access_token"]
     proxy = ("authorization", basic("proxy", "of somebody else"))
 
     def open_door(value: str) -> GrpcDoor:
         return GrpcDoor(hasty.channel, (proxy, ("x-authorization", value)))
 
-    tokens = open_door(basic(person.email))("auth.CreateToken")["tokens"]
+    tokens = open_door(basic(user.email))("auth.CreateToken")["tokens"]
     door = open_door(f"Bearer {tokens['access_token']}")
     assert opens(door)
     eventually(lambda: not opens(door), 3)
@@ -244,14 +244,14 @@ def test_behind_basic_and_soon_expired(hasty: GrpcDoor, new_person: NewPerson, o
     assert reason(lambda: bearer("customers.ListCustomers")) == "API_KEY_MISSING"
 
 
-def test_a_rotated_key_signs_and_the_old_one_still_counts(over_doors: Doors, new_person: NewPerson, stack: Stack) -> None:
-    person = new_person()
-    before = over_doors.tokens(person.email)
+def test_a_rotated_key_signs_and_the_old_one_still_counts(over_doors: Doors, new_user: NewUser, stack: Stack) -> None:
+    user = new_user()
+    before = over_doors.tokens(user.email)
     stack.cli("tokens", "rotate-key")
     old = header_of(before["access_token"])["kid"]
-    eventually(lambda: header_of(over_doors.tokens(person.email)["access_token"])["kid"] != old, 1)
+    eventually(lambda: header_of(over_doors.tokens(user.email)["access_token"])["kid"] != old, 1)
     assert opens(over_doors.bearer(before["access_token"]))
-    assert opens(over_doors.bearer(over_doors.tokens(person.email)["access_token"]))
+    assert opens(over_doors.bearer(over_doors.tokens(user.email)["access_token"]))
     new, *older = (key["kid"] for key in jwks(stack)["keys"])
     assert new != old
     assert old in older
@@ -261,9 +261,9 @@ def test_a_rotated_key_signs_and_the_old_one_still_counts(over_doors: Doors, new
     assert rows(stack, "SELECT count(*) FROM signing_keys WHERE valid_until IS NULL") == [(1,)]
 
 
-def test_what_a_compromised_key_signed_is_refused_at_once(over_doors: Doors, new_person: NewPerson, stack: Stack) -> None:
-    person = new_person()
-    before = over_doors.tokens(person.email)
+def test_what_a_compromised_key_signed_is_refused_at_once(over_doors: Doors, new_user: NewUser, stack: Stack) -> None:
+    user = new_user()
+    before = over_doors.tokens(user.email)
     door = over_doors.bearer(before["access_token"])
     assert opens(door)  # and its signature is remembered
     stack.cli("tokens", "rotate-key", "--compromised")
@@ -272,37 +272,37 @@ def test_what_a_compromised_key_signed_is_refused_at_once(over_doors: Doors, new
     assert opens(over_doors.bearer(refresh(over_doors, before["refresh_token"])["access_token"]))
 
 
-def test_answers_with_secrets_are_for_no_cache(stack: Stack, new_person: NewPerson) -> None:
+def test_answers_with_secrets_are_for_no_cache(stack: Stack, new_user: NewUser) -> None:
     with httpx.Client(base_url=stack.http_url, verify=TLS) as client:
-        answer = client.post("/v1/auth/tokens", json={}, headers={"authorization": basic(new_person().email)})
+        answer = client.post("/v1/auth/tokens", json={}, headers={"authorization": basic(new_user().email)})
         assert answer.status_code == 200
         assert answer.headers["cache-control"] == "no-store"
         token = answer.json()["tokens"]["refresh_token"]
         assert RestDoor(client)("auth.RefreshToken", refresh_token=token)["refresh_token"] != token
 
 
-def test_an_idempotency_key_keeps_no_token(stack: Stack, over_doors: Doors, new_person: NewPerson) -> None:
-    door = over_doors.open({"authorization": basic(new_person().email)}).keyed("tokens")
+def test_an_idempotency_key_keeps_no_token(stack: Stack, over_doors: Doors, new_user: NewUser) -> None:
+    door = over_doors.open({"authorization": basic(new_user().email)}).keyed("tokens")
     assert door("auth.CreateToken") != door("auth.CreateToken")
     assert rows(stack, "SELECT count(*) FROM idempotency_records WHERE key = 'tokens'") == [(0,)]
 
 
-def test_no_secret_is_stored_as_it_is_nor_logged(stack: Stack, over_doors: Doors, new_person: NewPerson) -> None:
-    person = new_person()
-    tokens = over_doors.tokens(person.email)
+def test_no_secret_is_stored_as_it_is_nor_logged(stack: Stack, over_doors: Doors, new_user: NewUser) -> None:
+    user = new_user()
+    tokens = over_doors.tokens(user.email)
     stored = str(rows(stack, "SELECT * FROM refresh_tokens")) + str(rows(stack, "SELECT * FROM sessions"))
     assert tokens["refresh_token"] not in stored
     logged = "".join(path.read_text() for path in (stack.data_dir / "log").iterdir())
-    for secret in (tokens["refresh_token"], tokens["access_token"], basic(person.email).split()[1]):
+    for secret in (tokens["refresh_token"], tokens["access_token"], basic(user.email).split()[1]):
         assert secret not in logged
 
 
 def test_an_unknown_user_or_key_is_looked_up_when_its_notification_is_late(
-    stack: Stack, over_doors: Doors, new_person: NewPerson, grpc_channel: grpc.Channel
+    stack: Stack, over_doors: Doors, new_user: NewUser, grpc_channel: grpc.Channel
 ) -> None:
     """Both are made without a notification: the signature is right, or the key's id is unknown, so the database is asked."""
     kid, public, private = new_key_pair()
-    token = over_doors.tokens(new_person().email)["access_token"]
+    token = over_doors.tokens(new_user().email)["access_token"]
     header, payload = header_of(token), payload_of(token)
     with connect(embedded_url(stack.data_dir, "postgres")) as superuser:
         superuser.execute("SET session_replication_role = replica")  # no trigger, and so no notification

@@ -1,4 +1,4 @@
-"""People with accounts, and how they log in."""
+"""Users with accounts, and how they log in."""
 
 import base64
 import itertools
@@ -30,14 +30,14 @@ HASH = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash(PASSWOR
 
 
 @dataclass
-class Person:
+class User:
     """An account of a test's own."""
 
     id: int
     email: str
 
 
-NewPerson = Callable[..., Person]
+NewUser = Callable[..., User]
 
 
 @pytest.fixture(autouse=True)
@@ -47,12 +47,12 @@ def patience(stack: Stack) -> None:
 
 
 @pytest.fixture
-def new_person(stack: Stack) -> NewPerson:
+def new_user(stack: Stack) -> NewUser:
     """Makes accounts with PASSWORD, sooner than the command line does."""
 
-    def make(role: Role = Role.VIEWER, **columns: Any) -> Person:
-        person = f"person-{_run}-{next(_count)}@example.org"
-        values = {"email": person, "role": int(role), "password_hash": HASH} | columns
+    def make(role: Role = Role.VIEWER, **columns: Any) -> User:
+        user = f"login-{_run}-{next(_count)}@example.org"
+        values = {"email": user, "role": int(role), "password_hash": HASH} | columns
         values = {"first_name": "", "last_name": "", "staff": True, "must_change_password": False} | values
         names = ", ".join(values)
         places = ", ".join(f"%({name})s" for name in values)
@@ -63,7 +63,7 @@ def new_person(stack: Stack) -> NewPerson:
                 values,
             ).fetchone()
         assert row
-        return Person(row[0], person)
+        return User(row[0], user)
 
     return make
 
@@ -90,8 +90,8 @@ class Doors:
     def bearer(self, token: str) -> Door:
         return self.open({"authorization": f"Bearer {token}"})
 
-    def person(self, email: str) -> Door:
-        """The door of a person who logs in first."""
+    def user(self, email: str) -> Door:
+        """The door of a user who logs in first."""
         return self.bearer(self.tokens(email)["access_token"])
 
 

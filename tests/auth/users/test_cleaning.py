@@ -8,7 +8,7 @@ from mo_grpc.auth.users.sessions import clean_sessions
 from mo_grpc.auth.users.store import clean_failures
 from mo_grpc.db.embedded import embedded_url
 from mo_grpc.db.engine import Database
-from tests.auth.users.conftest import Doors, NewPerson, reason, rows
+from tests.auth.users.conftest import Doors, NewUser, reason, rows
 from tests.conftest import Stack
 
 T = TypeVar("T")
@@ -25,9 +25,9 @@ def with_database(stack: Stack, work: Callable[[Database], Awaitable[T]]) -> T:
     return asyncio.run(run())
 
 
-def test_what_ended_a_day_ago_is_cleaned_away(stack: Stack, new_person: NewPerson, over_doors: Doors) -> None:
-    old, young = new_person(), new_person()
-    kept = [over_doors.tokens(person.email)["refresh_token"] for person in (old, young)][1]
+def test_what_ended_a_day_ago_is_cleaned_away(stack: Stack, new_user: NewUser, over_doors: Doors) -> None:
+    old, young = new_user(), new_user()
+    kept = [over_doors.tokens(user.email)["refresh_token"] for user in (old, young)][1]
     rows(stack, "UPDATE sessions SET expires_at = now() - interval '25 hours' WHERE user_id = %s", old.id)
     rows(stack, "DELETE FROM login_failures")
     reason(lambda: over_doors.login(old.email, "wrong password"))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.auth.users.conftest import Doors, NewPerson, basic, totp
+from tests.auth.users.conftest import Doors, NewUser, basic, totp
 from tests.auth.users.test_otp import enroll
 from tests.cli.test_commands import over, run
 from tests.conftest import Stack, run_cli, settings_environment
@@ -18,10 +18,10 @@ SERVING = [("serve",), ("web",), ("worker",), ("up",)]
 
 @pytest.mark.parametrize("key", ["", ANOTHER])
 def test_nothing_is_served_with_a_key_that_does_not_read_the_databases_secrets(
-    stack: Stack, over_doors: Doors, new_person: NewPerson, tmp_path: Path, key: str
+    stack: Stack, over_doors: Doors, new_user: NewUser, tmp_path: Path, key: str
 ) -> None:
     """A container that was made anew: a fresh data folder, the same database."""
-    person = enroll(over_doors, new_person())
+    user = enroll(over_doors, new_user())
     environment = settings_environment(tmp_path, MO_DATABASE_URL=stack.database_url, SECRET_KEY=key, MO_WORKERS="2")
     for command, done in run(environment, [*SERVING]).items():
         assert done.status == 1, (command, done)
@@ -30,22 +30,22 @@ def test_nothing_is_served_with_a_key_that_does_not_read_the_databases_secrets(
         assert ("as SECRET_KEY is not set" in line) is (not key)
         assert all(way in line for way in ("SECRET_KEY_FALLBACKS", "tokens rotate-key", "users disable-otp"))
         assert "@example.org" in line
-    assert over_doors.tokens(person.email, code=totp(person.secret))
+    assert over_doors.tokens(user.email, code=totp(user.secret))
 
 
-def test_what_the_key_of_before_has_encrypted_is_still_read(stack: Stack, over_doors: Doors, new_person: NewPerson) -> None:
-    person = enroll(over_doors, new_person())
+def test_what_the_key_of_before_has_encrypted_is_still_read(stack: Stack, over_doors: Doors, new_user: NewUser) -> None:
+    user = enroll(over_doors, new_user())
     changed = {"SECRET_KEY": ANOTHER, "SECRET_KEY_FALLBACKS": stack.environment["SECRET_KEY"]}
     with a_server(stack.environment, **changed) as server:
-        door = GrpcDoor(server.channel, (("authorization", basic(person.email)),))
-        for code in (totp(person.secret), person.recovery_codes[0]):
+        door = GrpcDoor(server.channel, (("authorization", basic(user.email)),))
+        for code in (totp(user.secret), user.recovery_codes[0]):
             token = door("auth.CreateToken", code=code)["tokens"]["access_token"]
             bearer = GrpcDoor(server.channel, (("authorization", f"Bearer {token}"),))
             assert "customers" in bearer("customers.ListCustomers", page_size=1)
             assert over_doors.bearer(token)("customers.ListCustomers", page_size=1)
 
 
-def test_without_a_login_the_record_of_changes_tells_whose_key_it_was_and_a_lost_one_can_be_left_behind(
+def test_without_a_login_the_audit_log_of_changes_tells_whose_key_it_was_and_a_lost_one_can_be_left_behind(
     stack: Stack, tmp_path: Path
 ) -> None:
     with fresh_database(stack.data_dir) as url:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mo_grpc.auth.users.rules import Role
-from tests.auth.users.conftest import Doors, NewPerson, opens, reason, refused, rows
+from tests.auth.users.conftest import Doors, NewUser, opens, reason, refused, rows
 from tests.conftest import Stack, run_cli, settings_environment
 from tests.doors import Door, Json
 from tests.secrets import PASSWORD
@@ -94,26 +94,26 @@ def test_the_password_is_asked_for_and_not_shown(stack: Stack, over_doors: Doors
     assert over_doors.tokens("asked@example.org", GOOD)
 
 
-def test_lock_and_unlock(stack: Stack, over_doors: Doors, new_person: NewPerson) -> None:
-    person = new_person()
-    tokens = over_doors.tokens(person.email)
+def test_lock_and_unlock(stack: Stack, over_doors: Doors, new_user: NewUser) -> None:
+    user = new_user()
+    tokens = over_doors.tokens(user.email)
     door = over_doors.bearer(tokens["access_token"])
     assert opens(door)
-    stack.cli("users", "lock", person.email)
+    stack.cli("users", "lock", user.email)
     eventually(lambda: not opens(door), 1)
-    assert reason(lambda: over_doors.login(person.email)) == "CREDENTIALS_INVALID"
+    assert reason(lambda: over_doors.login(user.email)) == "CREDENTIALS_INVALID"
     again = over_doors.open({})
     assert reason(lambda: again("auth.RefreshToken", refresh_token=tokens["refresh_token"])) == "TOKEN_INVALID"
-    stack.cli("users", "unlock", person.email)
-    eventually(lambda: opens(over_doors.person(person.email)), 1)
+    stack.cli("users", "unlock", user.email)
+    eventually(lambda: opens(over_doors.user(user.email)), 1)
     assert not opens(door)  # what was ended stays ended
 
 
 def test_locking_shows_the_keys_that_the_account_made_and_revokes_them(
-    stack: Stack, over_doors: Doors, new_person: NewPerson
+    stack: Stack, over_doors: Doors, new_user: NewUser
 ) -> None:
-    person, other = new_person(Role.ADMINISTRATOR), new_person(Role.ADMINISTRATOR)
-    door, others = over_doors.person(person.email), over_doors.person(other.email)
+    user, other = new_user(Role.ADMINISTRATOR), new_user(Role.ADMINISTRATOR)
+    door, others = over_doors.user(user.email), over_doors.user(other.email)
 
     def make(maker: Door, name: str) -> Json:
         return maker("auth.CreateApiKey", api_key={"name": name, "scopes": ["keys:read", "keys:write"]})
@@ -121,45 +121,45 @@ def test_locking_shows_the_keys_that_the_account_made_and_revokes_them(
     first, gone, stranger = make(door, "first"), make(door, "gone"), make(others, "stranger")
     second = make(over_doors.open({"x-api-key": first["key"]}), "second")
     others("auth.RevokeApiKey", id=gone["id"])
-    assert (first["created_by"], second["created_by"]) == (f"user-{person.id}", first["id"])
+    assert (first["created_by"], second["created_by"]) == (f"user-{user.id}", first["id"])
     assert others("auth.GetApiKey", id=stranger["id"])["created_by"] == f"user-{other.id}"
     listed = stack.cli("keys", "list").stdout
-    assert f"user-{person.id}" in listed
+    assert f"user-{user.id}" in listed
     assert "cli:" in listed
-    told = stack.cli("users", "lock", person.email).stdout
+    told = stack.cli("users", "lock", user.email).stdout
     assert [key["id"] for key in (first, second, gone, stranger) if key["id"] in told] == [first["id"], second["id"]]
     assert not [key for key in (first, second) if "revoked_at" in others("auth.GetApiKey", id=key["id"])]
-    told = stack.cli("users", "lock", person.email, "--revoke-keys").stdout
+    told = stack.cli("users", "lock", user.email, "--revoke-keys").stdout
     assert "Revoked" in told
     revoked = [key for key in (first, second, stranger) if "revoked_at" in others("auth.GetApiKey", id=key["id"])]
     assert revoked == [first, second]
-    assert "API keys" not in stack.cli("users", "lock", person.email).stdout
+    assert "API keys" not in stack.cli("users", "lock", user.email).stdout
     events = rows(
-        stack, "SELECT subject, data FROM events WHERE kind = 'api_key_revoked' AND data ->> 'locked' = %s", person.email
+        stack, "SELECT subject, data FROM events WHERE kind = 'api_key_revoked' AND data ->> 'locked' = %s", user.email
     )
-    assert events == [(first["id"], {"locked": person.email}), (second["id"], {"locked": person.email})]
+    assert events == [(first["id"], {"locked": user.email}), (second["id"], {"locked": user.email})]
 
 
-def test_another_role_is_felt_within_a_second(stack: Stack, over_doors: Doors, new_person: NewPerson) -> None:
-    person = new_person()
-    door = over_doors.person(person.email)
+def test_another_role_is_felt_within_a_second(stack: Stack, over_doors: Doors, new_user: NewUser) -> None:
+    user = new_user()
+    door = over_doors.user(user.email)
     assert reason(lambda: door("customers.CreateCustomer", customer={})) == "SCOPE_MISSING"
-    stack.cli("users", "set-role", person.email, "operator")
+    stack.cli("users", "set-role", user.email, "operator")
     eventually(lambda: reason(lambda: door("customers.CreateCustomer", customer={})) == "INVALID_FIELDS", 1)
 
 
-def test_set_password(stack: Stack, over_doors: Doors, new_person: NewPerson) -> None:
-    person = new_person()
-    door = over_doors.person(person.email)
-    weak = with_password(stack, "password1234", "set-password", person.email)
+def test_set_password(stack: Stack, over_doors: Doors, new_user: NewUser) -> None:
+    user = new_user()
+    door = over_doors.user(user.email)
+    weak = with_password(stack, "password1234", "set-password", user.email)
     assert (weak.returncode, weak.stdout) == (1, "")
     assert opens(door)
-    done = with_password(stack, GOOD, "set-password", person.email, "--must-change")
+    done = with_password(stack, GOOD, "set-password", user.email, "--must-change")
     assert done.returncode == 0, done.stderr
     eventually(lambda: not opens(door), 1)
-    assert reason(lambda: over_doors.login(person.email)) == "CREDENTIALS_INVALID"
-    assert refused(lambda: over_doors.login(person.email, GOOD)).reason == "PASSWORD_CHANGE_REQUIRED"
-    assert over_doors.tokens(person.email, GOOD, new_password=PASSWORD)
+    assert reason(lambda: over_doors.login(user.email)) == "CREDENTIALS_INVALID"
+    assert refused(lambda: over_doors.login(user.email, GOOD)).reason == "PASSWORD_CHANGE_REQUIRED"
+    assert over_doors.tokens(user.email, GOOD, new_password=PASSWORD)
 
 
 @pytest.mark.parametrize("command", ["lock", "set-password"])

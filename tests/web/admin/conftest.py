@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
 from mo_grpc.auth.users.rules import Role
-from tests.auth.users.conftest import NewPerson, Person
+from tests.auth.users.conftest import NewUser, User
 from tests.conftest import Stack
 from tests.secrets import PASSWORD
 
@@ -89,17 +89,17 @@ def visitor(new_visitor: NewVisitor) -> Visitor:
 
 
 @pytest.fixture
-def logged_in(new_visitor: NewVisitor, new_person: NewPerson) -> Callable[..., Visitor]:
+def logged_in(new_visitor: NewVisitor, new_user: NewUser) -> Callable[..., Visitor]:
     """Opens a window for somebody of a role who has logged in."""
 
     def make(role: Role = Role.ADMINISTRATOR, **options: Any) -> Visitor:
-        person: Person = new_person(role)
+        user: User = new_user(role)
         visitor = new_visitor(**options)
         # Without the pages, which other tests walk through.
         asked = visitor.context.request.get(f"{visitor.url}login").text()
         form: dict[str, str | float | bool] = {
             "csrf": asked.partition('name="csrf" value="')[2].partition('"')[0],
-            "email": person.email,
+            "email": user.email,
             "password": PASSWORD,
         }
         visitor.context.request.post(f"{visitor.url}login", form=form, max_redirects=0)

@@ -7,7 +7,7 @@ import httpx
 from playwright.sync_api import FilePayload
 
 from mo_grpc.auth.users.rules import Role
-from tests.auth.users.conftest import NewPerson
+from tests.auth.users.conftest import NewUser
 from tests.conftest import TLS, Stack
 from tests.factories import new_id
 from tests.secrets import used
@@ -139,7 +139,7 @@ def test_a_key_that_cannot_be_made(logged_in: LoggedIn) -> None:
 
 
 def test_a_user_is_created_and_changed_and_the_audit_log_has_each_change(
-    logged_in: LoggedIn, new_visitor: NewVisitor, new_person: NewPerson
+    logged_in: LoggedIn, new_visitor: NewVisitor, new_user: NewUser
 ) -> None:
     visitor = logged_in()
     page = visitor.open("users/new")

@@ -20,7 +20,7 @@ import pytest
 from mo_grpc.auth.users.rules import Role
 from mo_grpc.config import Settings
 from mo_grpc.crypto import Vault
-from tests.auth.users.conftest import Doors, NewPerson, rows, totp
+from tests.auth.users.conftest import Doors, NewUser, rows, totp
 from tests.conftest import Stack, free_port
 from tests.doors import GrpcDoor
 from tests.factories import a_customer, a_loan, outstanding
@@ -37,8 +37,8 @@ def doors(grpc_channel: grpc.Channel) -> Doors:
     return Doors(lambda headers: GrpcDoor(grpc_channel, tuple(headers.items())))
 
 
-def test_a_person_logs_in_and_out(visitor: Visitor, new_person: NewPerson) -> None:
-    page = visitor.log_in(new_person(Role.VIEWER, first_name="Ada").email)
+def test_a_user_logs_in_and_out(visitor: Visitor, new_user: NewUser) -> None:
+    page = visitor.log_in(new_user(Role.VIEWER, first_name="Ada").email)
     assert visitor.heading() == "Dashboard"
     assert "Ada" in page.locator(".who").inner_text()
     cookie = visitor.cookie()
@@ -52,15 +52,15 @@ def test_a_person_logs_in_and_out(visitor: Visitor, new_person: NewPerson) -> No
     assert "Your login has ended" in page.content()
 
 
-def test_a_wrong_password_is_refused(visitor: Visitor, new_person: NewPerson) -> None:
-    page = visitor.log_in(new_person().email, "wrong horse 1234")
+def test_a_wrong_password_is_refused(visitor: Visitor, new_user: NewUser) -> None:
+    page = visitor.log_in(new_user().email, "wrong horse 1234")
     assert "The e-mail or the password is not right." in page.get_by_role("alert").inner_text()
     visitor.open("customers")
     assert visitor.heading() == "Log in"
 
 
-def test_too_many_failures_have_to_wait(visitor: Visitor, new_person: NewPerson) -> None:
-    email = new_person().email
+def test_too_many_failures_have_to_wait(visitor: Visitor, new_user: NewUser) -> None:
+    email = new_user().email
     page = visitor.open("login")
     token = page.locator("input[name=csrf]").get_attribute("value") or ""
     wrong: dict[str, str | float | bool] = {"csrf": token, "email": email, "password": "wrong horse 1234"}
@@ -69,9 +69,9 @@ def test_too_many_failures_have_to_wait(visitor: Visitor, new_person: NewPerson)
     assert "please wait" in visitor.log_in(email).get_by_role("alert").inner_text()
 
 
-def test_one_time_codes_are_asked_for(visitor: Visitor, new_person: NewPerson, doors: Doors) -> None:
-    email = new_person(Role.OPERATOR).email
-    door = doors.person(email)
+def test_one_time_codes_are_asked_for(visitor: Visitor, new_user: NewUser, doors: Doors) -> None:
+    email = new_user(Role.OPERATOR).email
+    door = doors.user(email)
     secret = door("auth.EnrollOtp", password=PASSWORD)["secret"]
     door("auth.ConfirmOtp", code=totp(secret, -1))
     page = visitor.log_in(email)
@@ -88,8 +88,8 @@ def test_one_time_codes_are_asked_for(visitor: Visitor, new_person: NewPerson, d
     assert visitor.heading() == "Dashboard"
 
 
-def test_a_password_that_must_be_changed(visitor: Visitor, new_person: NewPerson) -> None:
-    email = new_person(must_change_password=True).email
+def test_a_password_that_must_be_changed(visitor: Visitor, new_user: NewUser) -> None:
+    email = new_user(must_change_password=True).email
     page = visitor.log_in(email)
     assert visitor.heading() == "New password"
 
@@ -107,15 +107,15 @@ def test_a_password_that_must_be_changed(visitor: Visitor, new_person: NewPerson
     assert visitor.heading() == "Dashboard"
 
 
-def test_only_staff_get_in(visitor: Visitor, new_person: NewPerson) -> None:
-    page = visitor.log_in(new_person(Role.ADMINISTRATOR, staff=False).email)
+def test_only_staff_get_in(visitor: Visitor, new_user: NewUser) -> None:
+    page = visitor.log_in(new_user(Role.ADMINISTRATOR, staff=False).email)
     assert "may not use the web admin" in page.get_by_role("alert").inner_text()
     visitor.open("customers")
     assert visitor.heading() == "Log in"
 
 
-def test_a_login_leads_to_the_page_that_was_wanted_and_never_elsewhere(new_visitor: NewVisitor, new_person: NewPerson) -> None:
-    email = new_person().email
+def test_a_login_leads_to_the_page_that_was_wanted_and_never_elsewhere(new_visitor: NewVisitor, new_user: NewUser) -> None:
+    email = new_user().email
     for wanted, reached in (("loans?status=2", "loans?status=2"), ("//evil.example/", ""), ("https://evil.example/", "")):
         visitor = new_visitor()
         page = visitor.open(f"login?next={wanted.replace('?', '%3F')}")
@@ -126,14 +126,14 @@ def test_a_login_leads_to_the_page_that_was_wanted_and_never_elsewhere(new_visit
 
 
 def test_locking_an_account_is_felt_at_the_next_click(
-    logged_in: LoggedIn, new_visitor: NewVisitor, new_person: NewPerson, doors: Doors
+    logged_in: LoggedIn, new_visitor: NewVisitor, new_user: NewUser, doors: Doors
 ) -> None:
-    administrator, person = logged_in(), new_person(Role.ADMINISTRATOR)
-    key = doors.person(person.email)("auth.CreateApiKey", api_key={"name": "of theirs", "scopes": ["loans:read"]})
+    administrator, user = logged_in(), new_user(Role.ADMINISTRATOR)
+    key = doors.user(user.email)("auth.CreateApiKey", api_key={"name": "of theirs", "scopes": ["loans:read"]})
     visitor = new_visitor()
-    visitor.log_in(person.email)
+    visitor.log_in(user.email)
     assert visitor.heading() == "Dashboard"
-    page = administrator.open(f"users/{person.id}")
+    page = administrator.open(f"users/{user.id}")
     assert "of theirs" in page.get_by_role("listitem").filter(has_text=key["id"]).inner_text()
     page.get_by_label("Also revoke the API keys below").check()
     press(page.get_by_role("button", name="Lock", exact=True))
@@ -141,8 +141,8 @@ def test_locking_an_account_is_felt_at_the_next_click(
     assert "of theirs" not in page.content()
     page = administrator.open(f"keys/{key['id']}")
     assert "revoked" in page.locator(".head").inner_text()
-    press(page.get_by_role("link", name=f"user-{person.id}"))
-    assert administrator.heading() == person.email
+    press(page.get_by_role("link", name=f"user-{user.id}"))
+    assert administrator.heading() == user.email
     visitor.open("customers")
     assert visitor.heading() == "Log in"
 

@@ -12,7 +12,7 @@ from mo.errors.v1.error_reason_pb2 import ErrorReason
 from mo_grpc.auth.users.rules import Role
 from mo_grpc.db.embedded import embedded_url
 from mo_grpc.imports.servicer import SMALL
-from tests.auth.users.conftest import NewPerson, basic, totp
+from tests.auth.users.conftest import NewUser, basic, totp
 from tests.conftest import TLS, Stack
 from tests.doors import method
 from tests.factories import new_id
@@ -64,12 +64,12 @@ def test_each_example_fits_its_schema(document: Document) -> None:
     assert faults == {}
 
 
-def test_each_example_is_answered_as_described(document: Document, stack: Stack, new_person: NewPerson) -> None:
+def test_each_example_is_answered_as_described(document: Document, stack: Stack, new_user: NewUser) -> None:
     """A story in which every operation is called, with the examples of the document as far as ids can be chosen."""
-    person = new_person(Role.ADMINISTRATOR)
+    user = new_user(Role.ADMINISTRATOR)
     lend(document, {"x-api-key": stack.api_key})
     import_files(document, {"x-api-key": stack.api_key}, stack)
-    bearer = {"authorization": f"Bearer {log_in(document, person.email)}"}
+    bearer = {"authorization": f"Bearer {log_in(document, user.email)}"}
     make_keys(document, bearer)
     document.try_out("RevokeToken", bearer)
     assert document.tried == set(document.operations)

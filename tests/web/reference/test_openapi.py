@@ -13,7 +13,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, PreconditionFail
 from openapi_spec_validator import validate
 
 from mo_grpc.rpc.access import ACCESS, ACCOUNT, GRANTABLE, SERVICES
-from tests.auth.users.conftest import NewPerson, basic
+from tests.auth.users.conftest import NewUser, basic
 from tests.conftest import TLS, Stack
 from tests.doors import Json
 from tests.repository import ROOT
@@ -119,9 +119,9 @@ def test_no_made_up_call_fails_the_service_or_is_answered_otherwise_than_documen
     assert make_calls_up(stack, tmp_path, f"x-api-key: {all_scopes}", "--exclude-operation-id", "WatchImport") > 500
 
 
-def test_nor_does_one_of_a_person(stack: Stack, new_person: NewPerson, tmp_path: Path) -> None:
+def test_nor_does_one_of_a_user(stack: Stack, new_user: NewUser, tmp_path: Path) -> None:
     """What no key may call. Ending the session is left out, because it would end the test."""
-    login = httpx.post(f"{stack.http_url}/v1/auth/tokens", headers={"authorization": basic(new_person().email)}, verify=TLS)
+    login = httpx.post(f"{stack.http_url}/v1/auth/tokens", headers={"authorization": basic(new_user().email)}, verify=TLS)
     token = login.json()["tokens"]["access_token"]
     services = ("--include-tag", "OtpService", "--include-tag", "TokenService", "--exclude-operation-id", "RevokeToken")
     assert make_calls_up(stack, tmp_path, f"authorization: Bearer {token}", *services) > 100
