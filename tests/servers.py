@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mo_grpc.db.embedded import SERVICE_ROLE, embedded_url
 from tests.conftest import free_port
-from tests.waiting import eventually
+from tests.waiting import TO_START, eventually
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -69,7 +69,7 @@ def a_server(environment: dict[str, str], log: IO[bytes] | None = None, /, **set
     ):
         server = Server(process, channel, f"{host}:{port}")
         try:
-            eventually(lambda: server.health() == SERVING, 30)
+            eventually(lambda: server.health() == SERVING, TO_START)
             yield server
         finally:
             if process.poll() is None:

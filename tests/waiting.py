@@ -4,6 +4,9 @@ import asyncio
 import time
 from collections.abc import Callable
 
+TO_START = 90
+"""Seconds that a program may take to start on a busy machine."""
+
 
 def eventually(what: Callable[[], bool], seconds: float) -> None:
     """Ask again and again until it is so; fail when it still is not after some seconds."""

@@ -19,7 +19,7 @@ from mo_grpc.edge.configuration import render
 from mo_grpc.edge.process import envoy_path
 from mo_grpc.process.children import stop
 from tests.conftest import TLS, free_port, settings_environment
-from tests.waiting import eventually
+from tests.waiting import TO_START, eventually
 
 
 def status_of(url: str) -> int:
@@ -44,7 +44,7 @@ def started(
     """Run an Envoy, and give its process once it answers."""
     with subprocess.Popen(command, env=environment, stderr=stderr) as process:
         try:
-            eventually(lambda: process.poll() is not None or answers(), 20)
+            eventually(lambda: process.poll() is not None or answers(), TO_START)
             assert process.poll() is None, "the edge has ended"
             yield process
         finally:
@@ -78,7 +78,7 @@ def bare_edge(folder: Path, upstream: "Upstream", **settings: object) -> Iterato
     with running(
         [envoy_path(), "-c", str(config), "--disable-hot-restart", "-l", "error"], {"MO_HTTP_PORT": str(http_port)}
     ) as url:
-        eventually(lambda: status_of(f"{url}/readyz") == 200, 20)
+        eventually(lambda: status_of(f"{url}/readyz") == 200, TO_START)
         yield url
 
 
