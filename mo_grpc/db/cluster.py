@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mo_grpc.private_files import write_private
-from mo_grpc.process.children import User
+from mo_grpc.process.children import UnixUser
 
 PATIENCE = 30.0
 """Seconds that PostgreSQL may take to start, or to end."""
@@ -110,7 +110,7 @@ def _has_namespaces() -> bool:
     return False
 
 
-def whoever_may_run(cluster: Path) -> tuple[tuple[str, ...], User | None]:
+def whoever_may_run(cluster: Path) -> tuple[tuple[str, ...], UnixUser | None]:
     """How to run PostgreSQL, which refuses root and must own its files: a command prefix, and perhaps another user.
 
     An ordinary user needs neither. Root uses a user namespace in which its number is not 0, which works in all of root's
@@ -123,7 +123,7 @@ def whoever_may_run(cluster: Path) -> tuple[tuple[str, ...], User | None]:
         return (), None
     owner = cluster.stat()
     if owner.st_uid != 0:
-        return (), User(owner.st_uid, owner.st_gid)
+        return (), UnixUser(owner.st_uid, owner.st_gid)
     if not _has_namespaces():
         raise EmbeddedPostgresError(
             f"{cluster} is root's, and PostgreSQL refuses root. Run this as another user with another MO_DATA_DIR, or allow "

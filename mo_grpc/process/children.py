@@ -84,7 +84,7 @@ class Adopted:
         self.send_signal(signal.SIGKILL)
 
 
-class User(NamedTuple):
+class UnixUser(NamedTuple):
     """The user that a child runs as."""
 
     uid: int
@@ -96,14 +96,14 @@ def spawn(
     log: Path | None = None,
     dies_with: signal.Signals = signal.SIGTERM,
     cwd: Path | None = None,
-    user: User | None = None,
+    user: UnixUser | None = None,
     keep: Collection[int] = (),
 ) -> Process:
     """Start a child in a session of its own, which the terminal's Ctrl-C does not reach, and which ends when this process does.
 
     What it prints goes to the end of `log`, or where this process's own output goes. It inherits the descriptors `keep`.
     """
-    identity = user or User(os.geteuid(), os.getegid())
+    identity = user or UnixUser(os.geteuid(), os.getegid())
     wrapper = [*PYTHON, "-m", __name__, dies_with.name, str(os.getpid()), *map(str, identity)]
     with log.open("ab") if log else nullcontext() as output:
         return subprocess.Popen(
