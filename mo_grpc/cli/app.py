@@ -271,7 +271,7 @@ def _sentence(error: Exception) -> str | None:
 
     from mo_grpc.crypto import VaultError
     from mo_grpc.db.cluster import EmbeddedPostgresError
-    from mo_grpc.db.coalescing import LockedError
+    from mo_grpc.db.locks import LockedError
     from mo_grpc.db.sentences import MigrationError, explain
     from mo_grpc.edge.configuration import EdgeError
     from mo_grpc.errors import ServiceError

@@ -14,8 +14,8 @@ from mo_grpc.audit_log.store import Chain, verify
 from mo_grpc.cli import terminal
 from mo_grpc.crypto import vaults
 from mo_grpc.db.cluster import EmbeddedPostgresError
-from mo_grpc.db.coalescing import LockedError, Locks
 from mo_grpc.db.engine import once
+from mo_grpc.db.locks import LockedError, Locks
 from mo_grpc.db.sentences import explain
 from mo_grpc.errors import ServiceError
 from mo_grpc.integrity.store import SHOWN, Finding, audit

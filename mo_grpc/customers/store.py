@@ -10,7 +10,7 @@ from mo_grpc.customers import models
 from mo_grpc.customers.debt import debt_of
 from mo_grpc.customers.rules import RESOURCE, Balance, Customer, CustomerChange, NewCustomer, Status, change
 from mo_grpc.db.batches import BatchWrite, Decision
-from mo_grpc.db.coalescing import Locked, Locks
+from mo_grpc.db.locks import Locked, Locks
 from mo_grpc.db.pipeline import Query, Rows, Statement, array, text_array
 from mo_grpc.db.rows import NOW, NewRows, RowLock, get_by_id
 from mo_grpc.errors import AlreadyExists, NotFound, ServiceError

@@ -13,7 +13,8 @@ from typing import Generic, NamedTuple, TypeVar
 import psycopg
 from psycopg.errors import Diagnostic
 
-from mo_grpc.db.coalescing import Batch, Locked, Locks
+from mo_grpc.db.coalescing import Batch
+from mo_grpc.db.locks import Locked, Locks
 from mo_grpc.db.pipeline import Pipeline, Query, Rows, Statement
 from mo_grpc.db.pool import PipelinePool, slot
 from mo_grpc.errors import OutcomeUnknown, ServiceError

@@ -17,7 +17,7 @@ from typing import Any
 from mo_grpc.private_files import write_private
 from mo_grpc.process.children import UnixUser
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 """Seconds that PostgreSQL may take to start, or to end."""
 
 _AS_ROOT = Path("/var/lib/mo-grpc")
@@ -140,7 +140,7 @@ def wait_for_survivors(cluster: Path) -> None:
     """
     if not Path("/proc/self").exists():
         return  # then PostgreSQL decides
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while pid := next(_running_in(cluster), None):
         if time.monotonic() > deadline:
             raise AlreadyRunningError(f"A PostgreSQL, process {pid}, runs in {cluster} and does not end.")

@@ -4,9 +4,9 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from enum import Enum, auto
 from typing import Generic, TypeVar
 
+from mo_grpc.db.locks import Locked, LockedError, Locks
 from mo_grpc.errors import OutcomeUnknown, Overloaded, ServiceError
 
 C = TypeVar("C")
@@ -33,27 +33,6 @@ MAX_RUNNING = 2
 
 CONFIRMATION = 10.0
 """Seconds that calls wait for their commit, which may take for ever while a synchronous standby is away."""
-
-
-class Locks(Enum):
-    """What a batch does about a row that another transaction has locked."""
-
-    TRY = auto()
-    """Wait for a moment, then fail as a whole."""
-    SKIP = auto()
-    """Answer LOCKED for the commands that need it."""
-    WAIT = auto()
-    """Wait as long as a statement may."""
-
-
-class Locked(Enum):
-    """A command's result when another transaction holds the lock that it needs."""
-
-    LOCKED = auto()
-
-
-class LockedError(Exception):
-    """A batch failed as a whole, because another transaction holds one of its locks."""
 
 
 class _Call(Generic[C, R]):

@@ -23,7 +23,7 @@ from sqlalchemy import URL
 
 from mo_grpc.config import DRIVER
 from mo_grpc.db.cluster import (
-    PATIENCE,
+    TIMEOUT,
     AlreadyRunningError,
     EmbeddedPostgresError,
     make_cluster,
@@ -163,10 +163,10 @@ class EmbeddedPostgres:
         command = [*prefix, str(programs() / "postgres"), "-D", str(cluster), "-k", str(socket_dir), *settings]
         # SIGINT is PostgreSQL's fast shutdown.
         self.process = spawn(command, self._log, dies_with=signal.SIGINT, cwd=cluster, user=user)
-        self._cleanup.callback(stop, self.process, signal.SIGINT, PATIENCE)
+        self._cleanup.callback(stop, self.process, signal.SIGINT, TIMEOUT)
 
     def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while True:
             if self.process.poll() is not None:
                 raise EmbeddedPostgresError(f"PostgreSQL did not start. The end of its log:\n{tail(self._log)}")

@@ -17,9 +17,10 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from mo_grpc.config import Settings
 from mo_grpc.db.batches import Batches, BatchRead, BatchWrite, confirm
-from mo_grpc.db.coalescing import CONFIRMATION, MAX_BATCH, Batch, Coalescer, Locked, LockedError, Locks
+from mo_grpc.db.coalescing import CONFIRMATION, MAX_BATCH, Batch, Coalescer
 from mo_grpc.db.connections import connect_args
 from mo_grpc.db.embedded import SERVICE_ROLE, embedded_url
+from mo_grpc.db.locks import Locked, LockedError, Locks
 from mo_grpc.db.pipeline import gather_warnings
 from mo_grpc.db.pool import DEMOTED, POOL_TIMEOUT, Disconnected, PipelinePool
 from mo_grpc.errors import Conflict, OutcomeUnknown, ServiceError, Unavailable

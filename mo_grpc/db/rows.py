@@ -9,7 +9,7 @@ from sqlalchemy import Column, FromClause, Text
 from sqlalchemy.dialects.postgresql import dialect
 
 from mo_grpc.db.batches import BatchRead
-from mo_grpc.db.coalescing import Locked, Locks
+from mo_grpc.db.locks import Locked, Locks
 from mo_grpc.db.pipeline import Query, Rows, Statement, array, text_array
 from mo_grpc.errors import NotFound, Resource
 

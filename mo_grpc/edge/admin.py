@@ -63,9 +63,9 @@ class Admin:
         """Whether Envoy listens and finds a healthy server and the pages."""
         return self._ask("GET", "/ready")[0] == http.HTTPStatus.OK and all(self._count(name) for name in _HEALTHY)
 
-    def drain(self, patience: float) -> None:
-        """Take no new connections, ask the old ones to go, and wait until no call runs, for `patience` seconds at most."""
-        deadline = time.monotonic() + patience
+    def drain(self, timeout: float) -> None:
+        """Take no new connections, ask the old ones to go, and wait until no call runs, for `timeout` seconds at most."""
+        deadline = time.monotonic() + timeout
         for path in ("/healthcheck/fail", "/drain_listeners"):
             self._ask("POST", path)
         while self._count(_RUNNING_CALLS) and time.monotonic() < deadline:

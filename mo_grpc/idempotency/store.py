@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.db.batches import BatchWrite, Decision
 from mo_grpc.db.cleaning import Cleaner
-from mo_grpc.db.coalescing import Locked, Locks
+from mo_grpc.db.locks import Locked, Locks
 from mo_grpc.db.pipeline import Query, Rows, Statement, array, bytes_array, text_array
 from mo_grpc.errors import ServiceError
 from mo_grpc.idempotency.rules import IdempotencyKey, Keyed, Record, Replay, in_flight, mismatch

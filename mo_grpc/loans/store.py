@@ -15,7 +15,7 @@ from mo_grpc.customers import store as customers
 from mo_grpc.customers.debt import debts
 from mo_grpc.customers.rules import Customer
 from mo_grpc.db.batches import BatchWrite, Decision
-from mo_grpc.db.coalescing import Locked, Locks
+from mo_grpc.db.locks import Locked, Locks
 from mo_grpc.db.pipeline import Query, Rows, Statement, array
 from mo_grpc.db.rows import NewRows, get_by_id, not_locked
 from mo_grpc.errors import AlreadyExists, PreconditionFailed, ServiceError

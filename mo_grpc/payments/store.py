@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mo_grpc.customers import models as customer_models
 from mo_grpc.customers import store as customers
 from mo_grpc.db.batches import BatchWrite, Decision
-from mo_grpc.db.coalescing import Locked, Locks
+from mo_grpc.db.locks import Locked, Locks
 from mo_grpc.db.pipeline import Query, Rows, Statement, array, text_array
 from mo_grpc.db.rows import NOW, NewRows, get_by_id, not_locked
 from mo_grpc.errors import AlreadyExists, ServiceError

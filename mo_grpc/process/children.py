@@ -117,12 +117,12 @@ def spawn(
         )
 
 
-def stop(process: Process, number: signal.Signals, patience: float) -> None:
-    """End a child by a signal, and by SIGKILL if it takes longer than `patience` seconds."""
+def stop(process: Process, number: signal.Signals, timeout: float) -> None:
+    """End a child by a signal, and by SIGKILL if it takes longer than `timeout` seconds."""
     if process.poll() is None:
         process.send_signal(number)
     try:
-        process.wait(patience)
+        process.wait(timeout)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -48,13 +48,13 @@ class Supervised(Protocol):
 
 
 class Child:
-    """A running child. At the end it gets a signal, and SIGKILL if it takes longer than `patience` seconds."""
+    """A running child. At the end it gets a signal, and SIGKILL if it takes longer than `timeout` seconds."""
 
-    def __init__(self, process: Process | Adopted, number: signal.Signals, patience: float) -> None:
+    def __init__(self, process: Process | Adopted, number: signal.Signals, timeout: float) -> None:
         self.process = process
         self.started_at = time.monotonic()
         self._signal = number
-        self._patience = patience
+        self._timeout = timeout
         self._kill_at = float("inf")
 
     @property
@@ -81,7 +81,7 @@ class Child:
         """Tell it to end."""
         if self.running:
             self.process.send_signal(self._signal)
-            self._kill_at = time.monotonic() + self._patience
+            self._kill_at = time.monotonic() + self._timeout
 
     def stop(self) -> None:
         """End it, and wait until it has ended."""

@@ -34,7 +34,7 @@ class Plan(NamedTuple):
     """The folder of the services' logs."""
     postgres: int | None
     """The pid of the embedded PostgreSQL, which runs already."""
-    postgres_patience: float
+    postgres_timeout: float
     """Seconds that it may take to end."""
     leftovers: list[str]
     """Files and folders to remove once it has ended."""
@@ -52,9 +52,9 @@ class Service(Child):
     """A part of the run: what it is called, and where its log is."""
 
     def __init__(
-        self, name: str, log: Path, start: Callable[[], Process | Adopted], number: signal.Signals, patience: float
+        self, name: str, log: Path, start: Callable[[], Process | Adopted], number: signal.Signals, timeout: float
     ) -> None:
-        super().__init__(start(), number, patience)
+        super().__init__(start(), number, timeout)
         self.name = name
         self.log = log
         self._start = start
@@ -98,7 +98,7 @@ class Services:
         if plan.postgres:
             adopt = partial(Adopted, plan.postgres)
             log = self._logs / "postgres.log"
-            self._postgres = Service("PostgreSQL", log, adopt, signal.SIGINT, plan.postgres_patience)
+            self._postgres = Service("PostgreSQL", log, adopt, signal.SIGINT, plan.postgres_timeout)
         self._servers: list[Service] = []
         self._deadline = time.monotonic() + START_TIMEOUT
         self._ready = False

@@ -18,7 +18,7 @@ from mo_grpc.auth.api_keys.rules import BUSINESS_SCOPES, Credential, NewApiKey
 from mo_grpc.auth.secret_key import require_key
 from mo_grpc.config import Settings, forget_owner
 from mo_grpc.crypto import Vault
-from mo_grpc.db.cluster import PATIENCE, EmbeddedPostgresError
+from mo_grpc.db.cluster import TIMEOUT, EmbeddedPostgresError
 from mo_grpc.db.embedded import EmbeddedPostgres
 from mo_grpc.db.engine import once
 from mo_grpc.db.migrate import migrate
@@ -96,7 +96,7 @@ def _run(settings: Settings, cleanup: ExitStack) -> NoReturn:
     plan = Plan(
         logs=str(logs),
         postgres=None,
-        postgres_patience=PATIENCE,
+        postgres_timeout=TIMEOUT,
         leftovers=[],
         key_note=str(data_dir / KEY_NOTE),
         greeting=-1,

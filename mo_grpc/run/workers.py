@@ -49,14 +49,14 @@ class Plan(NamedTuple):
 class _Worker(Child):
     """A process, at the private socket of a number."""
 
-    def __init__(self, number: int, patience: float) -> None:
+    def __init__(self, number: int, timeout: float) -> None:
         self.socket_number = number
         self.ready = False
         self.wants_successor = False
         self._pipe, theirs = os.pipe()
         os.set_blocking(self._pipe, False)
         command = [*PYTHON, "-m", "mo_grpc", "serve", "--worker", str(number), "--supervisor", str(theirs)]
-        super().__init__(spawn(command, dies_with=DRAIN, keep=(theirs,)), DRAIN, patience)
+        super().__init__(spawn(command, dies_with=DRAIN, keep=(theirs,)), DRAIN, timeout)
         os.close(theirs)
 
     def listen(self) -> None:
@@ -127,7 +127,7 @@ class Workers:
     def __init__(self, plan: Plan) -> None:
         self._sockets = [Path(socket) for socket in plan.sockets]
         self._link = Path(plan.link)
-        self._patience = plan.grace + MARGIN
+        self._timeout = plan.grace + MARGIN
         self._slots = [_Slot(number) for number in range(len(plan.sockets) - 1)]
         self._leaving: list[_Worker] = []
         self._linked: _Worker | None = None
@@ -152,7 +152,7 @@ class Workers:
         self._keep_link(serving)
         for slot in self._slots:
             if slot.wants(others_serve=bool(serving)) and (free := self._free_sockets()):
-                slot.coming = _Worker(free[0], self._patience)
+                slot.coming = _Worker(free[0], self._timeout)
 
     def end(self) -> None:
         """Let all finish their calls."""

@@ -10,7 +10,8 @@ import grpc
 import pytest
 from mo.payments.v1 import payments_pb2, payments_pb2_grpc
 
-from mo_grpc.db.coalescing import MAX_QUEUE, MAX_QUEUE_OF_KEY, Batch, Coalescer, Locks
+from mo_grpc.db.coalescing import MAX_QUEUE, MAX_QUEUE_OF_KEY, Batch, Coalescer
+from mo_grpc.db.locks import Locks
 from tests.conftest import Stack
 from tests.databases import Connection, locked, owner, waiting
 from tests.doors import GrpcDoor, Json, Refused, refused

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from mo_grpc.auth.users.rules import Role
-from tests.auth.users.conftest import NewUser, basic, new_user, patience  # noqa: F401 - fixtures
+from tests.auth.users.conftest import NewUser, basic, new_user, no_login_failures  # noqa: F401 - fixtures
 from tests.conftest import ORIGIN, TLS, Stack
 from tests.doors import Json
 from tests.e2e.test_edge import exchange, refusal

@@ -6,7 +6,7 @@ import re
 import httpx
 import pytest
 
-from tests.auth.users.conftest import NewUser, basic, new_user, patience  # noqa: F401 - fixtures
+from tests.auth.users.conftest import NewUser, basic, new_user, no_login_failures  # noqa: F401 - fixtures
 from tests.conftest import Stack
 from tests.e2e.test_edge import GET_CUSTOMER, exchange, refusal
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
-from tests.auth.users.conftest import new_user, patience  # noqa: F401 - fixtures
+from tests.auth.users.conftest import new_user, no_login_failures  # noqa: F401 - fixtures
 from tests.conftest import Stack
 
 

@@ -1,3 +1,3 @@
 """Tokens are those of users."""
 
-from tests.auth.users.conftest import doors, new_user, over_doors, patience  # noqa: F401 - fixtures
+from tests.auth.users.conftest import doors, new_user, no_login_failures, over_doors  # noqa: F401 - fixtures

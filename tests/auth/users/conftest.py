@@ -41,7 +41,7 @@ NewUser = Callable[..., User]
 
 
 @pytest.fixture(autouse=True)
-def patience(stack: Stack) -> None:
+def no_login_failures(stack: Stack) -> None:
     """All tests fail to log in from one address, which would have to wait after a hundred times."""
     rows(stack, "DELETE FROM login_failures WHERE subject LIKE 'address %'")
 
