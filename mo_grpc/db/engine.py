@@ -79,9 +79,6 @@ async def affordable_pool_size(url: URL, settings: Settings) -> int:
     return max(2, min(settings.mo_database_pool_size, (limit - SPARE_CONNECTIONS) // (settings.mo_workers + 1) - 2))
 
 
-SHARE = 3
-"""One connection in this number is SQLAlchemy's; the others are for batches."""
-
 _WARNINGS = "warnings"
 """The key of a connection's warnings in its `info` in SQLAlchemy."""
 
@@ -105,7 +102,7 @@ class Database:
     def __init__(self, url: URL, pool_size: int, clock: Callable[[], datetime] | None = None) -> None:
         self.url = url
         self._clock = clock
-        shared = max(1, pool_size // SHARE)
+        shared = max(1, pool_size // 2)
         self._engine = create_async_engine(
             url,
             # What needs a transaction begins it, in a round trip that it needs anyway.
