@@ -12,7 +12,7 @@ from mo_grpc.errors import OutcomeUnknown, Overloaded, ServiceError
 C = TypeVar("C")
 R = TypeVar("R")
 
-QUIET = 0.000_4
+QUIET = 0.002
 """Seconds without a new call after which no more are expected: gRPC accepts calls one by one, each in less than that."""
 
 MAX_WAIT = 0.005
