@@ -12,7 +12,9 @@ import httpx
 
 from benchmarks.measure import Load, Row
 from benchmarks.stack import Stack
+from mo_grpc.config import Settings
 from mo_grpc.process.children import spawn, stop
+from mo_grpc.process.sockets import serving_socket, worker_sockets
 
 CUSTOMERS = 1_000_000
 REPEATS = 5
@@ -62,6 +64,9 @@ def _fill(stack: Stack) -> None:
 def admin(load: Load) -> list[Row]:
     """Fill the tables, log in, and look at pages one after the other."""
     _fill(load.stack)
+    # The workers' supervisor keeps this link; the benchmarks' one worker has none.
+    settings = Settings()
+    serving_socket(settings).symlink_to(worker_sockets(settings)[0])
     process = spawn([sys.executable, "-m", "mo_grpc", "web"])
     try:
         with httpx.Client(
@@ -117,5 +122,6 @@ def _log_in(visitor: httpx.Client) -> None:
         time.sleep(0.1)
     token = re.findall(r'name="csrf" value="([^"]+)"', answer.text)[0]
     form = {"csrf": token, "email": _EMAIL, "password": _PASSWORD}
-    if visitor.post("login", data=form, follow_redirects=False).status_code != 303:
-        raise RuntimeError("the login was refused")
+    status = visitor.post("login", data=form, follow_redirects=False).status_code
+    if status != 303:
+        raise RuntimeError(f"the login was refused: {status}")

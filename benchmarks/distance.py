@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -50,6 +51,8 @@ def _far_server(load: Load) -> "Iterator[tuple[str, subprocess.Popen[bytes]]]":
     far = near.set(host="127.0.0.1", port=port, query={}).render_as_string(hide_password=False)
     folder = load.stack.folder / "far"
     folder.mkdir()
+    # One database, one key: another worker of the same service.
+    shutil.copy(load.stack.folder / "data" / "secret.key", folder)
     settings = {"MO_DATABASE_URL": far, "MO_DATA_DIR": str(folder), "MO_GRPC_PORT": str(grpc_port)}
     delay = spawn([sys.executable, "-m", "benchmarks.distance", str(port), f"{near.query['host']}/.s.PGSQL.5432"])
     with patch.dict(os.environ, settings):
