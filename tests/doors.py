@@ -172,3 +172,14 @@ def take(request: Json, path: list[str]) -> Any:
         return request.pop(head)
     request[head] = dict(request[head])
     return take(request[head], rest)
+
+
+def opens(door: Door, invalid: str = "API_KEY_INVALID") -> bool:
+    """Whether the door's key is taken, or is refused as `invalid`."""
+    try:
+        door("customers.ListCustomers", page_size=1)
+    except Refused as refusal:
+        if refusal.reason != invalid:
+            raise
+        return False
+    return True

@@ -6,9 +6,9 @@ import pytest
 from google.protobuf import descriptor_pool
 
 from mo_grpc.rpc.access import ACCESS, SERVICES
-from tests.auth.api_keys.test_api_key_service import opens, scoped, with_key
+from tests.auth.api_keys.test_api_key_service import scoped, with_key
 from tests.conftest import Stack
-from tests.doors import Door, Json
+from tests.doors import Door, Json, opens
 from tests.factories import a_customer, a_loan, pay
 from tests.imports.files import upload
 from tests.paging import refuses_token

@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import KEY, Stack
 from tests.databases import owner
-from tests.doors import Door, GrpcDoor, Json, Refused, RestDoor
+from tests.doors import Door, GrpcDoor, Json, Refused, RestDoor, opens
 from tests.factories import mutation, new_id
 from tests.waiting import eventually
 
@@ -36,16 +36,6 @@ def maker(door: Door, maker_key: str) -> Door:
     made = with_key(door, maker_key)
     eventually(lambda: opens(made), 5)
     return made
-
-
-def opens(door: Door) -> bool:
-    try:
-        door("customers.ListCustomers", page_size=1)
-    except Refused as refused:
-        if refused.reason != "API_KEY_INVALID":
-            raise
-        return False
-    return True
 
 
 def make(maker: Door, *scopes: str, **fields: object) -> Json:

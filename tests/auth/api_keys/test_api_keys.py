@@ -15,7 +15,7 @@ from mo_grpc.db.embedded import embedded_url
 from mo_grpc.rpc.access import ACCESS, ACCOUNT, BASIC, PUBLIC, SERVICES
 from tests.conftest import KEY, Stack
 from tests.databases import connect, owner
-from tests.doors import Door, GrpcDoor, Refused, RestDoor, method
+from tests.doors import Door, GrpcDoor, Refused, RestDoor, method, opens
 from tests.servers import a_server
 from tests.waiting import eventually
 
@@ -95,17 +95,6 @@ def refusal(door: Door, rpc: str = "customers.ListCustomers") -> Refused:
 
 def rest_path(rpc: str) -> str:
     return str(method(rpc).GetOptions())
-
-
-def opens(door: Door) -> bool:
-    """Whether the door's key is taken."""
-    try:
-        door("customers.ListCustomers", page_size=1)
-    except Refused as refused:
-        if refused.reason != "API_KEY_INVALID":
-            raise
-        return False
-    return True
 
 
 def altered(text: str, place: int) -> str:
