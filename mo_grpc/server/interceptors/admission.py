@@ -35,7 +35,7 @@ class Admission:
 
         Raises:
             ServiceError: as `admit`.
-            QuotaExceeded: the key has no calls left.
+            TooManyRequests: the key has no calls left, at the moment or today.
         """
         key = await self.admit(method, context)
         # The last, so that what is refused anyway uses nothing up.
