@@ -223,9 +223,9 @@ def test_calls_whose_deadline_has_passed_leave_room_for_others(stack: Stack, ove
     pay_raw: grpc.UnaryUnaryMultiCallable[bytes, bytes] = over_grpc.channel.unary_unary(CREATE_PAYMENT)
     with ExitStack() as stay:
         locks = [stay.enter_context(locked(stack.data_dir, customer)) for customer in held]
-        # These wait on and on, and all that come after wait for them.
+        # These wait on and on, for a lock or for one of the slots of those that may; all that come after wait for them.
         first = [pay_raw.future(payment(customer), metadata=over_grpc.metadata, timeout=60) for customer in held]
-        eventually(lambda: all(waiting(lock) == 1 for lock in locks), 10)
+        eventually(lambda: sum(waiting(lock) for lock in locks) >= 2, 10)
         calls = [
             pay_raw.future(payment(customer), metadata=over_grpc.metadata, timeout=5)
             for _ in range(MAX_QUEUE // 3 + 20)

@@ -11,6 +11,7 @@ from mo_grpc.auth.users.rules import Role
 from tests.auth.users.conftest import Doors, NewUser, basic, opens, reason, refused, rows
 from tests.conftest import TLS, Stack
 from tests.doors import GrpcDoor, RestDoor
+from tests.factories import new_id
 from tests.secrets import PASSWORD
 from tests.servers import a_server
 from tests.waiting import eventually
@@ -38,7 +39,7 @@ def test_every_wrong_login_is_refused_alike(doors: Doors, new_user: NewUser, sta
         for refusal in (
             refused(lambda: doors.login(user.email, "not the password")),
             refused(lambda: doors.login(user.email, "")),
-            refused(lambda: doors.login("nobody@example.org")),
+            refused(lambda: doors.login(f"{new_id('nobody')}@example.org")),
             refused(lambda: doors.login("no e-mail\0")),
             refused(lambda: doors.login(locked.email)),
             refused(lambda: doors.open({"authorization": "Basic ???"})("auth.CreateToken")),
