@@ -1,5 +1,6 @@
 """What each RPC asks of its caller: one table for all, and what is not in it is refused."""
 
+from enum import Enum
 from typing import Final
 
 PUBLIC: Final = ""
@@ -66,3 +67,38 @@ SERVICES: Final = tuple(dict.fromkeys(method.split("/")[1] for method in ACCESS 
 
 GRANTABLE: Final = frozenset(ACCESS.values()) - {PUBLIC, BASIC, ACCOUNT}
 """The scopes that a key may have; only users have accounts."""
+
+
+class Bound(Enum):
+    """How an RPC serves a caller whose API key is bound to customers."""
+
+    CUSTOMER = "The request names a customer: others are NOT_FOUND."
+    OWNED = "The request names something of a customer: what is others' is NOT_FOUND."
+    ITEMS = "Each item of the request names a customer: an item for another is NOT_FOUND."
+    LIST = "The answer leaves out what is others'."
+    NEW = "The request makes a customer: another id is PERMISSION_DENIED."
+    NEVER = "A bound key cannot have the scope."
+
+
+BOUND: Final = {
+    f"{_CUSTOMERS}CreateCustomer": Bound.NEW,
+    f"{_CUSTOMERS}GetCustomer": Bound.CUSTOMER,
+    f"{_CUSTOMERS}ListCustomers": Bound.LIST,
+    f"{_CUSTOMERS}UpdateCustomer": Bound.CUSTOMER,
+    f"{_CUSTOMERS}GetCustomerBalance": Bound.CUSTOMER,
+    f"{_LOANS}CreateLoan": Bound.CUSTOMER,
+    f"{_LOANS}GetLoan": Bound.OWNED,
+    f"{_LOANS}ListLoans": Bound.LIST,
+    f"{_LOANS}ActivateLoan": Bound.OWNED,
+    f"{_LOANS}RejectLoan": Bound.OWNED,
+    f"{_PAYMENTS}CreatePayment": Bound.CUSTOMER,
+    f"{_PAYMENTS}GetPayment": Bound.OWNED,
+    f"{_PAYMENTS}ListPayments": Bound.LIST,
+    f"{_PAYMENTS}RejectPayment": Bound.OWNED,
+    f"{_PAYMENTS}BatchCreatePayments": Bound.ITEMS,
+    **{method: Bound.NEVER for method in ACCESS if method.startswith((_IMPORTS, _KEYS))},
+}
+"""How each RPC that takes an API key serves a bound one; an RPC that is not in it refuses bound keys."""
+
+BINDABLE: Final = frozenset(ACCESS[method] for method, bound in BOUND.items() if bound is not Bound.NEVER)
+"""The scopes that a bound key may have."""
