@@ -10,6 +10,7 @@ import mo_grpc.auth.users.models
 import mo_grpc.customers.models
 import mo_grpc.idempotency.models
 import mo_grpc.imports.models
+import mo_grpc.journal.models
 import mo_grpc.loans.models
 import mo_grpc.payments.models
 import mo_grpc.web.honeypot.models  # noqa: F401 - each import registers its tables

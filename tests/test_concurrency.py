@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import Stack
 from tests.doors import Door, GrpcDoor, Json, Refused
-from tests.factories import a_customer, a_loan, new_id, outstanding, pay
+from tests.factories import a_customer, a_loan, new_id, outstanding, pay, stored
 from tests.invariants import assert_sound, broken
 
 N = 20
@@ -142,7 +142,7 @@ def test_a_loan_is_activated_or_rejected_once(stack: Stack, over_grpc: GrpcDoor,
     results = at_once(stack, calls * (N // 2))
     [won] = [result for result in results if not isinstance(result, Refused)]
     assert outcomes(results) == {won["status"]: 1, "LOAN_WRONG_STATUS": N - 1}
-    assert over_grpc("loans.GetLoan", external_id=loan) == won
+    assert over_grpc("loans.GetLoan", external_id=loan) == stored(won)
     assert_sound(stack.data_dir, customer)
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.errors import Resource, StaleEtag
+from mo_grpc.journal.rules import Origin
 
 RESOURCE = Resource("customer", "mo.customers.v1.Customer", ErrorReason.CUSTOMER_NOT_FOUND, ErrorReason.CUSTOMER_ALREADY_EXISTS)
 
@@ -39,6 +40,7 @@ class NewCustomer(NamedTuple):
     external_id: str
     score: Decimal
     preapproved_at: datetime | None
+    origin: Origin
 
 
 class CustomerChange(NamedTuple):
@@ -47,6 +49,14 @@ class CustomerChange(NamedTuple):
     external_id: str
     etag: str
     values: Mapping[str, Any]
+    origin: Origin
+
+
+class Debt(NamedTuple):
+    """The debt of a customer (R12), and the number of PENDING and ACTIVE loans."""
+
+    total: Decimal = Decimal("0.00")
+    open_loans: int = 0
 
 
 class Balance(NamedTuple):

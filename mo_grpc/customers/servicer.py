@@ -7,10 +7,13 @@ from google.protobuf.message import Message
 from mo.customers.v1 import customers_pb2, customers_pb2_grpc
 
 from mo_grpc.customers import store
-from mo_grpc.customers.rules import Balance, Customer, CustomerChange, NewCustomer, etag
+from mo_grpc.customers.messages import balance_message
+from mo_grpc.customers.rules import Customer, CustomerChange, NewCustomer, etag
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import FieldViolation, InvalidFields
 from mo_grpc.idempotency.writer import Writer, request_key
+from mo_grpc.journal.origin import origin
+from mo_grpc.journal.rules import Origin
 from mo_grpc.rpc.context import Context
 from mo_grpc.rpc.conversions import moment, money, parse_money, timestamp
 from mo_grpc.rpc.pages import PageRequest
@@ -35,7 +38,7 @@ class CustomerServicer(customers_pb2_grpc.CustomerServiceServicer):
     async def CreateCustomer(self, request: customers_pb2.CreateCustomerRequest, context: Context) -> customers_pb2.Customer:
         customer = request.customer
         preapproved_at = moment(customer.preapproved_at, "preapproved_at") if customer.HasField("preapproved_at") else None
-        command = NewCustomer(customer.external_id, parse_money(customer.score), preapproved_at)
+        command = NewCustomer(customer.external_id, parse_money(customer.score), preapproved_at, origin(context))
         return await self._create(command, request_key(request, context), context)
 
     async def GetCustomer(self, request: customers_pb2.GetCustomerRequest, context: Context) -> customers_pb2.Customer:
@@ -51,7 +54,7 @@ class CustomerServicer(customers_pb2_grpc.CustomerServiceServicer):
 
     async def UpdateCustomer(self, request: customers_pb2.UpdateCustomerRequest, context: Context) -> customers_pb2.Customer:
         heed_if_match(request, context)
-        return await self._change(to_change(request), request_key(request, context), context)
+        return await self._change(to_change(request, origin(context)), request_key(request, context), context)
 
     async def GetCustomerBalance(
         self, request: customers_pb2.GetCustomerBalanceRequest, context: Context
@@ -88,17 +91,7 @@ def to_message(customer: Customer) -> customers_pb2.Customer:
     )
 
 
-def balance_message(balance: Balance) -> customers_pb2.CustomerBalance:
-    """A balance, as a message."""
-    return customers_pb2.CustomerBalance(
-        external_id=balance.external_id,
-        score=money(balance.score),
-        total_debt=money(balance.total_debt),
-        available_amount=money(balance.available_amount),
-    )
-
-
-def to_change(request: customers_pb2.UpdateCustomerRequest) -> CustomerChange:
+def to_change(request: customers_pb2.UpdateCustomerRequest, made_by: Origin) -> CustomerChange:
     """The command of an update, from the fields that the mask names; the others are not read (AIP-134).
 
     Raises:
@@ -127,7 +120,7 @@ def to_change(request: customers_pb2.UpdateCustomerRequest) -> CustomerChange:
         values["preapproved_at"] = (
             moment(masked.preapproved_at, "preapproved_at") if masked.HasField("preapproved_at") else None
         )
-    return CustomerChange(masked.external_id, masked.etag, values)
+    return CustomerChange(masked.external_id, masked.etag, values, made_by)
 
 
 def _copy(source: Message, target: Message, name: str) -> None:

@@ -4,10 +4,12 @@ from operator import attrgetter
 
 from mo.loans.v1 import loans_pb2, loans_pb2_grpc
 
+from mo_grpc.customers.messages import balance_message
 from mo_grpc.db.engine import Database
 from mo_grpc.idempotency.writer import Writer, request_key
+from mo_grpc.journal.origin import origin
 from mo_grpc.loans import store
-from mo_grpc.loans.rules import Loan, NewLoan
+from mo_grpc.loans.rules import Loan, LoanTransition, NewLoan
 from mo_grpc.rpc.context import Context
 from mo_grpc.rpc.conversions import moment, money, parse_money, timestamp
 from mo_grpc.rpc.pages import PageRequest
@@ -20,8 +22,9 @@ class LoanServicer(loans_pb2_grpc.LoanServiceServicer):
         self._database = database
         self._get = database.reader(store.get_loans)
         self._create = Writer(database, store.create_loans, attrgetter("customer_external_id"), to_message, loans_pb2.Loan)
-        self._activate = Writer(database, store.activate_loans, str, to_message, loans_pb2.Loan)
-        self._reject = Writer(database, store.reject_loans, str, to_message, loans_pb2.Loan)
+        by_id = attrgetter("external_id")
+        self._activate = Writer(database, store.activate_loans, by_id, to_message, loans_pb2.Loan)
+        self._reject = Writer(database, store.reject_loans, by_id, to_message, loans_pb2.Loan)
 
     async def CreateLoan(self, request: loans_pb2.CreateLoanRequest, context: Context) -> loans_pb2.Loan:
         loan = request.loan
@@ -31,6 +34,7 @@ class LoanServicer(loans_pb2_grpc.LoanServiceServicer):
             amount=parse_money(loan.amount),
             contract_version=loan.contract_version if loan.HasField("contract_version") else None,
             maximum_payment_date=moment(loan.maximum_payment_date, "maximum_payment_date"),
+            origin=origin(context),
         )
         return await self._create(command, request_key(request, context), context)
 
@@ -45,10 +49,12 @@ class LoanServicer(loans_pb2_grpc.LoanServiceServicer):
         return loans_pb2.ListLoansResponse(loans=map(to_message, rows), next_page_token=token)
 
     async def ActivateLoan(self, request: loans_pb2.ActivateLoanRequest, context: Context) -> loans_pb2.Loan:
-        return await self._activate(request.external_id, request_key(request, context), context)
+        command = LoanTransition(request.external_id, origin(context))
+        return await self._activate(command, request_key(request, context), context)
 
     async def RejectLoan(self, request: loans_pb2.RejectLoanRequest, context: Context) -> loans_pb2.Loan:
-        return await self._reject(request.external_id, request_key(request, context), context)
+        command = LoanTransition(request.external_id, origin(context))
+        return await self._reject(command, request_key(request, context), context)
 
 
 def to_message(loan: Loan) -> loans_pb2.Loan:
@@ -64,4 +70,5 @@ def to_message(loan: Loan) -> loans_pb2.Loan:
         maximum_payment_date=timestamp(loan.maximum_payment_date),
         created_at=timestamp(loan.created_at),
         updated_at=timestamp(loan.updated_at),
+        balance_after=balance_message(loan.balance_after) if loan.balance_after else None,
     )

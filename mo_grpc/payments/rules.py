@@ -8,8 +8,11 @@ from typing import NamedTuple
 
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
+from mo_grpc.customers.rules import Balance
 from mo_grpc.errors import PreconditionFailed, Resource
+from mo_grpc.journal.rules import LoanChange, Origin
 from mo_grpc.loans.rules import ActiveLoan
+from mo_grpc.loans.rules import Status as LoanStatus
 
 RESOURCE = Resource("payment", "mo.payments.v1.Payment", ErrorReason.PAYMENT_NOT_FOUND, ErrorReason.PAYMENT_ALREADY_EXISTS)
 
@@ -37,7 +40,10 @@ class Detail(NamedTuple):
 
 
 class Payment(NamedTuple):
-    """A payment as stored, with its customer's ids and its details, the oldest loan first."""
+    """A payment as stored, with its customer's ids and its details, the oldest loan first.
+
+    The answer of a change has the customer's balance after it, too.
+    """
 
     id: int
     customer_id: int
@@ -52,6 +58,7 @@ class Payment(NamedTuple):
     created_at: datetime
     updated_at: datetime
     details: tuple[Detail, ...] = ()
+    balance_after: Balance | None = None
 
 
 class NewPayment(NamedTuple):
@@ -60,6 +67,7 @@ class NewPayment(NamedTuple):
     external_id: str
     customer_external_id: str
     total_amount: Decimal
+    origin: Origin
 
 
 class PaymentRejection(NamedTuple):
@@ -67,6 +75,7 @@ class PaymentRejection(NamedTuple):
 
     external_id: str
     reason: str
+    origin: Origin
 
 
 def spread(total_amount: Decimal, loans: MutableMapping[int, ActiveLoan]) -> tuple[Detail, ...] | None:
@@ -92,6 +101,25 @@ def spread(total_amount: Decimal, loans: MutableMapping[int, ActiveLoan]) -> tup
         else:
             del loans[detail.loan_id]
     return tuple(details)
+
+
+def paid(detail: Detail, left: Decimal) -> LoanChange:
+    """What a payment changes of a loan, of which it leaves so much."""
+    status = LoanStatus.ACTIVE if left else LoanStatus.PAID
+    before = left + detail.amount
+    return LoanChange(detail.loan_id, detail.loan_external_id, LoanStatus.ACTIVE, status, before, left)
+
+
+def settled(change: LoanChange) -> LoanChange:
+    """The loan that a payment paid in full, as the event that follows it has it: with nothing that changes."""
+    return change._replace(status_before=change.status_after, outstanding_before=change.outstanding_after)
+
+
+def restored(detail: Detail, left: Decimal) -> LoanChange:
+    """What a bounce changes of a loan, of which so much was left (R35)."""
+    status = LoanStatus.ACTIVE if left else LoanStatus.PAID
+    after = left + detail.amount
+    return LoanChange(detail.loan_id, detail.loan_external_id, status, LoanStatus.ACTIVE, left, after)
 
 
 def insufficient_debt(total_amount: Decimal, loans: Iterable[ActiveLoan]) -> str:

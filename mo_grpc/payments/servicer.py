@@ -7,11 +7,14 @@ from typing import TypeAlias, cast
 from google.protobuf.message import Message
 from mo.payments.v1 import payments_pb2, payments_pb2_grpc
 
+from mo_grpc.customers.messages import balance_message
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import ServiceError
 from mo_grpc.idempotency.rules import IdempotencyKey, Keyed, Replay, make_key
 from mo_grpc.idempotency.store import in_batches, remembering
 from mo_grpc.idempotency.writer import Writer, request_key
+from mo_grpc.journal.origin import origin
+from mo_grpc.journal.rules import Origin
 from mo_grpc.payments import store
 from mo_grpc.payments.rules import NewPayment, Payment, PaymentRejection
 from mo_grpc.rpc.caller import caller
@@ -41,7 +44,7 @@ class PaymentServicer(payments_pb2_grpc.PaymentServiceServicer):
 
     async def CreatePayment(self, request: payments_pb2.CreatePaymentRequest, context: Context) -> payments_pb2.Payment:
         key = request_key(request, context) or item_key(request)
-        return await self._create(to_command(request), key, context)
+        return await self._create(to_command(request, origin(context)), key, context)
 
     async def GetPayment(self, request: payments_pb2.GetPaymentRequest, context: Context) -> payments_pb2.Payment:
         return to_message(await self._get(request.external_id))
@@ -56,23 +59,24 @@ class PaymentServicer(payments_pb2_grpc.PaymentServiceServicer):
         return payments_pb2.ListPaymentsResponse(payments=map(to_message, rows), next_page_token=token)
 
     async def RejectPayment(self, request: payments_pb2.RejectPaymentRequest, context: Context) -> payments_pb2.Payment:
-        command = PaymentRejection(request.external_id, request.reason)
+        command = PaymentRejection(request.external_id, request.reason, origin(context))
         return await self._bounce(command, request_key(request, context), context)
 
     async def BatchCreatePayments(
         self, request: payments_pb2.BatchCreatePaymentsRequest, context: Context
     ) -> payments_pb2.BatchCreatePaymentsResponse:
-        items = tuple(to_item(item, f"requests[{index}].") for index, item in enumerate(request.requests))
+        made_by = origin(context)
+        items = tuple(to_item(item, f"requests[{index}].", made_by) for index, item in enumerate(request.requests))
         return await self._create_batch(items, request_key(request, context), context)
 
 
-def to_item(request: payments_pb2.CreatePaymentRequest, prefix: str) -> Keyed[NewPayment] | ServiceError:
+def to_item(request: payments_pb2.CreatePaymentRequest, prefix: str, made_by: Origin) -> Keyed[NewPayment] | ServiceError:
     """The command of one item of a batch, or what is wrong with it."""
     try:
         validate(request, prefix=prefix)
     except ServiceError as error:
         return error
-    return Keyed(to_command(request), item_key(request))
+    return Keyed(to_command(request, made_by), item_key(request))
 
 
 def item_key(request: payments_pb2.CreatePaymentRequest) -> IdempotencyKey | None:
@@ -82,10 +86,10 @@ def item_key(request: payments_pb2.CreatePaymentRequest) -> IdempotencyKey | Non
     return make_key(caller().id, request.idempotency_key, CREATE_PAYMENT, request)
 
 
-def to_command(request: payments_pb2.CreatePaymentRequest) -> NewPayment:
+def to_command(request: payments_pb2.CreatePaymentRequest, made_by: Origin) -> NewPayment:
     """The command of a request that is valid."""
     payment = request.payment
-    return NewPayment(payment.external_id, payment.customer_external_id, parse_money(payment.total_amount))
+    return NewPayment(payment.external_id, payment.customer_external_id, parse_money(payment.total_amount), made_by)
 
 
 def batch_message(outcomes: Sequence[Outcome]) -> payments_pb2.BatchCreatePaymentsResponse:
@@ -116,6 +120,7 @@ def to_message(payment: Payment) -> payments_pb2.Payment:
         created_at=timestamp(payment.created_at),
         updated_at=timestamp(payment.updated_at),
         rejected_at=timestamp(payment.rejected_at),
+        balance_after=balance_message(payment.balance_after) if payment.balance_after else None,
     )
     for detail in payment.details:
         message.payment_details.add(loan_external_id=detail.loan_external_id, amount=money(detail.amount))

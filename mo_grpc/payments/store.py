@@ -1,7 +1,7 @@
 """Every SQL statement about payments. Commands come in batches, and each has a result of its own, in order."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -11,11 +11,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.customers import models as customer_models
 from mo_grpc.customers import store as customers
+from mo_grpc.customers.accounts import Accounts
+from mo_grpc.customers.rules import Customer
 from mo_grpc.db.batches import BatchWrite, Decision
 from mo_grpc.db.locks import Locked, Locks
 from mo_grpc.db.pipeline import Query, Rows, Statement, array, text_array
-from mo_grpc.db.rows import NOW, NewRows, get_by_id, not_locked
+from mo_grpc.db.rows import NewRows, get_by_id, not_locked
 from mo_grpc.errors import AlreadyExists, ServiceError
+from mo_grpc.journal.rules import Kind, LoanChange
 from mo_grpc.loans import models as loan_models
 from mo_grpc.loans import store as loans
 from mo_grpc.loans.rules import ActiveLoan
@@ -41,7 +44,7 @@ MAX_LISTED_DETAILS = 20_000
 _COLUMNS = [
     _TABLE.c[name] if name != "customer_external_id" else _CUSTOMERS.c.external_id
     for name in Payment._fields
-    if name != "details"
+    if name not in ("details", "balance_after")
 ]
 
 _GET = Query(f"""
@@ -83,6 +86,7 @@ _CREATE = Query(f"""
 """)  # noqa: S608 - constants
 
 _LOCK = customers.owner_lock("payments")
+_ACCOUNTS = customers.owner_accounts("payments")
 
 _BOUNCE = Query(f"""
     WITH bounced AS (
@@ -103,7 +107,7 @@ def _found(rows: Iterator[Rows]) -> tuple[dict[str, Payment], dict[int, Decimal]
     for payment_id, loan_id, loan_external_id, amount, left in next(rows):
         details[payment_id].append(Detail(loan_id, loan_external_id, amount))
         outstanding[loan_id] = left
-    return {row[2]: Payment._make((*row, tuple(details.get(row[0], ())))) for row in payments}, outstanding
+    return {row[2]: Payment(*row, tuple(details.get(row[0], ()))) for row in payments}, outstanding
 
 
 get_payments = get_by_id(RESOURCE, [_GET, _GET_DETAILS], lambda rows: _found(rows)[0])
@@ -151,7 +155,7 @@ async def list_payments(
     if before is not None:
         statement = statement.where(key < before)
     rows = await connection.execute(statement.order_by(key.desc()).limit(limit + 1))
-    found = [Payment._make((*row, ())) for row in rows]
+    found = [Payment(*row) for row in rows]
     page = await _with_details(connection, found[:limit], MAX_LISTED_DETAILS)
     return page, len(page) < len(found)
 
@@ -164,6 +168,7 @@ def _lock_payers(commands: Sequence[NewPayment], locks: Locks) -> list[Statement
     payers = {command.customer_external_id for command in commands}
     return [
         *customers.lock(payers, locks),
+        customers.read_accounts(payers),
         loans.active_loans(payers),
         _NEW.statement([command.external_id for command in commands]),
     ]
@@ -171,13 +176,17 @@ def _lock_payers(commands: Sequence[NewPayment], locks: Locks) -> list[Statement
 
 def _create_payments(commands: Sequence[NewPayment], rows: Iterator[Rows], locks: Locks) -> Decision[Payment]:
     payers = customers.locked(rows, locks)
+    accounts = Accounts.read(rows)
     active = loans.found_active(rows)
-    now, taken, ids = NewRows.prepared(rows)
+    _, taken, ids = NewRows.prepared(rows)
     results = [
-        _create(payment_id, command, payers, taken, active, now) for payment_id, command in zip(ids, commands, strict=False)
+        _create(payment_id, command, payers, taken, active, accounts)
+        for payment_id, command in zip(ids, commands, strict=False)
     ]
     created = [result for result in results if isinstance(result, Payment)]
-    return Decision(results, [Statement(_CREATE, _created(created, active, now))] if created else ())
+    if not created:
+        return Decision(results)
+    return Decision(results, [Statement(_CREATE, _created(created, active, accounts.now)), *accounts.events()])
 
 
 def _create(
@@ -186,7 +195,7 @@ def _create(
     payers: customers.LockedCustomers,
     taken: set[str],
     active: Mapping[int, dict[int, ActiveLoan]],
-    now: datetime,
+    accounts: Accounts,
 ) -> Payment | ServiceError | Locked:
     """Decide on one command; a payment's id is taken, and what it pays reduces the loans, for the commands after it."""
     customer = payers.customers.get(command.customer_external_id)
@@ -195,9 +204,10 @@ def _create(
     if command.external_id in taken:
         return AlreadyExists(RESOURCE, command.external_id)
     taken.add(command.external_id)
+    now = accounts.now
     details = rules.spread(command.total_amount, active[customer.id])
     completed = details is not None
-    return Payment(
+    payment = Payment(
         id=payment_id,
         customer_id=customer.id,
         external_id=command.external_id,
@@ -212,6 +222,26 @@ def _create(
         updated_at=now,
         details=details or (),
     )
+    return _recorded(payment, customer, command, accounts, active[customer.id])
+
+
+def _recorded(
+    payment: Payment, customer: Customer, command: NewPayment, accounts: Accounts, active: Mapping[int, ActiveLoan]
+) -> Payment:
+    """Record a new payment and the loans that it paid in full, and add the balance after it."""
+    debt = accounts.debt(customer.id)
+    if payment.status == Status.REJECTED:
+        kind, changes, left = Kind.PAYMENT_REFUSED, [], debt
+    else:
+        lefts = [active[detail.loan_id].outstanding if detail.loan_id in active else Decimal(0) for detail in payment.details]
+        changes = [rules.paid(detail, rest) for detail, rest in zip(payment.details, lefts, strict=True)]
+        kind, left = Kind.PAYMENT_COMPLETED, debt._replace(total=debt.total - payment.total_amount)
+    about = payment.id, payment.external_id
+    balance = accounts.record(kind, customer, command.origin, left, changes, payment.total_amount, *about)
+    for detail, change in zip(payment.details, changes, strict=True):
+        if not change.outstanding_after:
+            accounts.record(Kind.LOAN_PAID, customer, command.origin, left, [rules.settled(change)], detail.amount, *about)
+    return payment._replace(balance_after=balance)
 
 
 def _created(created: Sequence[Payment], left: Mapping[int, dict[int, ActiveLoan]], now: datetime) -> dict[str, object]:
@@ -238,13 +268,19 @@ create_payments = BatchWrite(_lock_payers, _create_payments)
 
 def _lock_owners(commands: Sequence[PaymentRejection], locks: Locks) -> list[Statement]:
     wanted = {"external_ids": array(sorted({command.external_id for command in commands}))}
-    return [_LOCK.statement(wanted, locks), Statement(_GET, wanted), Statement(_GET_DETAILS, wanted), NOW]
+    return [
+        _LOCK.statement(wanted, locks),
+        Statement(_GET, wanted),
+        Statement(_GET_DETAILS, wanted),
+        Statement(_ACCOUNTS, wanted),
+    ]
 
 
 def _bounce_payments(commands: Sequence[PaymentRejection], rows: Iterator[Rows], locks: Locks) -> Decision[Payment]:
     owners = customers.locked_owners(rows)
     payments, outstanding = _found(rows)
-    [(now,)] = next(rows)
+    accounts = Accounts.read(rows)
+    now = accounts.now
     results: list[Payment | ServiceError | Locked] = []
     bounced: list[Payment] = []
     for command in commands:
@@ -253,28 +289,34 @@ def _bounce_payments(commands: Sequence[PaymentRejection], rows: Iterator[Rows],
             results.append(not_locked(RESOURCE, command.external_id, locks, exists=payment is not None))
             continue
         result = rules.bounce(payment, command.reason, now)
-        results.append(result)
         if isinstance(result, Payment):
-            payments[command.external_id] = result
+            owner = owners[result.customer_id]
+            debt = accounts.debt(owner.id)
+            more = debt._replace(total=debt.total + result.total_amount)
+            changes = _restore(outstanding, result)
+            about = result.id, result.external_id
+            balance = accounts.record(Kind.PAYMENT_BOUNCED, owner, command.origin, more, changes, result.total_amount, *about)
+            payments[command.external_id] = result = result._replace(balance_after=balance)
             bounced.append(result)
+        results.append(result)
     if not bounced:
         return Decision(results)
-    touched = _restore(outstanding, bounced)
+    touched = {detail.loan_id for payment in bounced for detail in payment.details}
     new = {
         "now": now,
         "ids": array(payment.id for payment in bounced),
         "rejection_reasons": text_array(payment.rejection_reason for payment in bounced),
         **loans.outstanding_parameters({loan_id: outstanding[loan_id] for loan_id in touched}),
     }
-    return Decision(results, [Statement(_BOUNCE, new)])
+    return Decision(results, [Statement(_BOUNCE, new), *accounts.events()])
 
 
-def _restore(outstanding: dict[int, Decimal], bounced: Iterable[Payment]) -> set[int]:
-    """Add to `outstanding` what the payments had paid; return the loans' ids."""
-    details = [detail for payment in bounced for detail in payment.details]
-    for detail in details:
-        outstanding[detail.loan_id] += detail.amount
-    return {detail.loan_id for detail in details}
+def _restore(outstanding: dict[int, Decimal], bounced: Payment) -> list[LoanChange]:
+    """Add to `outstanding` what the payment had paid; return what that changes."""
+    changes = [rules.restored(detail, outstanding[detail.loan_id]) for detail in bounced.details]
+    for change in changes:
+        outstanding[change.loan_id] = change.outstanding_after
+    return changes
 
 
 bounce_payments = BatchWrite(_lock_owners, _bounce_payments)

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from mo.customers.v1 import customers_pb2 as _customers_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -67,6 +68,7 @@ class Loan(_message.Message):
     MAXIMUM_PAYMENT_DATE_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    BALANCE_AFTER_FIELD_NUMBER: _builtins.int
     external_id: _builtins.str
     """Required. The client's id of the loan; unique among loans, and it never changes."""
     customer_external_id: _builtins.str
@@ -95,6 +97,10 @@ class Loan(_message.Message):
     def updated_at(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the loan last changed."""
 
+    @_builtins.property
+    def balance_after(self) -> _customers_pb2.CustomerBalance:
+        """Output only. The customer's balance right after the change that this answers; absent in answers to reads and in lists."""
+
     def __init__(
         self,
         *,
@@ -108,10 +114,11 @@ class Loan(_message.Message):
         maximum_payment_date: _timestamp_pb2.Timestamp | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        balance_after: _customers_pb2.CustomerBalance | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_contract_version", b"_contract_version", "contract_version", b"contract_version", "created_at", b"created_at", "maximum_payment_date", b"maximum_payment_date", "taken_at", b"taken_at", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_contract_version", b"_contract_version", "balance_after", b"balance_after", "contract_version", b"contract_version", "created_at", b"created_at", "maximum_payment_date", b"maximum_payment_date", "taken_at", b"taken_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_contract_version", b"_contract_version", "amount", b"amount", "contract_version", b"contract_version", "created_at", b"created_at", "customer_external_id", b"customer_external_id", "external_id", b"external_id", "maximum_payment_date", b"maximum_payment_date", "outstanding", b"outstanding", "status", b"status", "taken_at", b"taken_at", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_contract_version", b"_contract_version", "amount", b"amount", "balance_after", b"balance_after", "contract_version", b"contract_version", "created_at", b"created_at", "customer_external_id", b"customer_external_id", "external_id", b"external_id", "maximum_payment_date", b"maximum_payment_date", "outstanding", b"outstanding", "status", b"status", "taken_at", b"taken_at", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__contract_version: _TypeAlias = _typing.Literal["contract_version"]  # noqa: Y015
     _WhichOneofArgType__contract_version: _TypeAlias = _typing.Literal["_contract_version", b"_contract_version"]  # noqa: Y015

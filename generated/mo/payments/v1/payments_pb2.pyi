@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from mo.customers.v1 import customers_pb2 as _customers_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -131,6 +132,7 @@ class Payment(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     REJECTED_AT_FIELD_NUMBER: _builtins.int
     REJECTION_FIELD_NUMBER: _builtins.int
+    BALANCE_AFTER_FIELD_NUMBER: _builtins.int
     external_id: _builtins.str
     """Required. The client's id of the payment; unique among payments, and it never changes."""
     customer_external_id: _builtins.str
@@ -163,6 +165,10 @@ class Payment(_message.Message):
     def rejection(self) -> Global___Payment.Rejection:
         """Output only. Why the payment is REJECTED; absent while it is not."""
 
+    @_builtins.property
+    def balance_after(self) -> _customers_pb2.CustomerBalance:
+        """Output only. The customer's balance right after the change that this answers; absent in answers to reads and in lists."""
+
     def __init__(
         self,
         *,
@@ -176,10 +182,11 @@ class Payment(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         rejected_at: _timestamp_pb2.Timestamp | None = ...,
         rejection: Global___Payment.Rejection | None = ...,
+        balance_after: _customers_pb2.CustomerBalance | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "paid_at", b"paid_at", "rejected_at", b"rejected_at", "rejection", b"rejection", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balance_after", b"balance_after", "created_at", b"created_at", "paid_at", b"paid_at", "rejected_at", b"rejected_at", "rejection", b"rejection", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "customer_external_id", b"customer_external_id", "external_id", b"external_id", "paid_at", b"paid_at", "payment_details", b"payment_details", "rejected_at", b"rejected_at", "rejection", b"rejection", "status", b"status", "total_amount", b"total_amount", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance_after", b"balance_after", "created_at", b"created_at", "customer_external_id", b"customer_external_id", "external_id", b"external_id", "paid_at", b"paid_at", "payment_details", b"payment_details", "rejected_at", b"rejected_at", "rejection", b"rejection", "status", b"status", "total_amount", b"total_amount", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,16 @@
+"""The messages of customers that other domains answer with, too."""
+
+from mo.customers.v1 import customers_pb2
+
+from mo_grpc.customers.rules import Balance
+from mo_grpc.rpc.conversions import money
+
+
+def balance_message(balance: Balance) -> customers_pb2.CustomerBalance:
+    """A balance, as a message."""
+    return customers_pb2.CustomerBalance(
+        external_id=balance.external_id,
+        score=money(balance.score),
+        total_debt=money(balance.total_debt),
+        available_amount=money(balance.available_amount),
+    )
