@@ -107,7 +107,7 @@ def _found(rows: Iterator[Rows]) -> tuple[dict[str, Payment], dict[int, Decimal]
     for payment_id, loan_id, loan_external_id, amount, left in next(rows):
         details[payment_id].append(Detail(loan_id, loan_external_id, amount))
         outstanding[loan_id] = left
-    return {row[2]: Payment(*row, details=tuple(details.get(row[0], ()))) for row in payments}, outstanding
+    return {row[2]: Payment._make((*row, tuple(details.get(row[0], ())), None)) for row in payments}, outstanding
 
 
 get_payments = get_by_id(RESOURCE, [_GET, _GET_DETAILS], lambda rows: _found(rows)[0])
