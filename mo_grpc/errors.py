@@ -13,6 +13,7 @@
     ├── Unauthenticated     UNAUTHENTICATED
     ├── PermissionDenied    PERMISSION_DENIED
     ├── NetworkNotAllowed   PERMISSION_DENIED
+    ├── CustomerNotAllowed  PERMISSION_DENIED
     ├── Conflict            ABORTED + RetryInfo
     ├── Unavailable         UNAVAILABLE + RetryInfo
     │   └── OutcomeUnknown
@@ -194,6 +195,16 @@ class NetworkNotAllowed(ServiceError):
     def __init__(self, address: str) -> None:
         message = f"The API key may not be used from {address or 'an unknown address'}."
         super().__init__(ErrorReason.NETWORK_NOT_ALLOWED, message, metadata={"address": address})
+
+
+class CustomerNotAllowed(ServiceError):
+    """The caller's key is bound to customers, and the customer to create is none of them."""
+
+    code = code_pb2.PERMISSION_DENIED
+
+    def __init__(self, external_id: str) -> None:
+        message = f"The API key is bound to customers, and '{external_id}' is none of them."
+        super().__init__(ErrorReason.CUSTOMER_NOT_ALLOWED, message, metadata={"external_id": external_id})
 
 
 def retry_after(milliseconds: int) -> RetryInfo:

@@ -8,12 +8,13 @@ from mo.customers.v1 import customers_pb2, customers_pb2_grpc
 
 from mo_grpc.customers import store
 from mo_grpc.customers.messages import balance_message
-from mo_grpc.customers.rules import Customer, CustomerChange, NewCustomer, etag
+from mo_grpc.customers.rules import RESOURCE, Customer, CustomerChange, NewCustomer, etag
 from mo_grpc.db.engine import Database
-from mo_grpc.errors import FieldViolation, InvalidFields
+from mo_grpc.errors import CustomerNotAllowed, FieldViolation, InvalidFields
 from mo_grpc.idempotency.writer import Writer, request_key
 from mo_grpc.journal.origin import origin
 from mo_grpc.journal.rules import Origin
+from mo_grpc.rpc.caller import caller, require_customer
 from mo_grpc.rpc.context import Context
 from mo_grpc.rpc.conversions import moment, money, parse_money, timestamp
 from mo_grpc.rpc.pages import PageRequest
@@ -37,29 +38,40 @@ class CustomerServicer(customers_pb2_grpc.CustomerServiceServicer):
 
     async def CreateCustomer(self, request: customers_pb2.CreateCustomerRequest, context: Context) -> customers_pb2.Customer:
         customer = request.customer
+        bound = caller().customers
+        if bound is not None and not bound.allows(customer.external_id):
+            raise CustomerNotAllowed(customer.external_id)
         preapproved_at = moment(customer.preapproved_at, "preapproved_at") if customer.HasField("preapproved_at") else None
         command = NewCustomer(customer.external_id, parse_money(customer.score), preapproved_at, origin(context))
         return await self._create(command, request_key(request, context), context)
 
     async def GetCustomer(self, request: customers_pb2.GetCustomerRequest, context: Context) -> customers_pb2.Customer:
+        _require(request.external_id)
         return to_message(await self._get(request.external_id))
 
     async def ListCustomers(
         self, request: customers_pb2.ListCustomersRequest, context: Context
     ) -> customers_pb2.ListCustomersResponse:
-        page = PageRequest(request)
-        found = await self._database.read(lambda c: store.list_customers(c, page.after, page.size + 1))
+        page, bound = PageRequest(request), caller().customers
+        found = await self._database.read(lambda c: store.list_customers(c, page.after, page.size + 1, bound))
         rows, token = page.cut(found, attrgetter("id"))
         return customers_pb2.ListCustomersResponse(customers=map(to_message, rows), next_page_token=token)
 
     async def UpdateCustomer(self, request: customers_pb2.UpdateCustomerRequest, context: Context) -> customers_pb2.Customer:
         heed_if_match(request, context)
-        return await self._change(to_change(request, origin(context)), request_key(request, context), context)
+        command = to_change(request, origin(context))
+        _require(command.external_id)
+        return await self._change(command, request_key(request, context), context)
 
     async def GetCustomerBalance(
         self, request: customers_pb2.GetCustomerBalanceRequest, context: Context
     ) -> customers_pb2.CustomerBalance:
+        _require(request.external_id)
         return balance_message(await self._get_balance(request.external_id))
+
+
+def _require(external_id: str) -> None:
+    require_customer(external_id, RESOURCE, external_id)
 
 
 def heed_if_match(request: customers_pb2.UpdateCustomerRequest, context: Context) -> None:

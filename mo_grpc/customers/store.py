@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, and_, false, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.customers import models
@@ -16,6 +16,7 @@ from mo_grpc.db.pipeline import Query, Rows, Statement, array, text_array
 from mo_grpc.db.rows import NewRows, RowLock, get_by_id
 from mo_grpc.errors import AlreadyExists, NotFound, ServiceError
 from mo_grpc.journal.rules import NO_HASH, Kind
+from mo_grpc.rpc.binding import BoundCustomers
 
 _TABLE = models.Customer.__table__
 
@@ -157,9 +158,22 @@ get_balances = get_by_id(RESOURCE, [_BALANCES], _balances)
 """Get what customers owe, each with its score from one snapshot."""
 
 
-async def list_customers(connection: AsyncConnection, before: int | None, limit: int) -> list[Customer]:
-    """List customers, newest first, with ids below `before`."""
+def among(bound: BoundCustomers) -> ColumnElement[bool]:
+    """The condition that a row of `customers` is one of those that a key is bound to; the index of their ids serves it."""
+    external_id = _TABLE.c.external_id
+    named = external_id.in_(sorted(bound.external_ids)) if bound.external_ids else false()
+    if not bound.prefix:
+        return named
+    return or_(named, and_(external_id >= bound.prefix, external_id < bound.prefix_end))
+
+
+async def list_customers(
+    connection: AsyncConnection, before: int | None, limit: int, bound: BoundCustomers | None = None
+) -> list[Customer]:
+    """List customers, newest first, with ids below `before`; of a bound key, its own alone."""
     statement = select(*_TABLE.c).order_by(_TABLE.c.id.desc()).limit(limit)
+    if bound is not None:
+        statement = statement.where(among(bound))
     if before is not None:
         statement = statement.where(_TABLE.c.id < before)
     return [Customer._make(row) for row in await connection.execute(statement)]

@@ -5,11 +5,13 @@ from operator import attrgetter
 from mo.loans.v1 import loans_pb2, loans_pb2_grpc
 
 from mo_grpc.customers.messages import balance_message
+from mo_grpc.customers.rules import RESOURCE as CUSTOMER
 from mo_grpc.db.engine import Database
 from mo_grpc.idempotency.writer import Writer, request_key
 from mo_grpc.journal.origin import origin
 from mo_grpc.loans import store
-from mo_grpc.loans.rules import Loan, LoanTransition, NewLoan
+from mo_grpc.loans.rules import RESOURCE, Loan, LoanTransition, NewLoan
+from mo_grpc.rpc.caller import caller, require_customer
 from mo_grpc.rpc.context import Context
 from mo_grpc.rpc.conversions import moment, money, parse_money, timestamp
 from mo_grpc.rpc.pages import PageRequest
@@ -36,25 +38,38 @@ class LoanServicer(loans_pb2_grpc.LoanServiceServicer):
             maximum_payment_date=moment(loan.maximum_payment_date, "maximum_payment_date"),
             origin=origin(context),
         )
+        require_customer(command.customer_external_id, CUSTOMER, command.customer_external_id)
         return await self._create(command, request_key(request, context), context)
 
     async def GetLoan(self, request: loans_pb2.GetLoanRequest, context: Context) -> loans_pb2.Loan:
-        return to_message(await self._get(request.external_id))
+        return to_message(await self._find(request.external_id))
 
     async def ListLoans(self, request: loans_pb2.ListLoansRequest, context: Context) -> loans_pb2.ListLoansResponse:
-        page = PageRequest(request)
+        page, bound = PageRequest(request), caller().customers
         filters = (request.customer_external_id, int(request.status))
-        found = await self._database.read(lambda c: store.list_loans(c, *filters, page.after, page.size + 1))
+        found = await self._database.read(lambda c: store.list_loans(c, *filters, page.after, page.size + 1, bound))
         rows, token = page.cut(found, attrgetter("id"))
         return loans_pb2.ListLoansResponse(loans=map(to_message, rows), next_page_token=token)
 
     async def ActivateLoan(self, request: loans_pb2.ActivateLoanRequest, context: Context) -> loans_pb2.Loan:
+        await self._require(request.external_id)
         command = LoanTransition(request.external_id, origin(context))
         return await self._activate(command, request_key(request, context), context)
 
     async def RejectLoan(self, request: loans_pb2.RejectLoanRequest, context: Context) -> loans_pb2.Loan:
+        await self._require(request.external_id)
         command = LoanTransition(request.external_id, origin(context))
         return await self._reject(command, request_key(request, context), context)
+
+    async def _find(self, external_id: str) -> Loan:
+        loan = await self._get(external_id)
+        require_customer(loan.customer_external_id, RESOURCE, external_id)
+        return loan
+
+    async def _require(self, external_id: str) -> None:
+        """Refuse to change a loan that is hidden from a bound key, before it is locked; its customer never changes."""
+        if caller().customers is not None:
+            await self._find(external_id)
 
 
 def to_message(loan: Loan) -> loans_pb2.Loan:

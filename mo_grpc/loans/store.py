@@ -22,6 +22,7 @@ from mo_grpc.errors import AlreadyExists, PreconditionFailed, ServiceError
 from mo_grpc.journal.rules import Kind
 from mo_grpc.loans import models, rules
 from mo_grpc.loans.rules import RESOURCE, ActiveLoan, Loan, LoanTransition, NewLoan, Status
+from mo_grpc.rpc.binding import BoundCustomers
 
 _Rule = Callable[[Loan, Customer, Debt, datetime], Loan | PreconditionFailed]
 
@@ -101,10 +102,20 @@ get_loans = get_by_id(RESOURCE, [_GET], _loans)
 
 
 async def list_loans(
-    connection: AsyncConnection, customer_external_id: str, status: int, before: int | None, limit: int
+    connection: AsyncConnection,
+    customer_external_id: str,
+    status: int,
+    before: int | None,
+    limit: int,
+    bound: BoundCustomers | None = None,
 ) -> list[Loan]:
-    """List loans, newest first, with ids below `before`; an empty or zero filter does not filter."""
+    """List loans, newest first, with ids below `before`; of a bound key, those of its customers alone.
+
+    An empty or zero filter does not filter.
+    """
     statement = _list_statement().order_by(_TABLE.c.id.desc()).limit(limit)
+    if bound is not None:
+        statement = statement.where(customers.among(bound))
     if customer_external_id:
         owner = select(_CUSTOMERS.c.id).where(_CUSTOMERS.c.external_id == customer_external_id).scalar_subquery()
         statement = statement.where(_TABLE.c.customer_id == owner)

@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 from mo.payments.v1 import payments_pb2, payments_pb2_grpc
 
 from mo_grpc.customers.messages import balance_message
+from mo_grpc.customers.rules import RESOURCE as CUSTOMER
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import ServiceError
 from mo_grpc.idempotency.rules import IdempotencyKey, Keyed, Replay, make_key
@@ -16,8 +17,8 @@ from mo_grpc.idempotency.writer import Writer, request_key
 from mo_grpc.journal.origin import origin
 from mo_grpc.journal.rules import Origin
 from mo_grpc.payments import store
-from mo_grpc.payments.rules import NewPayment, Payment, PaymentRejection
-from mo_grpc.rpc.caller import caller
+from mo_grpc.payments.rules import RESOURCE, NewPayment, Payment, PaymentRejection
+from mo_grpc.rpc.caller import caller, require_customer
 from mo_grpc.rpc.context import Context
 from mo_grpc.rpc.conversions import money, parse_money, timestamp
 from mo_grpc.rpc.pages import PageRequest
@@ -47,18 +48,20 @@ class PaymentServicer(payments_pb2_grpc.PaymentServiceServicer):
         return await self._create(to_command(request, origin(context)), key, context)
 
     async def GetPayment(self, request: payments_pb2.GetPaymentRequest, context: Context) -> payments_pb2.Payment:
-        return to_message(await self._get(request.external_id))
+        return to_message(await self._find(request.external_id))
 
     async def ListPayments(
         self, request: payments_pb2.ListPaymentsRequest, context: Context
     ) -> payments_pb2.ListPaymentsResponse:
-        page = PageRequest(request)
+        page, bound = PageRequest(request), caller().customers
         filters = (request.customer_external_id, request.loan_external_id, int(request.status))
-        rows, more = await self._database.read(lambda c: store.list_payments(c, *filters, page.after, page.size))
+        rows, more = await self._database.read(lambda c: store.list_payments(c, *filters, page.after, page.size, bound))
         token = page.next_token(rows[-1].id) if more else ""
         return payments_pb2.ListPaymentsResponse(payments=map(to_message, rows), next_page_token=token)
 
     async def RejectPayment(self, request: payments_pb2.RejectPaymentRequest, context: Context) -> payments_pb2.Payment:
+        if caller().customers is not None:  # before it is locked; its customer never changes
+            await self._find(request.external_id)
         command = PaymentRejection(request.external_id, request.reason, origin(context))
         return await self._bounce(command, request_key(request, context), context)
 
@@ -69,14 +72,19 @@ class PaymentServicer(payments_pb2_grpc.PaymentServiceServicer):
         items = tuple(to_item(item, f"requests[{index}].", made_by) for index, item in enumerate(request.requests))
         return await self._create_batch(items, request_key(request, context), context)
 
+    async def _find(self, external_id: str) -> Payment:
+        payment = await self._get(external_id)
+        require_customer(payment.customer_external_id, RESOURCE, external_id)
+        return payment
+
 
 def to_item(request: payments_pb2.CreatePaymentRequest, prefix: str, made_by: Origin) -> Keyed[NewPayment] | ServiceError:
     """The command of one item of a batch, or what is wrong with it."""
     try:
         validate(request, prefix=prefix)
+        return Keyed(to_command(request, made_by), item_key(request))
     except ServiceError as error:
         return error
-    return Keyed(to_command(request, made_by), item_key(request))
 
 
 def item_key(request: payments_pb2.CreatePaymentRequest) -> IdempotencyKey | None:
@@ -87,8 +95,13 @@ def item_key(request: payments_pb2.CreatePaymentRequest) -> IdempotencyKey | Non
 
 
 def to_command(request: payments_pb2.CreatePaymentRequest, made_by: Origin) -> NewPayment:
-    """The command of a request that is valid."""
+    """The command of a request that is valid.
+
+    Raises:
+        NotFound: the caller's key is bound to other customers.
+    """
     payment = request.payment
+    require_customer(payment.customer_external_id, CUSTOMER, payment.customer_external_id)
     return NewPayment(payment.external_id, payment.customer_external_id, parse_money(payment.total_amount), made_by)
 
 

@@ -32,6 +32,7 @@ from mo_grpc.payments.rules import (
     RejectionKind,
     Status,
 )
+from mo_grpc.rpc.binding import BoundCustomers
 
 _TABLE = models.Payment.__table__
 _DETAILS = models.PaymentDetail.__table__
@@ -136,13 +137,17 @@ async def list_payments(
     status: int,
     before: int | None,
     limit: int,
+    bound: BoundCustomers | None = None,
 ) -> tuple[list[Payment], bool]:
-    """List payments, newest first, with ids below `before`; an empty or zero filter does not filter.
+    """List payments, newest first, with ids below `before`; of a bound key, those of its customers alone.
 
-    Returns up to `limit` of them, fewer if they have many details, and whether there are more.
+    An empty or zero filter does not filter. Returns up to `limit` of them, fewer if they have many details, and whether there
+    are more.
     """
     key = _TABLE.c.id
     statement = _list_statement()
+    if bound is not None:
+        statement = statement.where(customers.among(bound))
     if loan_external_id:
         loan = select(_LOANS.c.id).where(_LOANS.c.external_id == loan_external_id).scalar_subquery()
         key = _DETAILS.c.payment_id

@@ -70,7 +70,7 @@ GRANTABLE: Final = frozenset(ACCESS.values()) - {PUBLIC, BASIC, ACCOUNT}
 
 
 class Bound(Enum):
-    """How an RPC serves a caller whose API key is bound to customers."""
+    """How an RPC serves a caller whose API key is bound to customers (docs/rules.md, R77)."""
 
     CUSTOMER = "The request names a customer: others are NOT_FOUND."
     OWNED = "The request names something of a customer: what is others' is NOT_FOUND."

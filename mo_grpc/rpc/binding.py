@@ -1,4 +1,4 @@
-"""The customers that an API key is bound to."""
+"""The customers that an API key is bound to (docs/rules.md, R77)."""
 
 from collections.abc import Iterable
 from typing import NamedTuple, Self

@@ -55,7 +55,7 @@ def user_session() -> UserSession:
 
 
 def require_customer(customer_external_id: str, resource: Resource, external_id: str) -> None:
-    """Hide a customer, or something of a customer, from a caller whose API key is bound to others.
+    """Hide a customer, or something of a customer, from a caller whose API key is bound to others (docs/rules.md, R77).
 
     Raises:
         NotFound: it is hidden: the resource with the `external_id` does not exist for this caller.

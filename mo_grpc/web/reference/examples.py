@@ -61,6 +61,8 @@ VALUES: Final[dict[str, object]] = {
     "scopes": ["customers:read"],
     "key": "mo_0A1b2C3d4E5f_…",
     "allowed_networks": ["192.0.2.0/24"],
+    "customer_external_ids": ["ana"],
+    "customer_external_id_prefix": "shop7-",
     "calls_per_second": 50,
     "calls_per_day": 100000,
     "overlap_seconds": 3600,

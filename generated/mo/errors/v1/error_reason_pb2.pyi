@@ -158,7 +158,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     WEBHOOK_ATTEMPT_NOT_FOUND: _ErrorReason.ValueType  # 60
     """NOT_FOUND. Metadata: `external_id`, the id of the attempt."""
     CUSTOMER_NOT_ALLOWED: _ErrorReason.ValueType  # 61
-    """PERMISSION_DENIED: the API key is bound to other customers. Metadata: `external_id`."""
+    """PERMISSION_DENIED: the API key is bound to customers, and the customer to create is none of them. Metadata: `external_id`."""
     JOURNAL_INCONSISTENT: _ErrorReason.ValueType  # 62
     """INTERNAL: the journal does not explain what was done; `mo-grpc audit` finds it, too. Metadata: `external_id`."""
 
@@ -303,7 +303,7 @@ WEBHOOK_SECRET_INVALID: ErrorReason.ValueType  # 59
 WEBHOOK_ATTEMPT_NOT_FOUND: ErrorReason.ValueType  # 60
 """NOT_FOUND. Metadata: `external_id`, the id of the attempt."""
 CUSTOMER_NOT_ALLOWED: ErrorReason.ValueType  # 61
-"""PERMISSION_DENIED: the API key is bound to other customers. Metadata: `external_id`."""
+"""PERMISSION_DENIED: the API key is bound to customers, and the customer to create is none of them. Metadata: `external_id`."""
 JOURNAL_INCONSISTENT: ErrorReason.ValueType  # 62
 """INTERNAL: the journal does not explain what was done; `mo-grpc audit` finds it, too. Metadata: `external_id`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
