@@ -78,7 +78,7 @@ _IMPORT_ERRORS = text(
 
 _KEY = text("""
     SELECT id, name, scopes, created_at, expires_at, revoked_at, last_used_at, previous_expires_at, allowed_networks,
-        calls_per_second, calls_per_day, created_by
+        calls_per_second, calls_per_day, created_by, customer_external_ids, customer_external_id_prefix
     FROM api_keys WHERE id = :id
 """)
 
