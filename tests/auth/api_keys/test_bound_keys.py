@@ -1,5 +1,6 @@
 """API keys that are bound to customers: what is others' does not exist for them (docs/rules.md, R77 and R78)."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from mo_grpc.rpc.access import BINDABLE, BOUND, GRANTABLE, Bound
 from tests.auth.api_keys.test_api_key_service import scoped, with_key
 from tests.conftest import Stack
 from tests.databases import owner
-from tests.doors import Door, Json, Refused, opens
+from tests.doors import Door, Json, Refused, method, opens
 from tests.factories import SOME_DAY, a_customer, a_loan, mutation, new_id, outstanding, pay
 from tests.paging import walk
 from tests.rpcs import MUTATIONS
@@ -57,6 +58,12 @@ def own(door: Door, score: str = "1000.00") -> str:
     return a_customer(door, score, external_id=new_id(PREFIX))
 
 
+def of(door: Door, customer: str) -> dict[str, str]:
+    """The customer with a loan and a payment: what a request may name."""
+    loan = a_loan(door, customer)
+    return {"customer": customer, "loan": loan, "payment": pay(door, customer, "1.00")["external_id"]}
+
+
 def refused(call: Callable[[], object]) -> Refused:
     with pytest.raises(Refused) as caught:
         call()
@@ -67,15 +74,16 @@ def others(door: Door, rpc: str) -> Json:
     """A request about another's customer, loan or payment, which takes effect with another key."""
     if rpc in MUTATIONS:
         return mutation(door, rpc)
-    customer = a_customer(door)
-    loan = a_loan(door, customer)
-    kind = rpc.split(".")[0]
-    return {"external_id": {"customers": customer, "loans": loan}.get(kind) or pay(door, customer, "1.00")["external_id"]}
+    found = of(door, a_customer(door))
+    for field in method(rpc).input_type.fields:
+        if (kind := field.name.removesuffix("_external_id")) in found:
+            return {field.name: found[kind]}
+    return {"external_id": found[rpc.split(".")[0].removesuffix("s")]}
 
 
 def named(request: Json) -> str:
     """The id that a request is about: that of the customer, or of what is the customer's."""
-    for name in ("customer_external_id", "external_id"):
+    for name in ("customer_external_id", "loan_external_id", "payment_external_id", "external_id"):
         for value in (request, *(value for value in request.values() if isinstance(value, dict))):
             if name in value:
                 return str(value[name])
@@ -122,23 +130,40 @@ def mutation_for(door: Door, customer: str) -> Json:
     return {"requests": [{"payment": payment}]}
 
 
-@pytest.mark.parametrize("rpc", called(Bound.LIST))
-def test_a_list_shows_only_what_is_the_bound_keys_page_by_page(door: Door, bound: Door, rpc: str) -> None:
-    kind = LISTS[rpc]
-    mine: dict[str, list[str]] = {"customers": [], "loans": [], "payments": []}
+@pytest.mark.parametrize(("rpc", "kind"), LISTS.items())
+def test_a_list_shows_what_is_the_bound_keys_page_by_page(door: Door, bound: Door, rpc: str, kind: str) -> None:
     before = walk(bound, rpc, kind, 1000)
+    mine: list[str] = []
     for customer in (own(door), a_customer(door), own(door), a_customer(door)):
-        loan = a_loan(door, customer)
-        payment = pay(door, customer, "1.00")["external_id"]
+        found = of(door, customer)
         if customer.startswith(PREFIX):
-            for name, external_id in (("customers", customer), ("loans", loan), ("payments", payment)):
-                mine[name].insert(0, external_id)
-        else:
-            for filters in ({"customer_external_id": customer}, {"loan_external_id": loan}):
-                if rpc == "payments.ListPayments" or (rpc == "loans.ListLoans" and "customer_external_id" in filters):
-                    assert door(rpc, **filters)[kind]
-                    assert bound(rpc, **filters) == door(rpc, **{name: new_id("missing") for name in filters})
-    assert walk(bound, rpc, kind, 1) == mine[kind] + before
+            mine.insert(0, {"customers": customer, "loans": found["loan"], "payments": found["payment"]}[kind])
+    assert walk(bound, rpc, kind, 1) == mine + before
+
+
+@pytest.mark.parametrize("rpc", called(Bound.LIST))
+def test_a_list_shows_nothing_of_others(door: Door, bound: Door, rpc: str) -> None:
+    """Also where a filter names it; then the answer is that for what does not exist."""
+    [items] = [field.name for field in method(rpc).output_type.fields if field.is_repeated]
+    hidden, mine = of(door, a_customer(door)), of(door, own(door))
+
+    def shown(door: Door, **filters: str) -> str:
+        pages: list[Any] = []
+        token = ""
+        while not pages or token:
+            page = door(rpc, page_size=1000, page_token=token, **filters)
+            token = page["next_page_token"]
+            pages.append(page[items])
+        return json.dumps(pages)
+
+    eventually(lambda: mine["customer"] in shown(bound), 10)  # events are listed a moment later
+    assert hidden["customer"] not in shown(bound)
+    for field in method(rpc).input_type.fields:
+        kind = field.name.removesuffix("_external_id")
+        if kind in hidden:
+            assert shown(door, **{field.name: hidden[kind]}) != "[[]]"
+            assert shown(bound, **{field.name: hidden[kind]}) == "[[]]"
+            assert shown(bound, **{field.name: mine[kind]}) != "[[]]"
 
 
 @pytest.mark.parametrize("rpc", called(Bound.NEW))
