@@ -8,6 +8,7 @@
     ├── NotFound            NOT_FOUND + ResourceInfo
     ├── AlreadyExists       ALREADY_EXISTS + ResourceInfo
     ├── PreconditionFailed  FAILED_PRECONDITION + PreconditionFailure
+    ├── OutOfRange          OUT_OF_RANGE
     ├── StaleEtag           ABORTED
     ├── Aborted             ABORTED
     ├── Unauthenticated     UNAUTHENTICATED
@@ -153,6 +154,12 @@ class PreconditionFailed(ServiceError):
         kind = ErrorReason.Name(reason)
         violation = PreconditionFailure.Violation(type=kind, subject=subject, description=message)
         super().__init__(reason, message, [PreconditionFailure(violations=[violation])], metadata)
+
+
+class OutOfRange(ServiceError):
+    """What is asked for has not come yet."""
+
+    code = code_pb2.OUT_OF_RANGE
 
 
 class StaleEtag(ServiceError):

@@ -17,5 +17,5 @@ MUTATIONS = [
 ]
 """Those that change something."""
 
-BY_ID = [name for name, rpc in _RPCS.items() if [field.name for field in rpc.input_type.fields] == ["external_id"]]
-"""Those that take an `external_id` and nothing else."""
+BY_ID = [name for name, rpc in _RPCS.items() if {field.name for field in rpc.input_type.fields} - {"as_of"} == {"external_id"}]
+"""Those that take an `external_id`, and nothing else but perhaps an instant."""

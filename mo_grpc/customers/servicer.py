@@ -13,6 +13,7 @@ from mo_grpc.db.engine import Database
 from mo_grpc.errors import CustomerNotAllowed, FieldViolation, InvalidFields
 from mo_grpc.idempotency.writer import Writer, request_key
 from mo_grpc.journal.origin import origin
+from mo_grpc.journal.past import Instant
 from mo_grpc.journal.rules import Origin
 from mo_grpc.rpc.caller import caller, require_customer
 from mo_grpc.rpc.context import Context
@@ -47,7 +48,11 @@ class CustomerServicer(customers_pb2_grpc.CustomerServiceServicer):
 
     async def GetCustomer(self, request: customers_pb2.GetCustomerRequest, context: Context) -> customers_pb2.Customer:
         _require(request.external_id)
-        return to_message(await self._get(request.external_id))
+        customer = await self._get(request.external_id)
+        if request.HasField("as_of"):
+            instant = Instant.of(request.as_of)
+            customer = await self._database.read(lambda c: store.customer_as_of(c, customer, instant))
+        return to_message(customer)
 
     async def ListCustomers(
         self, request: customers_pb2.ListCustomersRequest, context: Context
@@ -67,6 +72,9 @@ class CustomerServicer(customers_pb2_grpc.CustomerServiceServicer):
         self, request: customers_pb2.GetCustomerBalanceRequest, context: Context
     ) -> customers_pb2.CustomerBalance:
         _require(request.external_id)
+        if request.HasField("as_of"):
+            customer, instant = await self._get(request.external_id), Instant.of(request.as_of)
+            return balance_message(await self._database.read(lambda c: store.balance_as_of(c, customer, instant)))
         return balance_message(await self._get_balance(request.external_id))
 
 

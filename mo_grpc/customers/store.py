@@ -15,6 +15,7 @@ from mo_grpc.db.locks import Locked, Locks
 from mo_grpc.db.pipeline import Query, Rows, Statement, array, text_array
 from mo_grpc.db.rows import NewRows, RowLock, get_by_id
 from mo_grpc.errors import AlreadyExists, NotFound, ServiceError
+from mo_grpc.journal import past
 from mo_grpc.journal.rules import NO_HASH, Kind
 from mo_grpc.rpc.binding import BoundCustomers
 
@@ -165,6 +166,34 @@ def among(bound: BoundCustomers) -> ColumnElement[bool]:
     if not bound.prefix:
         return named
     return or_(named, and_(external_id >= bound.prefix, external_id < bound.prefix_end))
+
+
+async def customer_as_of(connection: AsyncConnection, customer: Customer, instant: past.Instant) -> Customer:
+    """A customer as of an instant; the ids and the time of the creation never change.
+
+    Raises:
+        OutOfRange: the instant is in the future.
+        PreconditionFailed: the customer did not exist yet.
+    """
+    standing = await past.standing(connection, customer.id, instant)
+    state = await past.customer_state(connection, customer.id, standing.number) if standing else None
+    if standing is None or state is None:
+        raise past.not_yet_created(RESOURCE, customer.external_id)
+    return customer._replace(
+        status=state.status,
+        score=standing.score,
+        preapproved_at=state.preapproved_at,
+        version=state.version,
+        updated_at=state.recorded_at,
+    )
+
+
+async def balance_as_of(connection: AsyncConnection, customer: Customer, instant: past.Instant) -> Balance:
+    """What a customer owed as of an instant; raises what `customer_as_of` does."""
+    standing = await past.standing(connection, customer.id, instant)
+    if standing is None:
+        raise past.not_yet_created(RESOURCE, customer.external_id)
+    return Balance(customer.external_id, standing.score, standing.debt)
 
 
 async def list_customers(

@@ -81,6 +81,12 @@ def changed(before: Loan, after: Loan) -> LoanChange:
     return LoanChange(after.id, after.external_id, before.status, after.status, before.outstanding, after.outstanding)
 
 
+def as_of(loan: Loan, status: int, outstanding: Decimal, changed_at: datetime) -> Loan:
+    """A loan as it was; `taken_at` never changes once it is there, and a loan that was paid out has it."""
+    taken_at = loan.taken_at if status in (Status.ACTIVE, Status.PAID) else None
+    return loan._replace(status=status, outstanding=outstanding, taken_at=taken_at, updated_at=changed_at)
+
+
 def may_lend(customer: Customer, debt: Debt, new: NewLoan, now: datetime) -> ServiceError | None:
     """Decide whether a locked customer gets a loan; None means yes."""
     if new.maximum_payment_date <= now:

@@ -9,6 +9,7 @@ from mo_grpc.customers.rules import RESOURCE as CUSTOMER
 from mo_grpc.db.engine import Database
 from mo_grpc.idempotency.writer import Writer, request_key
 from mo_grpc.journal.origin import origin
+from mo_grpc.journal.past import Instant
 from mo_grpc.loans import store
 from mo_grpc.loans.rules import RESOURCE, Loan, LoanTransition, NewLoan
 from mo_grpc.rpc.caller import caller, require_customer
@@ -42,12 +43,20 @@ class LoanServicer(loans_pb2_grpc.LoanServiceServicer):
         return await self._create(command, request_key(request, context), context)
 
     async def GetLoan(self, request: loans_pb2.GetLoanRequest, context: Context) -> loans_pb2.Loan:
-        return to_message(await self._find(request.external_id))
+        loan = await self._find(request.external_id)
+        if request.HasField("as_of"):
+            instant = Instant.of(request.as_of)
+            loan = await self._database.read(lambda c: store.loan_as_of(c, loan, instant))
+        return to_message(loan)
 
     async def ListLoans(self, request: loans_pb2.ListLoansRequest, context: Context) -> loans_pb2.ListLoansResponse:
         page, bound = PageRequest(request), caller().customers
-        filters = (request.customer_external_id, int(request.status))
-        found = await self._database.read(lambda c: store.list_loans(c, *filters, page.after, page.size + 1, bound))
+        asked = (request.customer_external_id, int(request.status), page.after, page.size + 1, bound)
+        if request.HasField("as_of"):
+            instant = Instant.of(request.as_of)
+            found = await self._database.read(lambda c: store.list_loans_as_of(c, *asked, instant))
+        else:
+            found = await self._database.read(lambda c: store.list_loans(c, *asked))
         rows, token = page.cut(found, attrgetter("id"))
         return loans_pb2.ListLoansResponse(loans=map(to_message, rows), next_page_token=token)
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.customers import models as customer_models
@@ -19,6 +19,7 @@ from mo_grpc.db.locks import Locked, Locks
 from mo_grpc.db.pipeline import Query, Rows, Statement, array
 from mo_grpc.db.rows import NewRows, get_by_id, not_locked
 from mo_grpc.errors import AlreadyExists, PreconditionFailed, ServiceError
+from mo_grpc.journal import past
 from mo_grpc.journal.rules import Kind
 from mo_grpc.loans import models, rules
 from mo_grpc.loans.rules import RESOURCE, ActiveLoan, Loan, LoanTransition, NewLoan, Status
@@ -53,6 +54,13 @@ _CREATE = Query(f"""
     SELECT {_NEW.columns}, amount, {Status.PENDING}, now, now
     FROM {_NEW.source}, CAST(:now AS timestamptz) AS now
     ORDER BY external_id
+""")  # noqa: S608 - constants
+
+_LIST_AS_OF = text(f"""
+    SELECT state.status, state.outstanding, recorded_at, {", ".join(map(str, _COLUMNS))}
+    FROM ({past.LOAN_STATES}) AS state JOIN loans ON loans.id = loan_id JOIN customers ON customers.id = customer_id
+    WHERE :status IN (0, state.status) AND (CAST(:before AS bigint) IS NULL OR loan_id < :before)
+    ORDER BY loan_id DESC LIMIT :limit
 """)  # noqa: S608 - constants
 
 _LOCK = customers.owner_lock("loans")
@@ -124,6 +132,46 @@ async def list_loans(
     if before is not None:
         statement = statement.where(_TABLE.c.id < before)
     return [Loan(*row) for row in await connection.execute(statement)]
+
+
+async def loan_as_of(connection: AsyncConnection, loan: Loan, instant: past.Instant) -> Loan:
+    """A loan as of an instant.
+
+    Raises:
+        OutOfRange: the instant is in the future.
+        PreconditionFailed: the loan did not exist yet.
+    """
+    standing = await past.standing(connection, loan.customer_id, instant)
+    state = await past.loan_state(connection, loan.customer_id, standing.number, loan.id) if standing else None
+    if state is None:
+        raise past.not_yet_created(RESOURCE, loan.external_id)
+    return rules.as_of(loan, *state[1:])
+
+
+async def list_loans_as_of(
+    connection: AsyncConnection,
+    customer_external_id: str,
+    status: int,
+    before: int | None,
+    limit: int,
+    bound: BoundCustomers | None,
+    instant: past.Instant,
+) -> list[Loan]:
+    """List the loans of a customer like `list_loans`, each with what it was as of an instant.
+
+    Raises:
+        OutOfRange: the instant is in the future.
+    """
+    owner = select(_CUSTOMERS.c.id).where(_CUSTOMERS.c.external_id == customer_external_id)
+    if bound is not None:
+        owner = owner.where(customers.among(bound))
+    customer_id = (await connection.execute(owner)).scalar()
+    standing = await past.standing(connection, customer_id, instant)
+    if standing is None:
+        return []
+    parameters = {"customer_id": customer_id, "number": standing.number, "status": status, "before": before, "limit": limit}
+    rows = await connection.execute(_LIST_AS_OF, parameters)
+    return [rules.as_of(Loan(*row[3:]), *row[:3]) for row in rows]
 
 
 def _list_statement() -> Select[*tuple[Any, ...]]:

@@ -103,6 +103,15 @@ def spread(total_amount: Decimal, loans: MutableMapping[int, ActiveLoan]) -> tup
     return tuple(details)
 
 
+def before_its_bounce(payment: Payment, completed_at: datetime) -> Payment:
+    """A payment as it was before it bounced; for others, the same."""
+    if payment.rejection_kind != RejectionKind.BOUNCED:
+        return payment
+    return payment._replace(
+        status=Status.COMPLETED, rejected_at=None, rejection_kind=None, rejection_reason=None, updated_at=completed_at
+    )
+
+
 def paid(detail: Detail, left: Decimal) -> LoanChange:
     """What a payment changes of a loan, of which it leaves so much."""
     status = LoanStatus.ACTIVE if left else LoanStatus.PAID

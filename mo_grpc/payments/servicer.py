@@ -15,6 +15,7 @@ from mo_grpc.idempotency.rules import IdempotencyKey, Keyed, Replay, make_key
 from mo_grpc.idempotency.store import in_batches, remembering
 from mo_grpc.idempotency.writer import Writer, request_key
 from mo_grpc.journal.origin import origin
+from mo_grpc.journal.past import Instant
 from mo_grpc.journal.rules import Origin
 from mo_grpc.payments import store
 from mo_grpc.payments.rules import RESOURCE, NewPayment, Payment, PaymentRejection
@@ -48,7 +49,11 @@ class PaymentServicer(payments_pb2_grpc.PaymentServiceServicer):
         return await self._create(to_command(request, origin(context)), key, context)
 
     async def GetPayment(self, request: payments_pb2.GetPaymentRequest, context: Context) -> payments_pb2.Payment:
-        return to_message(await self._find(request.external_id))
+        payment = await self._find(request.external_id)
+        if request.HasField("as_of"):
+            instant = Instant.of(request.as_of)
+            payment = await self._database.read(lambda c: store.payment_as_of(c, payment, instant))
+        return to_message(payment)
 
     async def ListPayments(
         self, request: payments_pb2.ListPaymentsRequest, context: Context

@@ -18,6 +18,7 @@ from mo_grpc.db.locks import Locked, Locks
 from mo_grpc.db.pipeline import Query, Rows, Statement, array, text_array
 from mo_grpc.db.rows import NewRows, get_by_id, not_locked
 from mo_grpc.errors import AlreadyExists, ServiceError
+from mo_grpc.journal import past
 from mo_grpc.journal.rules import Kind, LoanChange
 from mo_grpc.loans import models as loan_models
 from mo_grpc.loans import store as loans
@@ -128,6 +129,20 @@ async def _with_details(connection: AsyncConnection, payments: Sequence[Payment]
         last = min(details)
         payments = [payment for payment in payments if payment.id > last]
     return [payment._replace(details=tuple(details.get(payment.id, ()))) for payment in payments]
+
+
+async def payment_as_of(connection: AsyncConnection, payment: Payment, instant: past.Instant) -> Payment:
+    """A payment as of an instant.
+
+    Raises:
+        OutOfRange: the instant is in the future.
+        PreconditionFailed: the payment did not exist yet.
+    """
+    standing = await past.standing(connection, payment.customer_id, instant)
+    events = await past.payment_events(connection, payment.id, standing.number) if standing else []
+    if not events:
+        raise past.not_yet_created(RESOURCE, payment.external_id)
+    return payment if len(events) > 1 else rules.before_its_bounce(payment, events[0].recorded_at)
 
 
 async def list_payments(

@@ -153,7 +153,8 @@ def _parameters(protos: Protos, rpc: MethodDescriptorProto, body: str, in_path: 
     for field in protos.messages[rpc.input_type].field:
         # Over REST, a call's own key is in the header.
         if field.name not in (body, *in_path, "idempotency_key"):
-            yield _parameter(rpc, field.name, "query", protos.parameter(rpc.input_type, field.name))
+            for name in protos.query_names(field):
+                yield _parameter(rpc, name, "query", protos.parameter(rpc.input_type, name)) | {"name": name}
 
 
 def _parameter(rpc: MethodDescriptorProto, name: str, place: str, schema: Schema) -> Schema:

@@ -46,6 +46,8 @@ VALUES: Final[dict[str, object]] = {
     "revoked_at": _LATER,
     "last_used_at": _LATER,
     "previous_expires_at": "2026-03-02T09:30:00Z",
+    "time": _AT,
+    "position": "1",
     "etag": '"1"',
     "update_mask": "score",
     "page_size": 50,

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from mo.as_of.v1 import as_of_pb2 as _as_of_pb2
 from mo.customers.v1 import customers_pb2 as _customers_pb2
 import builtins as _builtins
 import sys
@@ -159,16 +160,22 @@ class GetLoanRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     external_id: _builtins.str
     """Required. The client's id of the loan."""
+    @_builtins.property
+    def as_of(self) -> _as_of_pb2.AsOf:
+        """Optional. The instant of the past as of which to answer; now if unset."""
+
     def __init__(
         self,
         *,
         external_id: _builtins.str = ...,
+        as_of: _as_of_pb2.AsOf | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "external_id", b"external_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -184,6 +191,7 @@ class ListLoansRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CUSTOMER_EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Optional. How many loans a page has at most: 50 if unset; more than 1000 means 1000."""
     page_token: _builtins.str
@@ -192,6 +200,12 @@ class ListLoansRequest(_message.Message):
     """Optional. Only this customer's loans."""
     status: Global___Loan.Status.ValueType
     """Optional. Only loans with this status."""
+    @_builtins.property
+    def as_of(self) -> _as_of_pb2.AsOf:
+        """Optional. The instant of the past as of which to answer; now if unset. It needs a `customer_external_id`; the `status` is
+        that of then.
+        """
+
     def __init__(
         self,
         *,
@@ -199,10 +213,11 @@ class ListLoansRequest(_message.Message):
         page_token: _builtins.str = ...,
         customer_external_id: _builtins.str = ...,
         status: Global___Loan.Status.ValueType = ...,
+        as_of: _as_of_pb2.AsOf | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_external_id", b"customer_external_id", "page_size", b"page_size", "page_token", b"page_token", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "customer_external_id", b"customer_external_id", "page_size", b"page_size", "page_token", b"page_token", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -80,7 +80,7 @@ class PaymentServiceServicer:
     def GetPayment(self, request, context):
         """Gets one payment with its details.
 
-        Returns NOT_FOUND if it does not exist.
+        Returns NOT_FOUND if it does not exist, and the errors of `AsOf` for an instant of the past.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

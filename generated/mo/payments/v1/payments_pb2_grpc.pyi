@@ -43,7 +43,7 @@ class PaymentServiceStub:
     GetPayment: _grpc.UnaryUnaryMultiCallable[_payments_pb2.GetPaymentRequest, _payments_pb2.Payment]
     """Gets one payment with its details.
 
-    Returns NOT_FOUND if it does not exist.
+    Returns NOT_FOUND if it does not exist, and the errors of `AsOf` for an instant of the past.
     """
     ListPayments: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ListPaymentsRequest, _payments_pb2.ListPaymentsResponse]
     """Lists the payments, newest first. For a customer or loan that does not exist, the list is empty. A page is
@@ -79,7 +79,7 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     GetPayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.GetPaymentRequest, _payments_pb2.Payment]  # type: ignore[assignment]
     """Gets one payment with its details.
 
-    Returns NOT_FOUND if it does not exist.
+    Returns NOT_FOUND if it does not exist, and the errors of `AsOf` for an instant of the past.
     """
     ListPayments: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListPaymentsRequest, _payments_pb2.ListPaymentsResponse]  # type: ignore[assignment]
     """Lists the payments, newest first. For a customer or loan that does not exist, the list is empty. A page is
@@ -124,7 +124,7 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_payments_pb2.Payment, _abc.Awaitable[_payments_pb2.Payment]]:
         """Gets one payment with its details.
 
-        Returns NOT_FOUND if it does not exist.
+        Returns NOT_FOUND if it does not exist, and the errors of `AsOf` for an instant of the past.
         """
 
     @_abc_1.abstractmethod

@@ -21,6 +21,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class AsOf(_message.Message):
     """An instant of the past, by the time or by the position of an event. What is asked for is answered as it was then, after all
     events up to the instant, this one included.
+
+    Returns OUT_OF_RANGE if the instant is in the future, FAILED_PRECONDITION (NOT_YET_CREATED) if what is asked for did not exist
+    yet.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -28,10 +31,12 @@ class AsOf(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     position: _builtins.int
-    """A position in the journal: all events count that have this position or a lower one. Not above the last one."""
+    """Optional. A position in the journal: all events count that have this position or a lower one. Not above the last one."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """A time: all events count that were recorded at it or before it. Not in the future."""
+        """Optional. A time: all events count that were recorded at it or before it. Not in the future. A change that is being made
+        may still be recorded at a time a moment ago; what a position answers never changes.
+        """
 
     def __init__(
         self,
