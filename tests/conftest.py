@@ -17,10 +17,9 @@ import pytest
 
 from mo_grpc.db.embedded import SERVICE_ROLE, embedded_url
 from tests import secrets
-from tests.commands import Commands
+from tests.commands import COMMANDS
 from tests.doors import Door, GrpcDoor, RestDoor
 
-COMMANDS = Commands()
 KEY = re.compile(r"mo_[0-9A-Za-z]{12}_[0-9A-Za-z]{38}")
 # Made once: reading the authorities for each client, who never uses them, takes longer than most tests.
 TLS = ssl.create_default_context()
