@@ -11,6 +11,7 @@
     ├── OutOfRange          OUT_OF_RANGE
     ├── StaleEtag           ABORTED
     ├── Aborted             ABORTED
+    │   └── PreviewStale
     ├── Unauthenticated     UNAUTHENTICATED
     ├── PermissionDenied    PERMISSION_DENIED
     ├── NetworkNotAllowed   PERMISSION_DENIED
@@ -176,6 +177,15 @@ class Aborted(ServiceError):
     """The call conflicts with another one."""
 
     code = code_pb2.ABORTED
+
+
+class PreviewStale(Aborted):
+    """A call would not do what its preview showed; a new preview, if there is one, is what it would do."""
+
+    def __init__(self, preview_token: str = "", preview: Message | None = None) -> None:
+        message = "Something has happened to the customer since the preview; look at what would happen now."
+        details = [preview] if preview else []
+        super().__init__(ErrorReason.PREVIEW_STALE, message, details, {"preview_token": preview_token})
 
 
 class Unauthenticated(ServiceError):

@@ -6,10 +6,11 @@ from decimal import Decimal
 from typing import Self
 
 from mo_grpc.customers.debt import OPEN
-from mo_grpc.customers.rules import Balance, Customer, Debt
+from mo_grpc.customers.rules import Customer, Debt
 from mo_grpc.db.pipeline import Query, Rows, Statement
+from mo_grpc.errors import PreviewStale
 from mo_grpc.journal import store as journal
-from mo_grpc.journal.rules import CustomerChange, Event, Kind, LoanChange, NewEvent, Origin, Tail, follow
+from mo_grpc.journal.rules import CustomerChange, Event, Kind, LoanChange, NewEvent, Origin, Recorded, Tail, follow
 
 
 def accounts(ids: str) -> Query:
@@ -52,11 +53,18 @@ class Accounts:
         """What a customer owes now."""
         return self._debts.get(customer_id) or Debt()
 
-    def record_customer(self, kind: Kind, before: Customer | None, after: Customer, origin: Origin) -> None:
-        """Record that a customer was created or changed."""
+    def stale(self, customer_id: int, origin: Origin) -> PreviewStale | None:
+        """The refusal of a change whose preview is older than the customer's last event."""
+        if origin.expected is None:
+            return None
+        tail = self._tails.get(customer_id)
+        return PreviewStale() if origin.expected != (tail.number if tail else 0) else None
+
+    def record_customer(self, kind: Kind, before: Customer | None, after: Customer, origin: Origin) -> Customer:
+        """Record that a customer was created or changed; return the customer with what was recorded."""
         debt = self.debt(after.id).total
         change = CustomerChange(before.status if before else None, after.status, after.preapproved_at, after.version)
-        self._append(
+        recorded = self._append(
             NewEvent(
                 after.id,
                 after.external_id,
@@ -69,6 +77,7 @@ class Accounts:
                 customer=change,
             )
         )
+        return after._replace(recorded=recorded)
 
     def record(
         self,
@@ -80,11 +89,11 @@ class Accounts:
         amount: Decimal,
         payment_id: int | None = None,
         payment_external_id: str = "",
-    ) -> Balance:
-        """Record what happened to a customer's loans or payments, which leaves this `debt`; return the balance after it."""
+    ) -> Recorded:
+        """Record what happened to a customer's loans or payments, which leaves this `debt`."""
         before = self.debt(customer.id).total
         self._debts[customer.id] = debt
-        self._append(
+        return self._append(
             NewEvent(
                 customer.id,
                 customer.external_id,
@@ -100,12 +109,12 @@ class Accounts:
                 amount,
             )
         )
-        return Balance(customer.external_id, customer.score, debt.total)
 
-    def _append(self, new: NewEvent) -> None:
+    def _append(self, new: NewEvent) -> Recorded:
         event = follow(self._tails.get(new.customer_id), new, self.now)
         self._tails[new.customer_id] = Tail(event.number, event.recorded_at, event.hash)
         self._events.append(event)
+        return Recorded(event.number, new.score_after, new.debt_after)
 
     def events(self) -> list[Statement]:
         """The statement that writes the events, if there are any."""

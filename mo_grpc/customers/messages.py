@@ -3,7 +3,13 @@
 from mo.customers.v1 import customers_pb2
 
 from mo_grpc.customers.rules import Balance
+from mo_grpc.journal.rules import Recorded
 from mo_grpc.rpc.conversions import money
+
+
+def balance_after(customer_external_id: str, recorded: Recorded | None) -> customers_pb2.CustomerBalance | None:
+    """The balance after a change, as a message; None in the answer of a read."""
+    return balance_message(Balance(customer_external_id, recorded.score, recorded.debt)) if recorded else None
 
 
 def balance_message(balance: Balance) -> customers_pb2.CustomerBalance:

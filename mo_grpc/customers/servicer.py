@@ -11,9 +11,10 @@ from mo_grpc.customers.messages import balance_message
 from mo_grpc.customers.rules import RESOURCE, Customer, CustomerChange, NewCustomer, etag
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import CustomerNotAllowed, FieldViolation, InvalidFields
-from mo_grpc.idempotency.writer import Writer, request_key
+from mo_grpc.idempotency.writer import request_key
 from mo_grpc.journal.origin import origin
 from mo_grpc.journal.past import Instant
+from mo_grpc.journal.previews import PreviewedWriter
 from mo_grpc.journal.rules import Origin
 from mo_grpc.rpc.caller import caller, require_customer
 from mo_grpc.rpc.context import Context
@@ -34,8 +35,8 @@ class CustomerServicer(customers_pb2_grpc.CustomerServiceServicer):
         self._get = database.reader(store.get_customers)
         self._get_balance = database.reader(store.get_balances)
         key, message = attrgetter("external_id"), customers_pb2.Customer
-        self._create = Writer(database, store.create_customers, key, to_message, message)
-        self._change = Writer(database, store.change_customers, key, to_message, message)
+        self._create = PreviewedWriter(database, store.create_customers, key, to_message, message)
+        self._change = PreviewedWriter(database, store.change_customers, key, to_message, message)
 
     async def CreateCustomer(self, request: customers_pb2.CreateCustomerRequest, context: Context) -> customers_pb2.Customer:
         customer = request.customer
@@ -43,8 +44,8 @@ class CustomerServicer(customers_pb2_grpc.CustomerServiceServicer):
         if bound is not None and not bound.allows(customer.external_id):
             raise CustomerNotAllowed(customer.external_id)
         preapproved_at = moment(customer.preapproved_at, "preapproved_at") if customer.HasField("preapproved_at") else None
-        command = NewCustomer(customer.external_id, parse_money(customer.score), preapproved_at, origin(context))
-        return await self._create(command, request_key(request, context), context)
+        command = NewCustomer(customer.external_id, parse_money(customer.score), preapproved_at, origin(request, context))
+        return await self._create(command, request, request_key(request, context), context)
 
     async def GetCustomer(self, request: customers_pb2.GetCustomerRequest, context: Context) -> customers_pb2.Customer:
         _require(request.external_id)
@@ -64,9 +65,9 @@ class CustomerServicer(customers_pb2_grpc.CustomerServiceServicer):
 
     async def UpdateCustomer(self, request: customers_pb2.UpdateCustomerRequest, context: Context) -> customers_pb2.Customer:
         heed_if_match(request, context)
-        command = to_change(request, origin(context))
+        command = to_change(request, origin(request, context))
         _require(command.external_id)
-        return await self._change(command, request_key(request, context), context)
+        return await self._change(command, request, request_key(request, context), context)
 
     async def GetCustomerBalance(
         self, request: customers_pb2.GetCustomerBalanceRequest, context: Context

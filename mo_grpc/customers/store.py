@@ -21,7 +21,7 @@ from mo_grpc.rpc.binding import BoundCustomers
 
 _TABLE = models.Customer.__table__
 
-_COLUMNS = ", ".join(Customer._fields)
+_COLUMNS = ", ".join(_TABLE.c.keys())
 
 _EXISTING = Query("SELECT external_id FROM customers WHERE external_id = ANY(:external_ids)")
 
@@ -140,11 +140,11 @@ def owner_lock(table: str) -> RowLock:
 
 def locked_owners(rows: Iterator[Rows]) -> dict[int, Customer]:
     """What an `owner_lock` has locked, by the rows of its statement."""
-    return {row[0]: Customer._make(row) for row in next(rows)}
+    return {row[0]: Customer(*row) for row in next(rows)}
 
 
 def _customers(rows: Iterator[Rows]) -> dict[str, Customer]:
-    return {row[1]: Customer._make(row) for row in next(rows)}
+    return {row[1]: Customer(*row) for row in next(rows)}
 
 
 get_customers = get_by_id(RESOURCE, [_GET], _customers)
@@ -205,7 +205,7 @@ async def list_customers(
         statement = statement.where(among(bound))
     if before is not None:
         statement = statement.where(_TABLE.c.id < before)
-    return [Customer._make(row) for row in await connection.execute(statement)]
+    return [Customer(*row) for row in await connection.execute(statement)]
 
 
 def _prepare_customers(commands: Sequence[NewCustomer], _: Locks) -> list[Statement]:
@@ -223,7 +223,7 @@ def _create_customers(commands: Sequence[NewCustomer], rows: Iterator[Rows], _: 
             continue
         taken.add(command.external_id)
         customer = Customer(customer_id, command.external_id, Status.ACTIVE, command.score, command.preapproved_at, 1, now, now)
-        new_accounts.record_customer(Kind.CUSTOMER_CREATED, None, customer, command.origin)
+        customer = new_accounts.record_customer(Kind.CUSTOMER_CREATED, None, customer, command.origin)
         created.append(customer)
         results.append(customer)
     if not created:
@@ -250,7 +250,10 @@ def _change_customers(commands: Sequence[CustomerChange], rows: Iterator[Rows], 
         customer = found.customers.get(command.external_id)
         result = change(customer, command, now) if customer else found.missing(command.external_id)
         if customer and isinstance(result, Customer):
-            found_accounts.record_customer(Kind.CUSTOMER_CHANGED, customer, result, command.origin)
+            if stale := found_accounts.stale(customer.id, command.origin):
+                results.append(stale)
+                continue
+            result = found_accounts.record_customer(Kind.CUSTOMER_CHANGED, customer, result, command.origin)
             found.customers[command.external_id] = changed[result.id] = result
         results.append(result)
     if not changed:

@@ -30,10 +30,14 @@ class Kind(IntEnum):
 
 
 class Origin(NamedTuple):
-    """Who makes a change, and the `x-request-id` of the call; without what is not of `A-Z a-z 0-9 . _ : ~ -`."""
+    """Who makes a change, and the `x-request-id` of the call; without what is not of `A-Z a-z 0-9 . _ : ~ -`.
+
+    If the caller was shown a preview, the number of the customer's last event then is the `expected` one.
+    """
 
     actor: str
     request_id: str = ""
+    expected: int | None = None
 
 
 def safe_text(text: str) -> str:
@@ -94,6 +98,14 @@ class Event(NamedTuple):
     number: int
     recorded_at: datetime
     hash: bytes
+
+
+class Recorded(NamedTuple):
+    """What the answer of a change has of its event: the number, and the customer's credit line and debt after it."""
+
+    number: int
+    score: Decimal
+    debt: Decimal
 
 
 def follow(tail: Tail | None, new: NewEvent, now: datetime) -> Event:

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
-from mo_grpc.customers.rules import Balance, Customer, Debt, available_amount
+from mo_grpc.customers.rules import Customer, Debt, available_amount
 from mo_grpc.customers.rules import Status as CustomerStatus
 from mo_grpc.errors import FieldViolation, InvalidFields, PreconditionFailed, Resource, ServiceError
-from mo_grpc.journal.rules import LoanChange, Origin
+from mo_grpc.journal.rules import LoanChange, Origin, Recorded
 
 RESOURCE = Resource("loan", "mo.loans.v1.Loan", ErrorReason.LOAN_NOT_FOUND, ErrorReason.LOAN_ALREADY_EXISTS)
 
@@ -28,7 +28,7 @@ class Status(IntEnum):
 
 
 class Loan(NamedTuple):
-    """A loan as stored, with its customer's ids; the answer of a change has the customer's balance after it, too."""
+    """A loan as stored, with its customer's ids; the answer of a change has what was recorded of it, too."""
 
     id: int
     customer_id: int
@@ -42,7 +42,7 @@ class Loan(NamedTuple):
     maximum_payment_date: datetime
     created_at: datetime
     updated_at: datetime
-    balance_after: Balance | None = None
+    recorded: Recorded | None = None
 
 
 class ActiveLoan(NamedTuple):

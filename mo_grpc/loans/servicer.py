@@ -4,12 +4,13 @@ from operator import attrgetter
 
 from mo.loans.v1 import loans_pb2, loans_pb2_grpc
 
-from mo_grpc.customers.messages import balance_message
+from mo_grpc.customers.messages import balance_after
 from mo_grpc.customers.rules import RESOURCE as CUSTOMER
 from mo_grpc.db.engine import Database
-from mo_grpc.idempotency.writer import Writer, request_key
+from mo_grpc.idempotency.writer import request_key
 from mo_grpc.journal.origin import origin
 from mo_grpc.journal.past import Instant
+from mo_grpc.journal.previews import PreviewedWriter
 from mo_grpc.loans import store
 from mo_grpc.loans.rules import RESOURCE, Loan, LoanTransition, NewLoan
 from mo_grpc.rpc.caller import caller, require_customer
@@ -24,10 +25,12 @@ class LoanServicer(loans_pb2_grpc.LoanServiceServicer):
     def __init__(self, database: Database) -> None:
         self._database = database
         self._get = database.reader(store.get_loans)
-        self._create = Writer(database, store.create_loans, attrgetter("customer_external_id"), to_message, loans_pb2.Loan)
+        self._create = PreviewedWriter(
+            database, store.create_loans, attrgetter("customer_external_id"), to_message, loans_pb2.Loan
+        )
         by_id = attrgetter("external_id")
-        self._activate = Writer(database, store.activate_loans, by_id, to_message, loans_pb2.Loan)
-        self._reject = Writer(database, store.reject_loans, by_id, to_message, loans_pb2.Loan)
+        self._activate = PreviewedWriter(database, store.activate_loans, by_id, to_message, loans_pb2.Loan)
+        self._reject = PreviewedWriter(database, store.reject_loans, by_id, to_message, loans_pb2.Loan)
 
     async def CreateLoan(self, request: loans_pb2.CreateLoanRequest, context: Context) -> loans_pb2.Loan:
         loan = request.loan
@@ -37,10 +40,10 @@ class LoanServicer(loans_pb2_grpc.LoanServiceServicer):
             amount=parse_money(loan.amount),
             contract_version=loan.contract_version if loan.HasField("contract_version") else None,
             maximum_payment_date=moment(loan.maximum_payment_date, "maximum_payment_date"),
-            origin=origin(context),
+            origin=origin(request, context),
         )
         require_customer(command.customer_external_id, CUSTOMER, command.customer_external_id)
-        return await self._create(command, request_key(request, context), context)
+        return await self._create(command, request, request_key(request, context), context)
 
     async def GetLoan(self, request: loans_pb2.GetLoanRequest, context: Context) -> loans_pb2.Loan:
         loan = await self._find(request.external_id)
@@ -62,13 +65,13 @@ class LoanServicer(loans_pb2_grpc.LoanServiceServicer):
 
     async def ActivateLoan(self, request: loans_pb2.ActivateLoanRequest, context: Context) -> loans_pb2.Loan:
         await self._require(request.external_id)
-        command = LoanTransition(request.external_id, origin(context))
-        return await self._activate(command, request_key(request, context), context)
+        command = LoanTransition(request.external_id, origin(request, context))
+        return await self._activate(command, request, request_key(request, context), context)
 
     async def RejectLoan(self, request: loans_pb2.RejectLoanRequest, context: Context) -> loans_pb2.Loan:
         await self._require(request.external_id)
-        command = LoanTransition(request.external_id, origin(context))
-        return await self._reject(command, request_key(request, context), context)
+        command = LoanTransition(request.external_id, origin(request, context))
+        return await self._reject(command, request, request_key(request, context), context)
 
     async def _find(self, external_id: str) -> Loan:
         loan = await self._get(external_id)
@@ -94,5 +97,5 @@ def to_message(loan: Loan) -> loans_pb2.Loan:
         maximum_payment_date=timestamp(loan.maximum_payment_date),
         created_at=timestamp(loan.created_at),
         updated_at=timestamp(loan.updated_at),
-        balance_after=balance_message(loan.balance_after) if loan.balance_after else None,
+        balance_after=balance_after(loan.customer_external_id, loan.recorded),
     )

@@ -18,14 +18,14 @@ from mo_grpc.db.batches import BatchWrite, Decision
 from mo_grpc.db.locks import Locked, Locks
 from mo_grpc.db.pipeline import Query, Rows, Statement, array
 from mo_grpc.db.rows import NewRows, get_by_id, not_locked
-from mo_grpc.errors import AlreadyExists, PreconditionFailed, ServiceError
+from mo_grpc.errors import AlreadyExists, ServiceError
 from mo_grpc.journal import past
 from mo_grpc.journal.rules import Kind
 from mo_grpc.loans import models, rules
 from mo_grpc.loans.rules import RESOURCE, ActiveLoan, Loan, LoanTransition, NewLoan, Status
 from mo_grpc.rpc.binding import BoundCustomers
 
-_Rule = Callable[[Loan, Customer, Debt, datetime], Loan | PreconditionFailed]
+_Rule = Callable[[Loan, Customer, Debt, datetime], Loan | ServiceError]
 
 _TABLE = models.Loan.__table__
 _CUSTOMERS = customer_models.Customer.__table__
@@ -33,7 +33,7 @@ _CUSTOMERS = customer_models.Customer.__table__
 _COLUMNS = [
     _TABLE.c[name] if name != "customer_external_id" else _CUSTOMERS.c.external_id
     for name in Loan._fields
-    if name != "balance_after"
+    if name != "recorded"
 ]
 
 _GET = Query(f"""
@@ -214,6 +214,8 @@ def _create(
     debt = accounts.debt(customer.id)
     if refusal := rules.may_lend(customer, debt, command, accounts.now):
         return refusal
+    if stale := accounts.stale(customer.id, command.origin):
+        return stale
     taken.add(command.external_id)
     loan = Loan(
         id=loan_id,
@@ -231,8 +233,8 @@ def _create(
     )
     more = Debt(debt.total + command.amount, debt.open_loans + 1)
     change = [rules.created(loan)]
-    balance = accounts.record(Kind.LOAN_CREATED, customer, command.origin, more, change, command.amount)
-    return loan._replace(balance_after=balance)
+    recorded = accounts.record(Kind.LOAN_CREATED, customer, command.origin, more, change, command.amount)
+    return loan._replace(recorded=recorded)
 
 
 create_loans = BatchWrite(_lock_owners_to_be, _create_loans)
@@ -261,10 +263,12 @@ def _change_loans(
             continue
         debt = accounts.debt(owner.id)
         result = rule(loan, owner, debt, now)
-        if isinstance(result, Loan):
+        if isinstance(result, Loan) and (stale := accounts.stale(owner.id, origin)):
+            result = stale
+        elif isinstance(result, Loan):
             left = Debt(debt.total - loan.outstanding, debt.open_loans - 1) if result.status == Status.REJECTED else debt
-            balance = accounts.record(kind, owner, origin, left, [rules.changed(loan, result)], loan.amount)
-            loans[external_id] = changed[result.id] = result = result._replace(balance_after=balance)
+            recorded = accounts.record(kind, owner, origin, left, [rules.changed(loan, result)], loan.amount)
+            loans[external_id] = changed[result.id] = result = result._replace(recorded=recorded)
         results.append(result)
     if not changed:
         return Decision(results)

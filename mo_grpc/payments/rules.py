@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
-from mo_grpc.customers.rules import Balance
-from mo_grpc.errors import PreconditionFailed, Resource
-from mo_grpc.journal.rules import LoanChange, Origin
+from mo_grpc.errors import PreconditionFailed, Resource, ServiceError
+from mo_grpc.journal.rules import LoanChange, Origin, Recorded
 from mo_grpc.loans.rules import ActiveLoan
 from mo_grpc.loans.rules import Status as LoanStatus
 
@@ -42,7 +41,7 @@ class Detail(NamedTuple):
 class Payment(NamedTuple):
     """A payment as stored, with its customer's ids and its details, the oldest loan first.
 
-    The answer of a change has the customer's balance after it, too.
+    The answer of a change has what was recorded of it, too.
     """
 
     id: int
@@ -58,7 +57,7 @@ class Payment(NamedTuple):
     created_at: datetime
     updated_at: datetime
     details: tuple[Detail, ...] = ()
-    balance_after: Balance | None = None
+    recorded: Recorded | None = None
 
 
 class NewPayment(NamedTuple):
@@ -137,7 +136,7 @@ def insufficient_debt(total_amount: Decimal, loans: Iterable[ActiveLoan]) -> str
     return f"The payment of {total_amount:.2f} is more than the active debt of {debt:.2f}."
 
 
-def bounce(payment: Payment, reason: str, now: datetime) -> Payment | PreconditionFailed:
+def bounce(payment: Payment, reason: str, now: datetime) -> Payment | ServiceError:
     """Reject a COMPLETED payment; the caller adds the amounts of its details to its loans again (R34 to R36)."""
     if payment.status != Status.COMPLETED:
         status = Status(payment.status).name

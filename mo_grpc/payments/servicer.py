@@ -7,7 +7,7 @@ from typing import TypeAlias, cast
 from google.protobuf.message import Message
 from mo.payments.v1 import payments_pb2, payments_pb2_grpc
 
-from mo_grpc.customers.messages import balance_message
+from mo_grpc.customers.messages import balance_after
 from mo_grpc.customers.rules import RESOURCE as CUSTOMER
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import ServiceError
@@ -16,6 +16,7 @@ from mo_grpc.idempotency.store import in_batches, remembering
 from mo_grpc.idempotency.writer import Writer, request_key
 from mo_grpc.journal.origin import origin
 from mo_grpc.journal.past import Instant
+from mo_grpc.journal.previews import PreviewedWriter, previewed, put_token
 from mo_grpc.journal.rules import Origin
 from mo_grpc.payments import store
 from mo_grpc.payments.rules import RESOURCE, NewPayment, Payment, PaymentRejection
@@ -38,15 +39,16 @@ class PaymentServicer(payments_pb2_grpc.PaymentServiceServicer):
         self._database = database
         self._get = database.reader(store.get_payments)
         by_customer, by_id, message = attrgetter("customer_external_id"), attrgetter("external_id"), payments_pb2.Payment
-        self._create = Writer(database, store.create_payments, by_customer, to_message, message)
-        self._bounce = Writer(database, store.bounce_payments, by_id, to_message, message)
+        self._create = PreviewedWriter(database, store.create_payments, by_customer, to_message, message)
+        self._bounce = PreviewedWriter(database, store.bounce_payments, by_id, to_message, message)
         response = payments_pb2.BatchCreatePaymentsResponse
         batches = in_batches(remembering(store.create_payments, to_message))
         self._create_batch = Writer(database, batches, None, batch_message, response, max_batch=1)
+        self._preview_batch = database.writer(previewed(batches), None, max_batch=1)
 
     async def CreatePayment(self, request: payments_pb2.CreatePaymentRequest, context: Context) -> payments_pb2.Payment:
         key = request_key(request, context) or item_key(request)
-        return await self._create(to_command(request, origin(context)), key, context)
+        return await self._create(to_command(request, origin(request, context)), request, key, context)
 
     async def GetPayment(self, request: payments_pb2.GetPaymentRequest, context: Context) -> payments_pb2.Payment:
         payment = await self._find(request.external_id)
@@ -67,15 +69,29 @@ class PaymentServicer(payments_pb2_grpc.PaymentServiceServicer):
     async def RejectPayment(self, request: payments_pb2.RejectPaymentRequest, context: Context) -> payments_pb2.Payment:
         if caller().customers is not None:  # before it is locked; its customer never changes
             await self._find(request.external_id)
-        command = PaymentRejection(request.external_id, request.reason, origin(context))
-        return await self._bounce(command, request_key(request, context), context)
+        command = PaymentRejection(request.external_id, request.reason, origin(request, context))
+        return await self._bounce(command, request, request_key(request, context), context)
 
     async def BatchCreatePayments(
         self, request: payments_pb2.BatchCreatePaymentsRequest, context: Context
     ) -> payments_pb2.BatchCreatePaymentsResponse:
-        made_by = origin(context)
+        made_by = origin(request, context)
         items = tuple(to_item(item, f"requests[{index}].", made_by) for index, item in enumerate(request.requests))
+        if request.validate_only:
+            return await self._show_batch(items, request)
         return await self._create_batch(items, request_key(request, context), context)
+
+    async def _show_batch(
+        self, items: Sequence[Keyed[NewPayment] | ServiceError], request: payments_pb2.BatchCreatePaymentsRequest
+    ) -> payments_pb2.BatchCreatePaymentsResponse:
+        """Show what a batch would do, whatever idempotency keys its items have."""
+        unkeyed = tuple(item._replace(idempotency=None) if isinstance(item, Keyed) else item for item in items)
+        outcomes = await self._preview_batch(unkeyed)
+        response = batch_message(outcomes)
+        for outcome, item, result in zip(outcomes, request.requests, response.results, strict=True):
+            if isinstance(outcome, Payment):
+                put_token(result.payment, outcome, item)
+        return response
 
     async def _find(self, external_id: str) -> Payment:
         payment = await self._get(external_id)
@@ -138,7 +154,7 @@ def to_message(payment: Payment) -> payments_pb2.Payment:
         created_at=timestamp(payment.created_at),
         updated_at=timestamp(payment.updated_at),
         rejected_at=timestamp(payment.rejected_at),
-        balance_after=balance_message(payment.balance_after) if payment.balance_after else None,
+        balance_after=balance_after(payment.customer_external_id, payment.recorded),
     )
     for detail in payment.details:
         message.payment_details.add(loan_external_id=detail.loan_external_id, amount=money(detail.amount))

@@ -46,7 +46,7 @@ MAX_LISTED_DETAILS = 20_000
 _COLUMNS = [
     _TABLE.c[name] if name != "customer_external_id" else _CUSTOMERS.c.external_id
     for name in Payment._fields
-    if name not in ("details", "balance_after")
+    if name not in ("details", "recorded")
 ]
 
 _GET = Query(f"""
@@ -223,6 +223,8 @@ def _create(
         return payers.missing(command.customer_external_id)
     if command.external_id in taken:
         return AlreadyExists(RESOURCE, command.external_id)
+    if stale := accounts.stale(customer.id, command.origin):
+        return stale
     taken.add(command.external_id)
     now = accounts.now
     details = rules.spread(command.total_amount, active[customer.id])
@@ -248,7 +250,7 @@ def _create(
 def _recorded(
     payment: Payment, customer: Customer, command: NewPayment, accounts: Accounts, active: Mapping[int, ActiveLoan]
 ) -> Payment:
-    """Record a new payment and the loans that it paid in full, and add the balance after it."""
+    """Record a new payment and the loans that it paid in full, and add what was recorded of it."""
     debt = accounts.debt(customer.id)
     if payment.status == Status.REJECTED:
         kind, changes, left = Kind.PAYMENT_REFUSED, [], debt
@@ -257,11 +259,11 @@ def _recorded(
         changes = [rules.paid(detail, rest) for detail, rest in zip(payment.details, lefts, strict=True)]
         kind, left = Kind.PAYMENT_COMPLETED, debt._replace(total=debt.total - payment.total_amount)
     about = payment.id, payment.external_id
-    balance = accounts.record(kind, customer, command.origin, left, changes, payment.total_amount, *about)
+    recorded = accounts.record(kind, customer, command.origin, left, changes, payment.total_amount, *about)
     for detail, change in zip(payment.details, changes, strict=True):
         if not change.outstanding_after:
             accounts.record(Kind.LOAN_PAID, customer, command.origin, left, [rules.settled(change)], detail.amount, *about)
-    return payment._replace(balance_after=balance)
+    return payment._replace(recorded=recorded)
 
 
 def _created(created: Sequence[Payment], left: Mapping[int, dict[int, ActiveLoan]], now: datetime) -> dict[str, object]:
@@ -308,15 +310,17 @@ def _bounce_payments(commands: Sequence[PaymentRejection], rows: Iterator[Rows],
         if payment is None or payment.customer_id not in owners:
             results.append(not_locked(RESOURCE, command.external_id, locks, exists=payment is not None))
             continue
+        owner = owners[payment.customer_id]
         result = rules.bounce(payment, command.reason, now)
-        if isinstance(result, Payment):
-            owner = owners[result.customer_id]
+        if isinstance(result, Payment) and (stale := accounts.stale(owner.id, command.origin)):
+            result = stale
+        elif isinstance(result, Payment):
             debt = accounts.debt(owner.id)
             more = debt._replace(total=debt.total + result.total_amount)
             changes = _restore(outstanding, result)
             about = result.id, result.external_id
-            balance = accounts.record(Kind.PAYMENT_BOUNCED, owner, command.origin, more, changes, result.total_amount, *about)
-            payments[command.external_id] = result = result._replace(balance_after=balance)
+            recorded = accounts.record(Kind.PAYMENT_BOUNCED, owner, command.origin, more, changes, result.total_amount, *about)
+            payments[command.external_id] = result = result._replace(recorded=recorded)
             bounced.append(result)
         results.append(result)
     if not bounced:

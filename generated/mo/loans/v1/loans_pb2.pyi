@@ -70,6 +70,7 @@ class Loan(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     BALANCE_AFTER_FIELD_NUMBER: _builtins.int
+    PREVIEW_TOKEN_FIELD_NUMBER: _builtins.int
     external_id: _builtins.str
     """Required. The client's id of the loan; unique among loans, and it never changes."""
     customer_external_id: _builtins.str
@@ -82,6 +83,10 @@ class Loan(_message.Message):
     """Output only. PENDING at creation; ActivateLoan, RejectLoan and payments change it."""
     contract_version: _builtins.str
     """Optional. Which version of the contract the customer signed; absent if it was not sent."""
+    preview_token: _builtins.str
+    """Output only. In the answer of a preview (`validate_only`): send it with the same request, and the call takes effect as it was
+    shown or not at all.
+    """
     @_builtins.property
     def taken_at(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the loan became ACTIVE; absent before. Payments pay the oldest `taken_at` first."""
@@ -116,14 +121,20 @@ class Loan(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         balance_after: _customers_pb2.CustomerBalance | None = ...,
+        preview_token: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_contract_version", b"_contract_version", "balance_after", b"balance_after", "contract_version", b"contract_version", "created_at", b"created_at", "maximum_payment_date", b"maximum_payment_date", "taken_at", b"taken_at", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_contract_version", b"_contract_version", "_preview_token", b"_preview_token", "balance_after", b"balance_after", "contract_version", b"contract_version", "created_at", b"created_at", "maximum_payment_date", b"maximum_payment_date", "preview_token", b"preview_token", "taken_at", b"taken_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_contract_version", b"_contract_version", "amount", b"amount", "balance_after", b"balance_after", "contract_version", b"contract_version", "created_at", b"created_at", "customer_external_id", b"customer_external_id", "external_id", b"external_id", "maximum_payment_date", b"maximum_payment_date", "outstanding", b"outstanding", "status", b"status", "taken_at", b"taken_at", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_contract_version", b"_contract_version", "_preview_token", b"_preview_token", "amount", b"amount", "balance_after", b"balance_after", "contract_version", b"contract_version", "created_at", b"created_at", "customer_external_id", b"customer_external_id", "external_id", b"external_id", "maximum_payment_date", b"maximum_payment_date", "outstanding", b"outstanding", "preview_token", b"preview_token", "status", b"status", "taken_at", b"taken_at", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__contract_version: _TypeAlias = _typing.Literal["contract_version"]  # noqa: Y015
     _WhichOneofArgType__contract_version: _TypeAlias = _typing.Literal["_contract_version", b"_contract_version"]  # noqa: Y015
+    _WhichOneofReturnType__preview_token: _TypeAlias = _typing.Literal["preview_token"]  # noqa: Y015
+    _WhichOneofArgType__preview_token: _TypeAlias = _typing.Literal["_preview_token", b"_preview_token"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__contract_version) -> _WhichOneofReturnType__contract_version | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__preview_token) -> _WhichOneofReturnType__preview_token | None: ...
 
 Global___Loan: _TypeAlias = Loan  # noqa: Y015
 
@@ -134,6 +145,16 @@ class CreateLoanRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LOAN_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    PREVIEW_TOKEN_FIELD_NUMBER: _builtins.int
+    validate_only: _builtins.bool
+    """Optional. Only show what would happen: the same refusals and the same answer, but nothing is changed (AIP-163). An
+    idempotency key is not looked at.
+    """
+    preview_token: _builtins.str
+    """Optional. The `preview_token` of a preview of the same request. The call then takes effect as it was shown, or is ABORTED
+    (PREVIEW_STALE) if something has happened to the customer since.
+    """
     @_builtins.property
     def loan(self) -> Global___Loan:
         """Required. The loan to create: `external_id`, `customer_external_id`, `amount`, `maximum_payment_date`, and
@@ -144,10 +165,12 @@ class CreateLoanRequest(_message.Message):
         self,
         *,
         loan: Global___Loan | None = ...,
+        validate_only: _builtins.bool = ...,
+        preview_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["loan", b"loan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["loan", b"loan"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["loan", b"loan", "preview_token", b"preview_token", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -258,16 +281,28 @@ class ActivateLoanRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    PREVIEW_TOKEN_FIELD_NUMBER: _builtins.int
     external_id: _builtins.str
     """Required. The client's id of the loan."""
+    validate_only: _builtins.bool
+    """Optional. Only show what would happen: the same refusals and the same answer, but nothing is changed (AIP-163). An
+    idempotency key is not looked at.
+    """
+    preview_token: _builtins.str
+    """Optional. The `preview_token` of a preview of the same request. The call then takes effect as it was shown, or is ABORTED
+    (PREVIEW_STALE) if something has happened to the customer since.
+    """
     def __init__(
         self,
         *,
         external_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        preview_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id", "preview_token", b"preview_token", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -280,16 +315,28 @@ class RejectLoanRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    PREVIEW_TOKEN_FIELD_NUMBER: _builtins.int
     external_id: _builtins.str
     """Required. The client's id of the loan."""
+    validate_only: _builtins.bool
+    """Optional. Only show what would happen: the same refusals and the same answer, but nothing is changed (AIP-163). An
+    idempotency key is not looked at.
+    """
+    preview_token: _builtins.str
+    """Optional. The `preview_token` of a preview of the same request. The call then takes effect as it was shown, or is ABORTED
+    (PREVIEW_STALE) if something has happened to the customer since.
+    """
     def __init__(
         self,
         *,
         external_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        preview_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id", "preview_token", b"preview_token", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

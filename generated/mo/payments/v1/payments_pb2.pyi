@@ -134,6 +134,7 @@ class Payment(_message.Message):
     REJECTED_AT_FIELD_NUMBER: _builtins.int
     REJECTION_FIELD_NUMBER: _builtins.int
     BALANCE_AFTER_FIELD_NUMBER: _builtins.int
+    PREVIEW_TOKEN_FIELD_NUMBER: _builtins.int
     external_id: _builtins.str
     """Required. The client's id of the payment; unique among payments, and it never changes."""
     customer_external_id: _builtins.str
@@ -142,6 +143,10 @@ class Payment(_message.Message):
     """Required. The amount paid: a decimal string of up to 18 digits, more than zero, such as "99.90"."""
     status: Global___Payment.Status.ValueType
     """Output only. COMPLETED or REJECTED when it is created; RejectPayment turns COMPLETED into REJECTED."""
+    preview_token: _builtins.str
+    """Output only. In the answer of a preview (`validate_only`): send it with the same request, and the call takes effect as it was
+    shown or not at all.
+    """
     @_builtins.property
     def paid_at(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the payment was spread over loans; absent if it never was. A bounced payment keeps it."""
@@ -184,12 +189,15 @@ class Payment(_message.Message):
         rejected_at: _timestamp_pb2.Timestamp | None = ...,
         rejection: Global___Payment.Rejection | None = ...,
         balance_after: _customers_pb2.CustomerBalance | None = ...,
+        preview_token: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["balance_after", b"balance_after", "created_at", b"created_at", "paid_at", b"paid_at", "rejected_at", b"rejected_at", "rejection", b"rejection", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_preview_token", b"_preview_token", "balance_after", b"balance_after", "created_at", b"created_at", "paid_at", b"paid_at", "preview_token", b"preview_token", "rejected_at", b"rejected_at", "rejection", b"rejection", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance_after", b"balance_after", "created_at", b"created_at", "customer_external_id", b"customer_external_id", "external_id", b"external_id", "paid_at", b"paid_at", "payment_details", b"payment_details", "rejected_at", b"rejected_at", "rejection", b"rejection", "status", b"status", "total_amount", b"total_amount", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preview_token", b"_preview_token", "balance_after", b"balance_after", "created_at", b"created_at", "customer_external_id", b"customer_external_id", "external_id", b"external_id", "paid_at", b"paid_at", "payment_details", b"payment_details", "preview_token", b"preview_token", "rejected_at", b"rejected_at", "rejection", b"rejection", "status", b"status", "total_amount", b"total_amount", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__preview_token: _TypeAlias = _typing.Literal["preview_token"]  # noqa: Y015
+    _WhichOneofArgType__preview_token: _TypeAlias = _typing.Literal["_preview_token", b"_preview_token"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__preview_token) -> _WhichOneofReturnType__preview_token | None: ...
 
 Global___Payment: _TypeAlias = Payment  # noqa: Y015
 
@@ -201,10 +209,20 @@ class CreatePaymentRequest(_message.Message):
 
     PAYMENT_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    PREVIEW_TOKEN_FIELD_NUMBER: _builtins.int
     idempotency_key: _builtins.str
     """Optional. A key that makes retries safe: with the same key, this payment takes effect once, however often it is sent.
     1 to 255 visible ASCII characters. It is meant for the items of BatchCreatePayments; for CreatePayment, send the metadata
     `idempotency-key` instead, which overrides this field.
+    """
+    validate_only: _builtins.bool
+    """Optional. Only show what would happen: the same refusals and the same answer, but nothing is changed (AIP-163). An
+    idempotency key is not looked at.
+    """
+    preview_token: _builtins.str
+    """Optional. The `preview_token` of a preview of the same request. The call then takes effect as it was shown, or is ABORTED
+    (PREVIEW_STALE) if something has happened to the customer since.
     """
     @_builtins.property
     def payment(self) -> Global___Payment:
@@ -215,10 +233,12 @@ class CreatePaymentRequest(_message.Message):
         *,
         payment: Global___Payment | None = ...,
         idempotency_key: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        preview_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "payment", b"payment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "payment", b"payment", "preview_token", b"preview_token", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -326,19 +346,31 @@ class RejectPaymentRequest(_message.Message):
 
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    PREVIEW_TOKEN_FIELD_NUMBER: _builtins.int
     external_id: _builtins.str
     """Required. The client's id of the payment."""
     reason: _builtins.str
     """Required. Why the payment is rejected, in words: 1 to 500 characters."""
+    validate_only: _builtins.bool
+    """Optional. Only show what would happen: the same refusals and the same answer, but nothing is changed (AIP-163). An
+    idempotency key is not looked at.
+    """
+    preview_token: _builtins.str
+    """Optional. The `preview_token` of a preview of the same request. The call then takes effect as it was shown, or is ABORTED
+    (PREVIEW_STALE) if something has happened to the customer since.
+    """
     def __init__(
         self,
         *,
         external_id: _builtins.str = ...,
         reason: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        preview_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id", "preview_token", b"preview_token", "reason", b"reason", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -351,6 +383,11 @@ class BatchCreatePaymentsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUESTS_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    validate_only: _builtins.bool
+    """Optional. Only show what would happen to the payments, one after the other; nothing is changed (AIP-163). It is said here, not
+    in the items; a `preview_token` belongs to an item.
+    """
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___CreatePaymentRequest]:
         """Required. The payments to take, 1 to 1,000, in this order. Each is validated by itself."""
@@ -359,10 +396,11 @@ class BatchCreatePaymentsRequest(_message.Message):
         self,
         *,
         requests: _abc.Iterable[Global___CreatePaymentRequest] | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
