@@ -10,13 +10,13 @@ from mo.payments.v1 import payments_pb2, payments_pb2_grpc
 from mo_grpc.customers.messages import balance_after
 from mo_grpc.customers.rules import RESOURCE as CUSTOMER
 from mo_grpc.db.engine import Database
-from mo_grpc.errors import ServiceError
+from mo_grpc.errors import FieldViolation, InvalidFields, ServiceError
 from mo_grpc.idempotency.rules import IdempotencyKey, Keyed, Replay, make_key
 from mo_grpc.idempotency.store import in_batches, remembering
 from mo_grpc.idempotency.writer import Writer, request_key
 from mo_grpc.journal.origin import origin
 from mo_grpc.journal.past import Instant
-from mo_grpc.journal.previews import PreviewedWriter, previewed, put_token
+from mo_grpc.journal.previews import PreviewedWriter, expected_number, previewed, put_token
 from mo_grpc.journal.rules import Origin
 from mo_grpc.payments import store
 from mo_grpc.payments.rules import RESOURCE, NewPayment, Payment, PaymentRejection
@@ -103,6 +103,9 @@ def to_item(request: payments_pb2.CreatePaymentRequest, prefix: str, made_by: Or
     """The command of one item of a batch, or what is wrong with it."""
     try:
         validate(request, prefix=prefix)
+        if request.validate_only:
+            raise InvalidFields([FieldViolation(f"{prefix}validate_only", "is set on the batch, not on its items")])
+        made_by = made_by._replace(expected=expected_number(request))
         return Keyed(to_command(request, made_by), item_key(request))
     except ServiceError as error:
         return error
