@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -81,6 +82,12 @@ def others(door: Door, rpc: str) -> Json:
     return {"external_id": found[rpc.split(".")[0].removesuffix("s")]}
 
 
+def instants(rpc: str) -> list[Json]:
+    """What to add to a request for each way of asking: as it is, and as it was a moment ago, where that can be asked."""
+    then = {"as_of": {"time": datetime.now(UTC).isoformat()}}
+    return [{}, then] if "as_of" in method(rpc).input_type.fields_by_name else [{}]
+
+
 def named(request: Json) -> str:
     """The id that a request is about: that of the customer, or of what is the customer's."""
     for name in ("customer_external_id", "loan_external_id", "payment_external_id", "external_id"):
@@ -103,13 +110,19 @@ def with_id(found: Any, old: str, new: str) -> Any:
 def test_what_is_others_does_not_exist_for_a_bound_key(door: Door, bound: Door, rpc: str) -> None:
     request = others(door, rpc)
     existing, missing = named(request), new_id("missing")
-    hidden = refused(lambda: bound(rpc, **request))
-    absent = refused(lambda: bound(rpc, **with_id(request, existing, missing)))
-    unbound = refused(lambda: door(rpc, **with_id(request, existing, missing)))
-    assert hidden.code == 5
-    assert vars(hidden) == with_id(vars(absent), missing, existing)
-    assert vars(absent) == vars(unbound)
-    assert door(rpc, **request), "and it was not touched: it takes effect for others"
+    for then in instants(rpc):
+        hidden, absent, unbound = (
+            refused(lambda: who(rpc, **about, **then))  # noqa: B023 - called at once
+            for who, about in (
+                (bound, request),
+                (bound, with_id(request, existing, missing)),
+                (door, with_id(request, existing, missing)),
+            )
+        )
+        assert hidden.code == 5
+        assert vars(hidden) == with_id(vars(absent), missing, existing)
+        assert vars(absent) == vars(unbound)
+        assert door(rpc, **request, **then), "and it was not touched: it takes effect for others"
 
 
 @pytest.mark.parametrize("rpc", called(Bound.ITEMS))
@@ -147,7 +160,7 @@ def test_a_list_shows_nothing_of_others(door: Door, bound: Door, rpc: str) -> No
     [items] = [field.name for field in method(rpc).output_type.fields if field.is_repeated]
     hidden, mine = of(door, a_customer(door)), of(door, own(door))
 
-    def shown(door: Door, **filters: str) -> str:
+    def shown(door: Door, **filters: Any) -> str:
         pages: list[Any] = []
         token = ""
         while not pages or token:
@@ -161,9 +174,10 @@ def test_a_list_shows_nothing_of_others(door: Door, bound: Door, rpc: str) -> No
     for field in method(rpc).input_type.fields:
         kind = field.name.removesuffix("_external_id")
         if kind in hidden:
-            assert shown(door, **{field.name: hidden[kind]}) != "[[]]"
-            assert shown(bound, **{field.name: hidden[kind]}) == "[[]]"
-            assert shown(bound, **{field.name: mine[kind]}) != "[[]]"
+            for then in instants(rpc) if kind == "customer" else [{}]:
+                assert shown(door, **{field.name: hidden[kind]}, **then) != "[[]]"
+                assert shown(bound, **{field.name: hidden[kind]}, **then) == "[[]]"
+                assert shown(bound, **{field.name: mine[kind]}, **then) != "[[]]"
 
 
 @pytest.mark.parametrize("rpc", called(Bound.NEW))
