@@ -12,6 +12,7 @@ import mo.auth.v1.otp_pb2
 import mo.auth.v1.tokens_pb2
 import mo.customers.v1.customers_pb2
 import mo.imports.v1.imports_pb2
+import mo.journal.v1.journal_pb2
 import mo.loans.v1.loans_pb2
 import mo.payments.v1.payments_pb2  # noqa: F401 - so that the methods are known
 from google.api import annotations_pb2

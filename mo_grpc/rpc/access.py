@@ -15,6 +15,7 @@ _CUSTOMERS = "/mo.customers.v1.CustomerService/"
 _LOANS = "/mo.loans.v1.LoanService/"
 _PAYMENTS = "/mo.payments.v1.PaymentService/"
 _IMPORTS = "/mo.imports.v1.ImportService/"
+_JOURNAL = "/mo.journal.v1.JournalService/"
 _KEYS = "/mo.auth.v1.ApiKeyService/"
 _TOKENS = "/mo.auth.v1.TokenService/"
 _OTP = "/mo.auth.v1.OtpService/"
@@ -42,6 +43,7 @@ ACCESS: Final = {
     f"{_IMPORTS}ListImportErrors": "imports:read",
     f"{_IMPORTS}CancelImport": "imports:write",
     f"{_IMPORTS}WatchImport": "imports:read",
+    f"{_JOURNAL}ListEvents": "events:read",
     f"{_KEYS}CreateApiKey": "keys:write",
     f"{_KEYS}GetApiKey": "keys:read",
     f"{_KEYS}ListApiKeys": "keys:read",
@@ -96,6 +98,7 @@ BOUND: Final = {
     f"{_PAYMENTS}ListPayments": Bound.LIST,
     f"{_PAYMENTS}RejectPayment": Bound.OWNED,
     f"{_PAYMENTS}BatchCreatePayments": Bound.ITEMS,
+    f"{_JOURNAL}ListEvents": Bound.LIST,
     **{method: Bound.NEVER for method in ACCESS if method.startswith((_IMPORTS, _KEYS))},
 }
 """How each RPC that takes an API key serves a bound one; an RPC that is not in it refuses bound keys."""

@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 from mo.auth.v1 import api_keys_pb2_grpc, otp_pb2_grpc, tokens_pb2_grpc
 from mo.customers.v1 import customers_pb2_grpc
 from mo.imports.v1 import imports_pb2_grpc
+from mo.journal.v1 import journal_pb2_grpc
 from mo.loans.v1 import loans_pb2_grpc
 from mo.payments.v1 import payments_pb2_grpc
 
@@ -21,6 +22,7 @@ from mo_grpc.config import Settings
 from mo_grpc.customers.servicer import CustomerServicer
 from mo_grpc.db.engine import Database
 from mo_grpc.imports.servicer import ImportServicer
+from mo_grpc.journal.servicer import JournalServicer
 from mo_grpc.loans.servicer import LoanServicer
 from mo_grpc.payments.servicer import PaymentServicer
 from mo_grpc.rpc.access import SERVICES
@@ -80,6 +82,7 @@ def make_server(settings: Settings, database: Database, state: ServerState) -> B
     payments_pb2_grpc.add_PaymentServiceServicer_to_server(PaymentServicer(database), services)
     imports = ImportServicer(database, state.background, settings.mo_max_import_bytes)
     imports_pb2_grpc.add_ImportServiceServicer_to_server(imports, services)
+    journal_pb2_grpc.add_JournalServiceServicer_to_server(JournalServicer(database), services)
     accounts = Accounts(settings, database, state.vault)
     api_keys = ApiKeyServicer(database, state.vault, state.addresses)
     api_keys_pb2_grpc.add_ApiKeyServiceServicer_to_server(api_keys, services)

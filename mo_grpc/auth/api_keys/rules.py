@@ -32,6 +32,7 @@ BUSINESS_SCOPES = (
     "payments:write",
     "imports:read",
     "imports:write",
+    "events:read",
 )
 """What a key gets by default: every business scope, and none over keys and users."""
 

@@ -65,9 +65,14 @@ def door_of(request: pytest.FixtureRequest, stack: Stack, grpc_channel: grpc.Cha
 
 # Each RPC is open to one of these two keys alone, so that no scope stands in for another.
 SCOPES = {
-    "a": ("customers:read", "loans:write", "payments:read", "imports:write"),
+    "a": ("customers:read", "loans:write", "payments:read", "imports:write", "events:read"),
     "b": ("customers:write", "loans:read", "payments:write", "imports:read"),
 }
+
+
+def scope_of(package: str, *, reads: bool) -> str:
+    """What the RPCs of a package ask for."""
+    return f"{'events' if package == 'journal' else package}:{'read' if reads else 'write'}"
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +191,7 @@ def test_every_rpc_has_one_scope_and_no_entry_is_stale() -> None:
     assert {ACCESS[rpc] for rpc in scoped} == set(BUSINESS_SCOPES)
     for rpc in scoped:
         reads = rpc.rpartition("/")[2].startswith(READS)
-        assert ACCESS[rpc] == f"{rpc.split('.')[1]}:{'read' if reads else 'write'}"
+        assert ACCESS[rpc] == scope_of(rpc.split(".")[1], reads=reads)
     for rpc in ACCESS.keys() - rpcs:
         service, name = rpc.removeprefix("/").split("/")
         assert service.startswith("grpc.")
@@ -197,7 +202,7 @@ def test_every_rpc_has_one_scope_and_no_entry_is_stale() -> None:
 def test_an_rpc_asks_for_its_scope_before_anything_else(door_of: OpenDoor, keys: dict[str, str]) -> None:
     for rpc in RPCS:
         package, name = rpc.split(".")
-        needed = f"{package}:{'read' if name.startswith(READS) else 'write'}"
+        needed = scope_of(package, reads=name.startswith(READS))
         right, wrong = ("a", "b") if needed in SCOPES["a"] else ("b", "a")
         # The request names nothing that exists, and lacks what is required.
         refused = refusal(door_of(keys[wrong]), rpc)

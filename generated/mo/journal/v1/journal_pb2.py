@@ -23,6 +23,7 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from mo.customers.v1 import customers_pb2 as mo_dot_customers_dot_v1_dot_customers__pb2
@@ -30,7 +31,7 @@ from mo.loans.v1 import loans_pb2 as mo_dot_loans_dot_v1_dot_loans__pb2
 from mo.rules.v1 import rules_pb2 as mo_dot_rules_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmo/journal/v1/journal.proto\x12\rmo.journal.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmo/customers/v1/customers.proto\x1a\x17mo/loans/v1/loans.proto\x1a\x17mo/rules/v1/rules.proto\"\xef\x08\n\x05\x45vent\x12\x16\n\x08position\x18\x01 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\"\n\x14\x63ustomer_external_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06number\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12-\n\x04kind\x18\x04 \x01(\x0e\x32\x19.mo.journal.v1.Event.KindB\x04\xe2\x41\x01\x03\x12\x35\n\x0brecorded_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x13\n\x05\x61\x63tor\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nrequest_id\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nbackfilled\x18\x08 \x01(\x08\x42\x04\xe2\x41\x01\x03\x12!\n\x13payment_external_id\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x61mount\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12\x34\n\x05loans\x18\x0b \x03(\x0b\x32\x1f.mo.journal.v1.Event.LoanChangeB\x04\xe2\x41\x01\x03\x12>\n\x0e\x62\x61lance_before\x18\x0c \x01(\x0b\x32 .mo.customers.v1.CustomerBalanceB\x04\xe2\x41\x01\x03\x12=\n\rbalance_after\x18\r \x01(\x0b\x32 .mo.customers.v1.CustomerBalanceB\x04\xe2\x41\x01\x03\x12=\n\rstatus_before\x18\x0e \x01(\x0e\x32 .mo.customers.v1.Customer.StatusB\x04\xe2\x41\x01\x03\x12<\n\x0cstatus_after\x18\x0f \x01(\x0e\x32 .mo.customers.v1.Customer.StatusB\x04\xe2\x41\x01\x03\x12\x38\n\x0epreapproved_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04hash\x18\x11 \x01(\tB\x04\xe2\x41\x01\x03\x1a\xd7\x01\n\nLoanChange\x12\x19\n\x0b\x65xternal_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\rstatus_before\x18\x02 \x01(\x0e\x32\x18.mo.loans.v1.Loan.StatusB\x04\xe2\x41\x01\x03\x12\x34\n\x0cstatus_after\x18\x03 \x01(\x0e\x32\x18.mo.loans.v1.Loan.StatusB\x04\xe2\x41\x01\x03\x12 \n\x12outstanding_before\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1f\n\x11outstanding_after\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\"\xd1\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43USTOMER_CREATED\x10\x01\x12\x14\n\x10\x43USTOMER_CHANGED\x10\x02\x12\x10\n\x0cLOAN_CREATED\x10\x03\x12\x12\n\x0eLOAN_ACTIVATED\x10\x04\x12\x11\n\rLOAN_REJECTED\x10\x05\x12\r\n\tLOAN_PAID\x10\x06\x12\x15\n\x11PAYMENT_COMPLETED\x10\x07\x12\x13\n\x0fPAYMENT_REFUSED\x10\x08\x12\x13\n\x0fPAYMENT_BOUNCED\x10\t\"\xca\x03\n\x11ListEventsRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xc8\x01\x12.\n\x14\x63ustomer_external_id\x18\x03 \x01(\tB\x10\xe2\x41\x01\x01\xbaH\tr\x04\x88\xb5\x18\x01\xd8\x01\x01\x12*\n\x10loan_external_id\x18\x04 \x01(\tB\x10\xe2\x41\x01\x01\xbaH\tr\x04\x88\xb5\x18\x01\xd8\x01\x01\x12-\n\x13payment_external_id\x18\x05 \x01(\tB\x10\xe2\x41\x01\x01\xbaH\tr\x04\x88\xb5\x18\x01\xd8\x01\x01\x12=\n\x05kinds\x18\x06 \x03(\x0e\x32\x19.mo.journal.v1.Event.KindB\x13\xe2\x41\x01\x01\xbaH\x0c\x92\x01\t\"\x07\x82\x01\x04\x10\x01 \x00\x12\x34\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x32\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12#\n\x0e\x61\x66ter_position\x18\t \x01(\x03\x42\x0b\xe2\x41\x01\x01\xbaH\x04\"\x02(\x00\x12\x1a\n\x0cnewest_first\x18\n \x01(\x08\x42\x04\xe2\x41\x01\x01\"_\n\x12ListEventsResponse\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x14.mo.journal.v1.EventB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fnext_page_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmo/journal/v1/journal.proto\x12\rmo.journal.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmo/customers/v1/customers.proto\x1a\x17mo/loans/v1/loans.proto\x1a\x17mo/rules/v1/rules.proto\"\xef\x08\n\x05\x45vent\x12\x16\n\x08position\x18\x01 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\"\n\x14\x63ustomer_external_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06number\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12-\n\x04kind\x18\x04 \x01(\x0e\x32\x19.mo.journal.v1.Event.KindB\x04\xe2\x41\x01\x03\x12\x35\n\x0brecorded_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x13\n\x05\x61\x63tor\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nrequest_id\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nbackfilled\x18\x08 \x01(\x08\x42\x04\xe2\x41\x01\x03\x12!\n\x13payment_external_id\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x61mount\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12\x34\n\x05loans\x18\x0b \x03(\x0b\x32\x1f.mo.journal.v1.Event.LoanChangeB\x04\xe2\x41\x01\x03\x12>\n\x0e\x62\x61lance_before\x18\x0c \x01(\x0b\x32 .mo.customers.v1.CustomerBalanceB\x04\xe2\x41\x01\x03\x12=\n\rbalance_after\x18\r \x01(\x0b\x32 .mo.customers.v1.CustomerBalanceB\x04\xe2\x41\x01\x03\x12=\n\rstatus_before\x18\x0e \x01(\x0e\x32 .mo.customers.v1.Customer.StatusB\x04\xe2\x41\x01\x03\x12<\n\x0cstatus_after\x18\x0f \x01(\x0e\x32 .mo.customers.v1.Customer.StatusB\x04\xe2\x41\x01\x03\x12\x38\n\x0epreapproved_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04hash\x18\x11 \x01(\tB\x04\xe2\x41\x01\x03\x1a\xd7\x01\n\nLoanChange\x12\x19\n\x0b\x65xternal_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\rstatus_before\x18\x02 \x01(\x0e\x32\x18.mo.loans.v1.Loan.StatusB\x04\xe2\x41\x01\x03\x12\x34\n\x0cstatus_after\x18\x03 \x01(\x0e\x32\x18.mo.loans.v1.Loan.StatusB\x04\xe2\x41\x01\x03\x12 \n\x12outstanding_before\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1f\n\x11outstanding_after\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\"\xd1\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43USTOMER_CREATED\x10\x01\x12\x14\n\x10\x43USTOMER_CHANGED\x10\x02\x12\x10\n\x0cLOAN_CREATED\x10\x03\x12\x12\n\x0eLOAN_ACTIVATED\x10\x04\x12\x11\n\rLOAN_REJECTED\x10\x05\x12\r\n\tLOAN_PAID\x10\x06\x12\x15\n\x11PAYMENT_COMPLETED\x10\x07\x12\x13\n\x0fPAYMENT_REFUSED\x10\x08\x12\x13\n\x0fPAYMENT_BOUNCED\x10\t\"\x90\x04\n\x11ListEventsRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xc8\x01\x12.\n\x14\x63ustomer_external_id\x18\x03 \x01(\tB\x10\xe2\x41\x01\x01\xbaH\tr\x04\x88\xb5\x18\x01\xd8\x01\x01\x12*\n\x10loan_external_id\x18\x04 \x01(\tB\x10\xe2\x41\x01\x01\xbaH\tr\x04\x88\xb5\x18\x01\xd8\x01\x01\x12-\n\x13payment_external_id\x18\x05 \x01(\tB\x10\xe2\x41\x01\x01\xbaH\tr\x04\x88\xb5\x18\x01\xd8\x01\x01\x12?\n\x05kinds\x18\x06 \x03(\x0e\x32\x19.mo.journal.v1.Event.KindB\x15\xe2\x41\x01\x01\xbaH\x0e\x92\x01\x0b\x10\x14\"\x07\x82\x01\x04\x10\x01 \x00\x12V\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB&\xe2\x41\x01\x01\xbaH\x1f\xb2\x01\x1c\"\r\x08\xff\x82\xd1\xff\xaf\x07\x10\xff\x93\xeb\xdc\x03\x32\x0b\x08\x80\x92\xb8\xc3\x98\xfe\xff\xff\xff\x01\x12T\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB&\xe2\x41\x01\x01\xbaH\x1f\xb2\x01\x1c\"\r\x08\xff\x82\xd1\xff\xaf\x07\x10\xff\x93\xeb\xdc\x03\x32\x0b\x08\x80\x92\xb8\xc3\x98\xfe\xff\xff\xff\x01\x12#\n\x0e\x61\x66ter_position\x18\t \x01(\x03\x42\x0b\xe2\x41\x01\x01\xbaH\x04\"\x02(\x00\x12\x1a\n\x0cnewest_first\x18\n \x01(\x08\x42\x04\xe2\x41\x01\x01\"_\n\x12ListEventsResponse\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x14.mo.journal.v1.EventB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fnext_page_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x32w\n\x0eJournalService\x12\x65\n\nListEvents\x12 .mo.journal.v1.ListEventsRequest\x1a!.mo.journal.v1.ListEventsResponse\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/eventsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -92,11 +93,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTEVENTSREQUEST'].fields_by_name['payment_external_id']._loaded_options = None
   _globals['_LISTEVENTSREQUEST'].fields_by_name['payment_external_id']._serialized_options = b'\342A\001\001\272H\tr\004\210\265\030\001\330\001\001'
   _globals['_LISTEVENTSREQUEST'].fields_by_name['kinds']._loaded_options = None
-  _globals['_LISTEVENTSREQUEST'].fields_by_name['kinds']._serialized_options = b'\342A\001\001\272H\014\222\001\t\"\007\202\001\004\020\001 \000'
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['kinds']._serialized_options = b'\342A\001\001\272H\016\222\001\013\020\024\"\007\202\001\004\020\001 \000'
   _globals['_LISTEVENTSREQUEST'].fields_by_name['start_time']._loaded_options = None
-  _globals['_LISTEVENTSREQUEST'].fields_by_name['start_time']._serialized_options = b'\342A\001\001'
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['start_time']._serialized_options = b'\342A\001\001\272H\037\262\001\034\"\r\010\377\202\321\377\257\007\020\377\223\353\334\0032\013\010\200\222\270\303\230\376\377\377\377\001'
   _globals['_LISTEVENTSREQUEST'].fields_by_name['end_time']._loaded_options = None
-  _globals['_LISTEVENTSREQUEST'].fields_by_name['end_time']._serialized_options = b'\342A\001\001'
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['end_time']._serialized_options = b'\342A\001\001\272H\037\262\001\034\"\r\010\377\202\321\377\257\007\020\377\223\353\334\0032\013\010\200\222\270\303\230\376\377\377\377\001'
   _globals['_LISTEVENTSREQUEST'].fields_by_name['after_position']._loaded_options = None
   _globals['_LISTEVENTSREQUEST'].fields_by_name['after_position']._serialized_options = b'\342A\001\001\272H\004\"\002(\000'
   _globals['_LISTEVENTSREQUEST'].fields_by_name['newest_first']._loaded_options = None
@@ -105,14 +106,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTEVENTSRESPONSE'].fields_by_name['events']._serialized_options = b'\342A\001\003'
   _globals['_LISTEVENTSRESPONSE'].fields_by_name['next_page_token']._loaded_options = None
   _globals['_LISTEVENTSRESPONSE'].fields_by_name['next_page_token']._serialized_options = b'\342A\001\003'
-  _globals['_EVENT']._serialized_start=225
-  _globals['_EVENT']._serialized_end=1360
-  _globals['_EVENT_LOANCHANGE']._serialized_start=933
-  _globals['_EVENT_LOANCHANGE']._serialized_end=1148
-  _globals['_EVENT_KIND']._serialized_start=1151
-  _globals['_EVENT_KIND']._serialized_end=1360
-  _globals['_LISTEVENTSREQUEST']._serialized_start=1363
-  _globals['_LISTEVENTSREQUEST']._serialized_end=1821
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=1823
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=1918
+  _globals['_JOURNALSERVICE'].methods_by_name['ListEvents']._loaded_options = None
+  _globals['_JOURNALSERVICE'].methods_by_name['ListEvents']._serialized_options = b'\202\323\344\223\002\014\022\n/v1/events'
+  _globals['_EVENT']._serialized_start=255
+  _globals['_EVENT']._serialized_end=1390
+  _globals['_EVENT_LOANCHANGE']._serialized_start=963
+  _globals['_EVENT_LOANCHANGE']._serialized_end=1178
+  _globals['_EVENT_KIND']._serialized_start=1181
+  _globals['_EVENT_KIND']._serialized_end=1390
+  _globals['_LISTEVENTSREQUEST']._serialized_start=1393
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1921
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=1923
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=2018
+  _globals['_JOURNALSERVICE']._serialized_start=2020
+  _globals['_JOURNALSERVICE']._serialized_end=2139
 # @@protoc_insertion_point(module_scope)

@@ -240,7 +240,7 @@ class ListEventsRequest(_message.Message):
     payment_external_id: _builtins.str
     """Optional. Only the events that are about this payment."""
     after_position: _builtins.int
-    """Optional. Only the events behind this position."""
+    """Optional. Only the events behind this position, which must not be above the last one."""
     newest_first: _builtins.bool
     """Optional. Whether the newest come first instead of the oldest."""
     @_builtins.property
