@@ -106,6 +106,7 @@ def test_what_adds_up_passes(stack: Stack) -> None:
     assert [(int(checked), int(broken)) for checked, broken in rows] == [
         *[(8, 0), (6, 0), (8, 0), (6, 0), (4, 0), (2, 0)],
         *[(0, 0), (0, 0), (0, 0)],
+        *[(0, 0), (0, 0), (0, 0)],
     ]
 
 
