@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from alembic.script import ScriptDirectory
 from psycopg import sql
 from sqlalchemy import URL
 
 from mo_grpc.db.embedded import embedded_url
-from mo_grpc.db.migrate import upgrade
+from mo_grpc.db.migrate import alembic_config, upgrade
 
 _run = uuid.uuid4().hex[:8]
 _count = itertools.count(1)
@@ -68,6 +69,14 @@ def open_to_all(connection: Connection, database: str | None, *, to_all: bool) -
     if not to_all:
         others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND backend_type = 'client backend'"
         connection.execute(others, [database])
+
+
+def backfill(url: URL) -> int:
+    """Write the events of customers whose rows were written by SQL, as the migration does; return how many."""
+    migration = ScriptDirectory.from_config(alembic_config(url)).get_revision("0040")
+    with connect(url, autocommit=True) as connection:
+        connection.execute("SET timezone = 'UTC'")
+        return int(migration.module.backfill(connection))
 
 
 @contextmanager

@@ -1,37 +1,15 @@
 """Every SQL statement of the audit: each finds the rows that break one invariant."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.customers.debt import debts
 from mo_grpc.imports.rules import State
+from mo_grpc.integrity.journal import JOURNAL, verify_hashes
+from mo_grpc.integrity.rules import SHOWN, Finding, Invariant
 from mo_grpc.loans.rules import Status as LoanStatus
 from mo_grpc.payments.rules import RejectionKind
 from mo_grpc.payments.rules import Status as PaymentStatus
-
-SHOWN = 20
-"""How many broken rows of an invariant are named."""
-
-
-class Invariant(NamedTuple):
-    """What must hold, of which table, and the statement that finds the rows that break it, with a remark on each."""
-
-    name: str
-    table: str
-    broken: str
-
-
-class Finding(NamedTuple):
-    """What the audit found about one invariant."""
-
-    invariant: Invariant
-    checked: int
-    broken: int
-    rows: Sequence[tuple[str, str]]
-
 
 INVARIANTS = (
     Invariant(
@@ -160,7 +138,7 @@ def _statement(invariant: Invariant) -> TextClause:
     """)  # noqa: S608 - constants
 
 
-_STATEMENTS = [(invariant, _statement(invariant)) for invariant in INVARIANTS]
+_STATEMENTS = [(invariant, _statement(invariant)) for invariant in (*INVARIANTS, *JOURNAL)]
 
 
 async def audit(connection: AsyncConnection) -> list[Finding]:
@@ -170,5 +148,5 @@ async def audit(connection: AsyncConnection) -> list[Finding]:
     findings = []
     for invariant, statement in _STATEMENTS:
         checked, broken, rows = (await connection.execute(statement)).one()
-        findings.append(Finding(invariant, checked, broken, [(row[0], row[1]) for row in rows]))
-    return findings
+        findings.append(Finding(invariant.name, invariant.table, checked, broken, [(row[0], row[1]) for row in rows]))
+    return [*findings, await verify_hashes(connection)]

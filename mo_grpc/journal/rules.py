@@ -113,7 +113,12 @@ def follow(tail: Tail | None, new: NewEvent, now: datetime) -> Event:
     if tail is None:
         tail = Tail(0, now, NO_HASH)
     number, recorded_at = tail.number + 1, max(now, tail.recorded_at)
-    return Event(new, number, recorded_at, hashlib.sha256(tail.hash + _content(new, number, recorded_at)).digest())
+    return Event(new, number, recorded_at, digest(tail.hash, new, number, recorded_at))
+
+
+def digest(before: bytes, new: NewEvent, number: int, recorded_at: datetime) -> bytes:
+    """The hash of an event, by the hash of the one before, or `NO_HASH`."""
+    return hashlib.sha256(before + _content(new, number, recorded_at)).digest()
 
 
 def _content(new: NewEvent, number: int, recorded_at: datetime) -> bytes:

@@ -40,7 +40,7 @@ BREAKS = [
 
 
 def test_positions_that_are_wrong_are_found(stack: Stack) -> None:
-    with a_database(stack, 5) as (url, environment):
+    with a_database(stack, 5, journal=False) as (url, environment):
         with connect(url, autocommit=True) as connection:
             connection.execute(EVENTS)
             connection.execute(SEEN)  # in a transaction after that of the events, which its snapshot has seen
