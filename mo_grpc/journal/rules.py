@@ -134,9 +134,8 @@ def _content(new: NewEvent, number: int, recorded_at: datetime) -> bytes:
         status = f"{customer.status_before or 0} {customer.status_after}"
         lines.append(f"{status}\n{_time(customer.preapproved_at) if customer.preapproved_at else ''}\n")
     lines += [
-        f"{loan.external_id} {loan.status_before or 0} {loan.status_after} "
-        f"{loan.outstanding_before or 0:.2f} {loan.outstanding_after:.2f}\n"
-        for loan in new.loans
+        f"{external_id} {status_before or 0} {status_after} {before or 0:.2f} {after:.2f}\n"
+        for _, external_id, status_before, status_after, before, after in new.loans
     ]
     return "".join(lines).encode()
 

@@ -29,13 +29,16 @@ def _literal(event: Event) -> str:
 
     None of the values needs escaping (`rules.safe_text`), but arrays of several elements must be quoted.
     """
-    new, customer = event.new, event.new.customer
-    about = f"{_or_null(customer.status_before)},{customer.status_after}" if customer else ","
-    more = f"{_or_null(customer.preapproved_at)},{customer.version}" if customer else ","
+    new, number, recorded_at, digest = event
+    origin, customer = new.origin, new.customer
+    about = ",,,"
+    if customer:
+        status_before, status_after, preapproved_at, version = customer
+        about = f"{_or_null(status_before)},{status_after},{_or_null(preapproved_at)},{version}"
     return (
-        f'"({new.customer_id},{event.number},{new.kind:d},{event.recorded_at},{new.origin.actor},{new.origin.request_id},'
+        f'"({new.customer_id},{number},{new.kind.value},{recorded_at},{origin.actor},{origin.request_id},'
         f"{_or_null(new.payment_id)},{_or_null(new.amount)},{_or_null(new.score_before)},{new.score_after},"
-        f'{_or_null(new.debt_before)},{new.debt_after},{_loans(new.loans)},{about},{more},{event.hash.hex()})"'
+        f'{_or_null(new.debt_before)},{new.debt_after},{_loans(new.loans)},{about},{digest.hex()})"'
     )
 
 
@@ -47,12 +50,15 @@ def _loans(loans: Sequence[LoanChange]) -> str:
     """The five arrays of the loans, quoted within an array."""
     if not loans:
         return "{},{},{},{},{}"
+    if len(loans) == 1:  # as most events have it, in a fifth of the time
+        loan_id, _, status_before, status_after, before, after = loans[0]
+        return f"{{{loan_id}}},{{{status_before or 0}}},{{{status_after}}},{{{before or 0}}},{{{after}}}"
     return ",".join(
         rf"\"{{{','.join(map(str, values))}}}\""
         for values in (
             [loan.loan_id for loan in loans],
             [loan.status_before or 0 for loan in loans],
-            [int(loan.status_after) for loan in loans],
+            [loan.status_after for loan in loans],
             [loan.outstanding_before or 0 for loan in loans],
             [loan.outstanding_after for loan in loans],
         )

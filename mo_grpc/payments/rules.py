@@ -13,6 +13,9 @@ from mo_grpc.journal.rules import LoanChange, Origin, Recorded
 from mo_grpc.loans.rules import ActiveLoan
 from mo_grpc.loans.rules import Status as LoanStatus
 
+# As plain numbers, because an enumeration's take long to be written down.
+_LOAN_ACTIVE, _LOAN_PAID = int(LoanStatus.ACTIVE), int(LoanStatus.PAID)
+
 RESOURCE = Resource("payment", "mo.payments.v1.Payment", ErrorReason.PAYMENT_NOT_FOUND, ErrorReason.PAYMENT_ALREADY_EXISTS)
 
 
@@ -113,9 +116,9 @@ def before_its_bounce(payment: Payment, completed_at: datetime) -> Payment:
 
 def paid(detail: Detail, left: Decimal) -> LoanChange:
     """What a payment changes of a loan, of which it leaves so much."""
-    status = LoanStatus.ACTIVE if left else LoanStatus.PAID
+    status = _LOAN_ACTIVE if left else _LOAN_PAID
     before = left + detail.amount
-    return LoanChange(detail.loan_id, detail.loan_external_id, LoanStatus.ACTIVE, status, before, left)
+    return LoanChange(detail.loan_id, detail.loan_external_id, _LOAN_ACTIVE, status, before, left)
 
 
 def settled(change: LoanChange) -> LoanChange:
@@ -125,9 +128,9 @@ def settled(change: LoanChange) -> LoanChange:
 
 def restored(detail: Detail, left: Decimal) -> LoanChange:
     """What a bounce changes of a loan, of which so much was left (R35)."""
-    status = LoanStatus.ACTIVE if left else LoanStatus.PAID
+    status = _LOAN_ACTIVE if left else _LOAN_PAID
     after = left + detail.amount
-    return LoanChange(detail.loan_id, detail.loan_external_id, status, LoanStatus.ACTIVE, left, after)
+    return LoanChange(detail.loan_id, detail.loan_external_id, status, _LOAN_ACTIVE, left, after)
 
 
 def insufficient_debt(total_amount: Decimal, loans: Iterable[ActiveLoan]) -> str:
