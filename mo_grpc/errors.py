@@ -22,6 +22,7 @@
     ├── Stopping            UNAVAILABLE + RetryInfo
     ├── Overloaded          RESOURCE_EXHAUSTED + RetryInfo
     ├── TooManyRequests     RESOURCE_EXHAUSTED + RetryInfo
+    ├── JournalInconsistent INTERNAL
     └── Internal            INTERNAL
 
 Each carries one `ErrorInfo` with a reason of `mo.errors.v1.ErrorReason` (AIP-193). The stores return them as values, so that
@@ -286,6 +287,16 @@ class TooManyRequests(ServiceError):
 
     def __init__(self, reason: ErrorReason.ValueType, message: str, seconds: float) -> None:
         super().__init__(reason, message, [retry_after(round(seconds * 1000))])
+
+
+class JournalInconsistent(ServiceError):
+    """The journal does not explain what was done."""
+
+    code = code_pb2.INTERNAL
+
+    def __init__(self, external_id: str) -> None:
+        message = f"The journal does not explain '{external_id}'; `mo-grpc audit` says more."
+        super().__init__(ErrorReason.JOURNAL_INCONSISTENT, message, metadata={"external_id": external_id})
 
 
 class Internal(ServiceError):

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from decimal import Decimal
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeAlias
 
 from mo.as_of.v1.as_of_pb2 import AsOf
 from mo.errors.v1.error_reason_pb2 import ErrorReason
@@ -58,12 +58,24 @@ class LoanState(NamedTuple):
     recorded_at: datetime
 
 
+WrittenChange: TypeAlias = "tuple[int, int, int, Decimal, Decimal]"
+"""What an event changed of a loan: its id, the statuses before and after, what was outstanding before and after."""
+
+
+class Written(NamedTuple):
+    """What an event of a payment says that it did."""
+
+    kind: int
+    amount: Decimal
+    changes: list[WrittenChange]
+
+
 class PaymentEvent(NamedTuple):
     """An event that made a payment, or that it bounced by."""
 
     number: int
-    kind: int
     recorded_at: datetime
+    written: Written
 
 
 def _standing(condition: str) -> TextClause:
@@ -107,8 +119,10 @@ _LOAN = text("""
 """)
 
 _PAYMENT = text(f"""
-    SELECT number, kind, recorded_at FROM journal_events
-    WHERE payment_id = :payment_id AND number <= :number AND kind <> {Kind.LOAN_PAID} ORDER BY number
+    SELECT number, recorded_at, kind, amount,
+        loan_ids, loan_statuses_before, loan_statuses_after, outstandings_before, outstandings_after
+    FROM journal_events
+    WHERE payment_id = :payment_id AND number <= coalesce(:number, number) AND kind <> {Kind.LOAN_PAID} ORDER BY number
 """)  # noqa: S608 - constants
 
 
@@ -153,7 +167,10 @@ async def loan_state(connection: AsyncConnection, customer_id: int, number: int,
     return LoanState._make(row) if row else None
 
 
-async def payment_events(connection: AsyncConnection, payment_id: int, number: int) -> list[PaymentEvent]:
+async def payment_events(connection: AsyncConnection, payment_id: int, number: int | None = None) -> list[PaymentEvent]:
     """The events of a payment up to an event of its customer: the one that made it, then perhaps its bounce."""
     rows = await connection.execute(_PAYMENT, {"payment_id": payment_id, "number": number})
-    return [PaymentEvent._make(row) for row in rows]
+    return [
+        PaymentEvent(number, recorded_at, Written(kind, amount, list(zip(*changes, strict=True))))
+        for number, recorded_at, kind, amount, *changes in rows
+    ]

@@ -53,6 +53,16 @@ class ActiveLoan(NamedTuple):
     outstanding: Decimal
 
 
+class PastLoan(NamedTuple):
+    """What a payment of the past needs to know of a loan, as it was after an event."""
+
+    id: int
+    external_id: str
+    taken_at: datetime | None
+    status: int
+    outstanding: Decimal
+
+
 class NewLoan(NamedTuple):
     """The command to create a loan."""
 

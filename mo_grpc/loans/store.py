@@ -22,7 +22,7 @@ from mo_grpc.errors import AlreadyExists, ServiceError
 from mo_grpc.journal import past
 from mo_grpc.journal.rules import Kind
 from mo_grpc.loans import models, rules
-from mo_grpc.loans.rules import RESOURCE, ActiveLoan, Loan, LoanTransition, NewLoan, Status
+from mo_grpc.loans.rules import RESOURCE, ActiveLoan, Loan, LoanTransition, NewLoan, PastLoan, Status
 from mo_grpc.rpc.binding import BoundCustomers
 
 _Rule = Callable[[Loan, Customer, Debt, datetime], Loan | ServiceError]
@@ -61,6 +61,11 @@ _LIST_AS_OF = text(f"""
     FROM ({past.LOAN_STATES}) AS state JOIN loans ON loans.id = loan_id JOIN customers ON customers.id = customer_id
     WHERE :status IN (0, state.status) AND (CAST(:before AS bigint) IS NULL OR loan_id < :before)
     ORDER BY loan_id DESC LIMIT :limit
+""")  # noqa: S608 - constants
+
+_PAST = text(f"""
+    SELECT loan_id, external_id, taken_at, state.status, state.outstanding
+    FROM ({past.LOAN_STATES}) AS state JOIN loans ON loans.id = loan_id ORDER BY taken_at, loan_id
 """)  # noqa: S608 - constants
 
 _LOCK = customers.owner_lock("loans")
@@ -172,6 +177,12 @@ async def list_loans_as_of(
     parameters = {"customer_id": customer_id, "number": standing.number, "status": status, "before": before, "limit": limit}
     rows = await connection.execute(_LIST_AS_OF, parameters)
     return [rules.as_of(Loan(*row[3:]), *row[:3]) for row in rows]
+
+
+async def past_loans(connection: AsyncConnection, customer_id: int, number: int) -> list[PastLoan]:
+    """The loans of a customer after an event, in the order in which payments pay them."""
+    rows = await connection.execute(_PAST, {"customer_id": customer_id, "number": number})
+    return [PastLoan._make(row) for row in rows]
 
 
 def _list_statement() -> Select[*tuple[Any, ...]]:

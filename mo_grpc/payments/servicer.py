@@ -1,6 +1,7 @@
 """PaymentService over the store of payments."""
 
 from collections.abc import Sequence
+from decimal import Decimal
 from operator import attrgetter
 from typing import TypeAlias, cast
 
@@ -19,6 +20,7 @@ from mo_grpc.journal.past import Instant
 from mo_grpc.journal.previews import PreviewedWriter, expected_number, previewed, put_token
 from mo_grpc.journal.rules import Origin
 from mo_grpc.payments import store
+from mo_grpc.payments.explanations import Explanation, explain
 from mo_grpc.payments.rules import RESOURCE, NewPayment, Payment, PaymentRejection
 from mo_grpc.rpc.caller import caller, require_customer
 from mo_grpc.rpc.context import Context
@@ -71,6 +73,12 @@ class PaymentServicer(payments_pb2_grpc.PaymentServiceServicer):
             await self._find(request.external_id)
         command = PaymentRejection(request.external_id, request.reason, origin(request, context))
         return await self._bounce(command, request, request_key(request, context), context)
+
+    async def ExplainPayment(
+        self, request: payments_pb2.ExplainPaymentRequest, context: Context
+    ) -> payments_pb2.PaymentExplanation:
+        await self._find(request.external_id)
+        return explanation_message(await self._database.write(lambda c: explain(c, request.external_id)))
 
     async def BatchCreatePayments(
         self, request: payments_pb2.BatchCreatePaymentsRequest, context: Context
@@ -164,4 +172,40 @@ def to_message(payment: Payment) -> payments_pb2.Payment:
     if payment.rejection_kind is not None:
         message.rejection.kind = payments_pb2.Payment.Rejection.Kind.ValueType(payment.rejection_kind)
         message.rejection.reason = payment.rejection_reason or ""
+    return message
+
+
+def explanation_message(explanation: Explanation) -> payments_pb2.PaymentExplanation:
+    """An explanation, as a message."""
+    payment, considered, restored = explanation
+    message = payments_pb2.PaymentExplanation(
+        external_id=payment.external_id,
+        customer_external_id=payment.customer_external_id,
+        total_amount=money(payment.total_amount),
+        decided_at=timestamp(payment.created_at),
+        decision=payments_pb2.Payment.REJECTED if payment.paid_at is None else payments_pb2.Payment.COMPLETED,
+        active_debt=money(sum((each.loan.outstanding for each in considered), Decimal(0))),
+    )
+    for loan, amount, outcome in considered:
+        message.considered_loans.add(
+            loan_external_id=loan.external_id,
+            taken_at=timestamp(loan.taken_at),
+            outstanding_before=money(loan.outstanding),
+            amount=money(amount),
+            outstanding_after=money(loan.outstanding - amount),
+            outcome=payments_pb2.PaymentExplanation.ConsideredLoan.Outcome.ValueType(outcome),
+        )
+    if restored is not None:
+        message.bounce.MergeFrom(
+            payments_pb2.PaymentExplanation.Bounce(
+                bounced_at=timestamp(payment.rejected_at), reason=payment.rejection_reason or ""
+            )
+        )
+        for change in restored:
+            message.bounce.restored_loans.add(
+                loan_external_id=change.external_id,
+                outstanding_before=money(change.outstanding_before or Decimal(0)),
+                amount=money(change.outstanding_after - (change.outstanding_before or Decimal(0))),
+                outstanding_after=money(change.outstanding_after),
+            )
     return message

@@ -17,7 +17,7 @@ from mo_grpc.db.batches import BatchWrite, Decision
 from mo_grpc.db.locks import Locked, Locks
 from mo_grpc.db.pipeline import Query, Rows, Statement, array, text_array
 from mo_grpc.db.rows import NewRows, get_by_id, not_locked
-from mo_grpc.errors import AlreadyExists, ServiceError
+from mo_grpc.errors import AlreadyExists, NotFound, ServiceError
 from mo_grpc.journal import past
 from mo_grpc.journal.rules import Kind, LoanChange
 from mo_grpc.loans import models as loan_models
@@ -129,6 +129,19 @@ async def _with_details(connection: AsyncConnection, payments: Sequence[Payment]
         last = min(details)
         payments = [payment for payment in payments if payment.id > last]
     return [payment._replace(details=tuple(details.get(payment.id, ()))) for payment in payments]
+
+
+async def one_payment(connection: AsyncConnection, external_id: str) -> Payment:
+    """A payment with its details, on the transaction's snapshot.
+
+    Raises:
+        NotFound: there is none.
+    """
+    row = (await connection.execute(_list_statement().where(_TABLE.c.external_id == external_id))).one_or_none()
+    if row is None:
+        raise NotFound(RESOURCE, external_id)
+    [payment] = await _with_details(connection, [Payment(*row)], MAX_LISTED_DETAILS)
+    return payment
 
 
 async def payment_as_of(connection: AsyncConnection, payment: Payment, instant: past.Instant) -> Payment:

@@ -1,6 +1,7 @@
 """What was, as of an instant: the same answers as were given then."""
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import pytest
 
@@ -9,19 +10,46 @@ from tests.databases import owner
 from tests.doors import Door, Json, Refused
 from tests.factories import SOME_DAY, a_customer, a_loan, new_id, pay
 from tests.paging import refuses_token, walk
+from tests.waiting import eventually
 
 NOT_YET = (9, "NOT_YET_CREATED")
 STATUSES = ("PENDING", "ACTIVE", "REJECTED", "PAID")
 
 
-def times(stack: Stack, customer: str) -> list[str]:
-    """When each event of a customer was recorded, in order."""
-    recorded = """
-        SELECT to_char(recorded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
-        FROM journal_events WHERE customer_id = (SELECT id FROM customers WHERE external_id = %s) ORDER BY number
+class Past(NamedTuple):
+    """The position and the time of a customer's event, as `as_of` takes them."""
+
+    position: int
+    recorded_at: str
+
+    @property
+    def instants(self) -> list[Json]:
+        return [{"position": self.position}, {"time": self.recorded_at}]
+
+
+def events(stack: Stack, customer: str) -> list[Past]:
+    """A customer's events so far, in order, all of which have their positions."""
+    numbered = """
+        SELECT position, to_char(recorded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+        FROM journal_events JOIN customers ON customers.id = customer_id
+        LEFT JOIN journal_positions USING (customer_id, number) WHERE external_id = %s ORDER BY number
     """
+    found: list[Past] = []
+
+    def all_have_positions() -> bool:
+        with owner(stack.data_dir) as connection:
+            found[:] = [Past(*row) for row in connection.execute(numbered, [customer])]
+        return all(event.position is not None for event in found)
+
+    eventually(all_have_positions, 30)
+    return found
+
+
+def count_events(stack: Stack, customer: str) -> int:
     with owner(stack.data_dir) as connection:
-        return [row[0] for row in connection.execute(recorded, [customer])]
+        counted = "SELECT count(*) FROM journal_events WHERE customer_id = (SELECT id FROM customers WHERE external_id = %s)"
+        [(count,)] = connection.execute(counted, [customer])
+    return int(count)
 
 
 def answers(door: Door, customer: str, loans: list[str], payments: list[str], **as_of: Json) -> Json:
@@ -76,29 +104,30 @@ def test_every_instant_is_answered_as_it_was_answered_then(stack: Stack, over_gr
     for step in history(over_grpc, *about):
         step()
         # A payment that pays a loan in full has an event for each of both, and both leave the same.
-        then += [what_was_missing(answers(over_grpc, *about))] * (len(times(stack, customer)) - len(then))
-    past = times(stack, customer)
+        then += [what_was_missing(answers(over_grpc, *about))] * (count_events(stack, customer) - len(then))
+    past = events(stack, customer)
     assert len(past) == len(then) == 17
-    for number, (time, expected) in enumerate(zip(past, then, strict=True)):
-        door = over_grpc if number % 2 else over_rest
-        assert answers(door, *about, as_of={"time": time}) == expected, time
+    for number, (event, expected) in enumerate(zip(past, then, strict=True)):
+        by_position, by_time = (over_grpc, over_rest) if number % 2 else (over_rest, over_grpc)
+        assert answers(by_position, *about, as_of={"position": event.position}) == expected, event
+        assert answers(by_time, *about, as_of={"time": event.recorded_at}) == expected, event
 
 
 def test_before_it_was_created_there_is_nothing(stack: Stack, door: Door) -> None:
     customer = a_customer(door)
     loan = a_loan(door, customer)
     payment = pay(door, customer, "1")["external_id"]
-    [created, *_] = times(stack, customer)
-    for instant in ({"position": 0}, {"time": "2020-01-01T00:00:00Z"}):
+    [created, *_] = events(stack, customer)
+    for instant in ({"position": created.position - 1}, {"position": 0}, {"time": "2020-01-01T00:00:00Z"}):
         found = answers(door, customer, [loan], [payment], as_of=instant)
         for name in ("customer", "balance", loan, payment):
             assert found[name] == NOT_YET
         assert found["loans"] == {"loans": [], "next_page_token": ""}
     with pytest.raises(Refused) as refused:
-        door("loans.GetLoan", external_id=loan, as_of={"time": created})
+        door("loans.GetLoan", external_id=loan, as_of={"position": created.position})
     assert refused.value.info["metadata"] == {"external_id": loan}
     with pytest.raises(Refused) as refused:
-        door("loans.GetLoan", external_id=new_id("loan"), as_of={"time": created})
+        door("loans.GetLoan", external_id=new_id("loan"), as_of={"position": created.position})
     assert refused.value.reason == "LOAN_NOT_FOUND"
 
 
@@ -111,10 +140,11 @@ ASKED = [
 ]
 
 
-def test_what_is_no_instant_of_the_past_is_refused(door: Door) -> None:
+def test_what_is_no_instant_of_the_past_is_refused(stack: Stack, door: Door) -> None:
     customer = a_customer(door)
     a_loan(door, customer, external_id=customer)
     pay(door, customer, "1", external_id=customer)
+    events(stack, customer)
     ahead = 10**9
     for rpc, field in ASKED:
         for as_of, code, reason in (
@@ -148,10 +178,11 @@ def test_an_instant_that_says_neither_time_nor_position_is_refused(over_grpc: Do
 def test_a_list_of_the_past_goes_page_by_page_and_its_token_belongs_to_its_instant(stack: Stack, door: Door) -> None:
     customer = a_customer(door)
     loans = [a_loan(door, customer, "1", activate=False) for _ in range(5)]
-    then = times(stack, customer)[-1]
+    then = events(stack, customer)[-1]
     for loan in (loans[0], loans[3], a_loan(door, customer, "1", activate=False)):
         door("loans.RejectLoan", external_id=loan)
-    filters: Json = {"customer_external_id": customer, "status": "PENDING", "as_of": {"time": then}}
-    assert walk(door, "loans.ListLoans", "loans", 2, **filters) == loans[::-1]
-    token = door("loans.ListLoans", page_size=2, **filters)["next_page_token"]
-    refuses_token(door, "loans.ListLoans", token, **filters | {"as_of": {"position": 0}})
+    for instant in then.instants:
+        filters: Json = {"customer_external_id": customer, "status": "PENDING", "as_of": instant}
+        assert walk(door, "loans.ListLoans", "loans", 2, **filters) == loans[::-1]
+        token = door("loans.ListLoans", page_size=2, **filters)["next_page_token"]
+        refuses_token(door, "loans.ListLoans", token, **filters | {"as_of": {"position": 0}})

@@ -92,7 +92,7 @@ def lend(document: Document, key: dict[str, str]) -> None:
     assert document.try_out("CreatePayment", key)["status"] == "COMPLETED"
     [result] = document.try_out("BatchCreatePayments", key)["results"]
     assert result["payment"]["status"] == "COMPLETED"
-    for operation in ("GetPayment", "ListPayments", "RejectPayment", "ListEvents"):
+    for operation in ("GetPayment", "ListPayments", "RejectPayment", "ExplainPayment", "ListEvents"):
         document.try_out(operation, key)
 
 

@@ -202,6 +202,201 @@ class Payment(_message.Message):
 Global___Payment: _TypeAlias = Payment  # noqa: Y015
 
 @_typing.final
+class PaymentExplanation(_message.Message):
+    """How a payment was decided, and what became of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ConsideredLoan(_message.Message):
+        """A loan that was ACTIVE when the payment was made."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        class _Outcome:
+            ValueType = _typing.NewType("ValueType", _builtins.int)
+            V: _TypeAlias = ValueType  # noqa: Y015
+
+        class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[PaymentExplanation.ConsideredLoan._Outcome.ValueType], _builtins.type):
+            DESCRIPTOR: _descriptor.EnumDescriptor
+            OUTCOME_UNSPECIFIED: PaymentExplanation.ConsideredLoan._Outcome.ValueType  # 0
+            """Not specified."""
+            PAID_IN_FULL: PaymentExplanation.ConsideredLoan._Outcome.ValueType  # 1
+            """It paid all that was outstanding."""
+            GOT_THE_REST: PaymentExplanation.ConsideredLoan._Outcome.ValueType  # 2
+            """Less was left of the payment than was outstanding, and the loan got all of that."""
+            NOTHING_LEFT: PaymentExplanation.ConsideredLoan._Outcome.ValueType  # 3
+            """The loans before it had used the payment up."""
+            PAYMENT_REFUSED: PaymentExplanation.ConsideredLoan._Outcome.ValueType  # 4
+            """Nothing, since the payment was more than the ACTIVE debt."""
+
+        class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
+            """What a payment did for a loan."""
+
+        OUTCOME_UNSPECIFIED: PaymentExplanation.ConsideredLoan.Outcome.ValueType  # 0
+        """Not specified."""
+        PAID_IN_FULL: PaymentExplanation.ConsideredLoan.Outcome.ValueType  # 1
+        """It paid all that was outstanding."""
+        GOT_THE_REST: PaymentExplanation.ConsideredLoan.Outcome.ValueType  # 2
+        """Less was left of the payment than was outstanding, and the loan got all of that."""
+        NOTHING_LEFT: PaymentExplanation.ConsideredLoan.Outcome.ValueType  # 3
+        """The loans before it had used the payment up."""
+        PAYMENT_REFUSED: PaymentExplanation.ConsideredLoan.Outcome.ValueType  # 4
+        """Nothing, since the payment was more than the ACTIVE debt."""
+
+        LOAN_EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+        TAKEN_AT_FIELD_NUMBER: _builtins.int
+        OUTSTANDING_BEFORE_FIELD_NUMBER: _builtins.int
+        AMOUNT_FIELD_NUMBER: _builtins.int
+        OUTSTANDING_AFTER_FIELD_NUMBER: _builtins.int
+        OUTCOME_FIELD_NUMBER: _builtins.int
+        loan_external_id: _builtins.str
+        """Output only. The client's id of the loan."""
+        outstanding_before: _builtins.str
+        """Output only. What was outstanding before the payment."""
+        amount: _builtins.str
+        """Output only. How much of the payment it got; "0.00" for nothing."""
+        outstanding_after: _builtins.str
+        """Output only. What was outstanding after the payment."""
+        outcome: Global___PaymentExplanation.ConsideredLoan.Outcome.ValueType
+        """Output only. Why it got what it got."""
+        @_builtins.property
+        def taken_at(self) -> _timestamp_pb2.Timestamp:
+            """Output only. When the loan was paid out. The oldest comes first; of those of one moment, the first that was created."""
+
+        def __init__(
+            self,
+            *,
+            loan_external_id: _builtins.str = ...,
+            taken_at: _timestamp_pb2.Timestamp | None = ...,
+            outstanding_before: _builtins.str = ...,
+            amount: _builtins.str = ...,
+            outstanding_after: _builtins.str = ...,
+            outcome: Global___PaymentExplanation.ConsideredLoan.Outcome.ValueType = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["taken_at", b"taken_at"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "loan_external_id", b"loan_external_id", "outcome", b"outcome", "outstanding_after", b"outstanding_after", "outstanding_before", b"outstanding_before", "taken_at", b"taken_at"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class RestoredLoan(_message.Message):
+        """A loan that is owed again, because the payment bounced."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        LOAN_EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+        OUTSTANDING_BEFORE_FIELD_NUMBER: _builtins.int
+        AMOUNT_FIELD_NUMBER: _builtins.int
+        OUTSTANDING_AFTER_FIELD_NUMBER: _builtins.int
+        loan_external_id: _builtins.str
+        """Output only. The client's id of the loan."""
+        outstanding_before: _builtins.str
+        """Output only. What was outstanding before the bounce."""
+        amount: _builtins.str
+        """Output only. What the loan got back: what the payment had paid of it."""
+        outstanding_after: _builtins.str
+        """Output only. What was outstanding after the bounce."""
+        def __init__(
+            self,
+            *,
+            loan_external_id: _builtins.str = ...,
+            outstanding_before: _builtins.str = ...,
+            amount: _builtins.str = ...,
+            outstanding_after: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "loan_external_id", b"loan_external_id", "outstanding_after", b"outstanding_after", "outstanding_before", b"outstanding_before"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Bounce(_message.Message):
+        """That a payment bounced."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        BOUNCED_AT_FIELD_NUMBER: _builtins.int
+        REASON_FIELD_NUMBER: _builtins.int
+        RESTORED_LOANS_FIELD_NUMBER: _builtins.int
+        reason: _builtins.str
+        """Output only. The reason that was sent to RejectPayment."""
+        @_builtins.property
+        def bounced_at(self) -> _timestamp_pb2.Timestamp:
+            """Output only. When it bounced."""
+
+        @_builtins.property
+        def restored_loans(self) -> _containers.RepeatedCompositeFieldContainer[Global___PaymentExplanation.RestoredLoan]:
+            """Output only. The loans that are owed again, in the order of `considered_loans`."""
+
+        def __init__(
+            self,
+            *,
+            bounced_at: _timestamp_pb2.Timestamp | None = ...,
+            reason: _builtins.str = ...,
+            restored_loans: _abc.Iterable[Global___PaymentExplanation.RestoredLoan] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["bounced_at", b"bounced_at"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["bounced_at", b"bounced_at", "reason", b"reason", "restored_loans", b"restored_loans"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    CUSTOMER_EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    TOTAL_AMOUNT_FIELD_NUMBER: _builtins.int
+    DECIDED_AT_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    ACTIVE_DEBT_FIELD_NUMBER: _builtins.int
+    CONSIDERED_LOANS_FIELD_NUMBER: _builtins.int
+    BOUNCE_FIELD_NUMBER: _builtins.int
+    external_id: _builtins.str
+    """Output only. The client's id of the payment."""
+    customer_external_id: _builtins.str
+    """Output only. The client's id of the customer who paid."""
+    total_amount: _builtins.str
+    """Output only. The amount paid."""
+    decision: Global___Payment.Status.ValueType
+    """Output only. The decision: COMPLETED, or REJECTED if the payment was more than the `active_debt`. A bounce does not change
+    it.
+    """
+    active_debt: _builtins.str
+    """Output only. What was outstanding on the customer's ACTIVE loans before the payment."""
+    @_builtins.property
+    def decided_at(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When the payment was decided."""
+
+    @_builtins.property
+    def considered_loans(self) -> _containers.RepeatedCompositeFieldContainer[Global___PaymentExplanation.ConsideredLoan]:
+        """Output only. The customer's ACTIVE loans before the payment, in the order in which a payment pays them."""
+
+    @_builtins.property
+    def bounce(self) -> Global___PaymentExplanation.Bounce:
+        """Output only. That the payment bounced later; absent if it did not."""
+
+    def __init__(
+        self,
+        *,
+        external_id: _builtins.str = ...,
+        customer_external_id: _builtins.str = ...,
+        total_amount: _builtins.str = ...,
+        decided_at: _timestamp_pb2.Timestamp | None = ...,
+        decision: Global___Payment.Status.ValueType = ...,
+        active_debt: _builtins.str = ...,
+        considered_loans: _abc.Iterable[Global___PaymentExplanation.ConsideredLoan] | None = ...,
+        bounce: Global___PaymentExplanation.Bounce | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bounce", b"bounce", "decided_at", b"decided_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_debt", b"active_debt", "bounce", b"bounce", "considered_loans", b"considered_loans", "customer_external_id", b"customer_external_id", "decided_at", b"decided_at", "decision", b"decision", "external_id", b"external_id", "total_amount", b"total_amount"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PaymentExplanation: _TypeAlias = PaymentExplanation  # noqa: Y015
+
+@_typing.final
 class CreatePaymentRequest(_message.Message):
     """The request of CreatePayment. Over REST, the body is the payment itself."""
 
@@ -375,6 +570,28 @@ class RejectPaymentRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RejectPaymentRequest: _TypeAlias = RejectPaymentRequest  # noqa: Y015
+
+@_typing.final
+class ExplainPaymentRequest(_message.Message):
+    """The request of ExplainPayment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    external_id: _builtins.str
+    """Required. The client's id of the payment."""
+    def __init__(
+        self,
+        *,
+        external_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainPaymentRequest: _TypeAlias = ExplainPaymentRequest  # noqa: Y015
 
 @_typing.final
 class BatchCreatePaymentsRequest(_message.Message):

@@ -55,6 +55,11 @@ class PaymentServiceStub:
                 request_serializer=mo_dot_payments_dot_v1_dot_payments__pb2.RejectPaymentRequest.SerializeToString,
                 response_deserializer=mo_dot_payments_dot_v1_dot_payments__pb2.Payment.FromString,
                 _registered_method=True)
+        self.ExplainPayment = channel.unary_unary(
+                '/mo.payments.v1.PaymentService/ExplainPayment',
+                request_serializer=mo_dot_payments_dot_v1_dot_payments__pb2.ExplainPaymentRequest.SerializeToString,
+                response_deserializer=mo_dot_payments_dot_v1_dot_payments__pb2.PaymentExplanation.FromString,
+                _registered_method=True)
         self.BatchCreatePayments = channel.unary_unary(
                 '/mo.payments.v1.PaymentService/BatchCreatePayments',
                 request_serializer=mo_dot_payments_dot_v1_dot_payments__pb2.BatchCreatePaymentsRequest.SerializeToString,
@@ -106,6 +111,17 @@ class PaymentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainPayment(self, request, context):
+        """Explains a payment: which loans were considered, in which order, what each got and why, or why the payment was refused;
+        and, if it bounced, what that restored. It is recomputed from the journal and compared with what was done.
+
+        Returns NOT_FOUND if there is no such payment, INTERNAL (JOURNAL_INCONSISTENT) if the journal does not explain what was
+        done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def BatchCreatePayments(self, request, context):
         """Takes up to 1,000 payments in one call, in their order. Each has a result of its own: one that fails does not stop the
         others, and the call itself answers OK.
@@ -138,6 +154,11 @@ def add_PaymentServiceServicer_to_server(servicer, server):
                     servicer.RejectPayment,
                     request_deserializer=mo_dot_payments_dot_v1_dot_payments__pb2.RejectPaymentRequest.FromString,
                     response_serializer=mo_dot_payments_dot_v1_dot_payments__pb2.Payment.SerializeToString,
+            ),
+            'ExplainPayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainPayment,
+                    request_deserializer=mo_dot_payments_dot_v1_dot_payments__pb2.ExplainPaymentRequest.FromString,
+                    response_serializer=mo_dot_payments_dot_v1_dot_payments__pb2.PaymentExplanation.SerializeToString,
             ),
             'BatchCreatePayments': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchCreatePayments,
@@ -254,6 +275,33 @@ class PaymentService:
             '/mo.payments.v1.PaymentService/RejectPayment',
             mo_dot_payments_dot_v1_dot_payments__pb2.RejectPaymentRequest.SerializeToString,
             mo_dot_payments_dot_v1_dot_payments__pb2.Payment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainPayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mo.payments.v1.PaymentService/ExplainPayment',
+            mo_dot_payments_dot_v1_dot_payments__pb2.ExplainPaymentRequest.SerializeToString,
+            mo_dot_payments_dot_v1_dot_payments__pb2.PaymentExplanation.FromString,
             options,
             channel_credentials,
             insecure,
