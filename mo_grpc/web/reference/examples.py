@@ -22,6 +22,8 @@ VALUES: Final[dict[str, object]] = {
     "RestoredLoan.outstanding_before": "150.10",
     "RestoredLoan.outstanding_after": "250.00",
     "active_debt": "250.00",
+    "outstanding_before": "250.00",
+    "outstanding_after": "150.10",
     "outcome": "GOT_THE_REST",
     "decided_at": _AT,
     "bounced_at": _LATER,
