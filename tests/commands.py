@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import IO
 
 _MODULES = (
     "mo_grpc.cli.audit",
@@ -28,6 +29,7 @@ _MODULES = (
     "mo_grpc.run.up",
     "mo_grpc.run.workers",
     "mo_grpc.server.serve",
+    "mo_grpc.web.serve",
 )
 """What the commands import when they run."""
 
@@ -139,6 +141,11 @@ class Commands:
         connection.connect(self._path)
         assert socket.send_fds(connection, [request], descriptors) == len(request)
         return Forked(connection)
+
+    def start_beside(self, environment: dict[str, str], *arguments: str, stderr: IO[bytes] | None = None) -> Forked:
+        """Start a command that prints where this process does, or to `stderr`, and reads nothing."""
+        with Path(os.devnull).open() as nothing:
+            return self.start(environment, arguments, (nothing.fileno(), 1, stderr.fileno() if stderr else 2))
 
     def run(self, environment: dict[str, str], arguments: tuple[str, ...], given: str) -> "subprocess.CompletedProcess[str]":
         """Run a command to its end, with `given` at its standard input."""

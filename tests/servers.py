@@ -1,6 +1,5 @@
 """gRPC servers of a test's own, beside the stack's."""
 
-import os
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -51,7 +50,6 @@ def a_server(environment: dict[str, str], log: IO[bytes] | None = None, /, **set
     database = embedded_url(Path(environment["MO_DATA_DIR"]), SERVICE_ROLE).set(drivername="postgresql")
     with (
         tempfile.TemporaryDirectory() as folder,
-        Path(os.devnull).open() as nothing,
         grpc.insecure_channel(f"{host}:{port}", options=[("grpc.max_reconnect_backoff_ms", 100)]) as channel,
     ):
         own = {
@@ -60,8 +58,7 @@ def a_server(environment: dict[str, str], log: IO[bytes] | None = None, /, **set
             "MO_DATABASE_URL": database.render_as_string(hide_password=False),
             "MO_WORKERS": "1",
         }
-        descriptors = (nothing.fileno(), 1, log.fileno() if log else 2)
-        process = COMMANDS.start(same_key | environment | own | settings, ("serve", "--worker", "0"), descriptors)
+        process = COMMANDS.start_beside(same_key | environment | own | settings, "serve", "--worker", "0", stderr=log)
         server = Server(process, channel, f"{host}:{port}")
         try:
             eventually(lambda: server.health() == SERVING, TO_START)
