@@ -7,6 +7,7 @@ from mo_grpc.customers.debt import debts
 from mo_grpc.imports.rules import State
 from mo_grpc.integrity.journal import JOURNAL, verify_hashes
 from mo_grpc.integrity.rules import SHOWN, Finding, Invariant
+from mo_grpc.integrity.spreading import verify_spreading
 from mo_grpc.loans.rules import Status as LoanStatus
 from mo_grpc.payments.rules import RejectionKind
 from mo_grpc.payments.rules import Status as PaymentStatus
@@ -149,4 +150,4 @@ async def audit(connection: AsyncConnection) -> list[Finding]:
     for invariant, statement in _STATEMENTS:
         checked, broken, rows = (await connection.execute(statement)).one()
         findings.append(Finding(invariant.name, invariant.table, checked, broken, [(row[0], row[1]) for row in rows]))
-    return [*findings, await verify_hashes(connection)]
+    return [*findings, await verify_hashes(connection), await verify_spreading(connection)]

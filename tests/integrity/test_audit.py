@@ -17,7 +17,8 @@ PORTFOLIO = """
     INSERT INTO loans (customer_id, external_id, amount, outstanding, status, taken_at, maximum_payment_date, created_at,
         updated_at)
     SELECT customers.id, loan, amount, outstanding, loan_status, taken_at, now(), now(), now()
-    FROM (VALUES ('ana~', 'half~', 100, 50, 2, now()), ('ana~', 'paid~', 30, 0, 4, now()), ('bo~', 'back~', 70, 70, 2, now()),
+    FROM (VALUES ('ana~', 'half~', 100, 50, 2, now()), ('ana~', 'paid~', 30, 0, 4, now() - interval '1 hour'),
+        ('bo~', 'back~', 70, 70, 2, now()),
         ('bo~', 'asked~', 10, 10, 1, NULL)) AS new (customer, loan, amount, outstanding, loan_status, taken_at)
     JOIN customers ON customers.external_id = customer;
     INSERT INTO payments (customer_id, external_id, total_amount, status, paid_at, rejected_at, rejection_kind,
@@ -109,6 +110,7 @@ def test_what_adds_up_passes(stack: Stack) -> None:
         *[(8, 0), (6, 0), (8, 0), (6, 0), (4, 0), (2, 0)],
         *[(0, 0), (30, 0), (0, 0)],
         *[(30, 0), (30, 0), (30, 0), (30, 0), (4, 0), (8, 0), (6, 0), (6, 0), (30, 0)],
+        *[(6, 0)],
         *[(0, 0), (0, 0), (0, 0)],
     ]
 

@@ -66,6 +66,27 @@ HASHES = [
     (SWAP, "ana~ 2: was changed"),
 ]
 
+# The payment takes from the younger loan what the older one should give, and everything else agrees with that.
+YOUNGER = """
+    UPDATE journal_events SET outstandings_after = '{10,30}', loan_statuses_after = '{2,2}' WHERE OF_ANA AND number = 6;
+    UPDATE payment_details SET amount = CASE amount WHEN 30 THEN 20 ELSE 60 END WHERE OF_ANA
+"""
+SPREADING = [
+    (YOUNGER, "payments p-80~: the event 6 does not spread it as the rules do"),
+    (
+        "UPDATE loans SET taken_at = taken_at + interval '2 hours' WHERE external_id = 'paid~'",
+        "payments p-80~: the event 6 does not spread it as the rules do",
+    ),
+    (
+        "UPDATE journal_events SET amount = 150.01 WHERE OF_ANA AND number = 6",
+        "payments p-80~: the event 6 does not spread it as the rules do",
+    ),
+    (
+        "UPDATE journal_events SET kind = 8, loan_ids = '{}', outstandings_after = '{}' WHERE OF_ANA AND number = 6",
+        "payments p-80~: the event 6 does not spread it as the rules do",
+    ),
+]
+
 ROWS = [
     (
         "UPDATE loans SET outstanding = 49.99 WHERE external_id = 'half~'",
@@ -82,7 +103,7 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("tamperings", [EVENTS, HASHES, ROWS], ids=["events", "hashes", "rows"])
+@pytest.mark.parametrize("tamperings", [EVENTS, HASHES, SPREADING, ROWS], ids=["events", "hashes", "spreading", "rows"])
 def test_what_is_done_to_the_journal_or_without_it_is_found(stack: Stack, tamperings: list[tuple[str, str]]) -> None:
     with a_database(stack, len(tamperings) + 1) as (url, environment):
         with connect(url) as connection:
