@@ -1,5 +1,6 @@
 """API keys that are bound to customers: what is others' does not exist for them (docs/rules.md, R77 and R78)."""
 
+import itertools
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -82,10 +83,11 @@ def others(door: Door, rpc: str) -> Json:
     return {"external_id": found[rpc.split(".")[0].removesuffix("s")]}
 
 
-def instants(rpc: str) -> list[Json]:
-    """What to add to a request for each way of asking: as it is, and as it was a moment ago, where that can be asked."""
-    then = {"as_of": {"time": datetime.now(UTC).isoformat()}}
-    return [{}, then] if "as_of" in method(rpc).input_type.fields_by_name else [{}]
+def ways(rpc: str) -> list[Json]:
+    """What to add to a request for each way of asking: a preview, as it was a moment ago, and nothing."""
+    fields = method(rpc).input_type.fields_by_name
+    then = {"validate_only": True, "as_of": {"time": datetime.now(UTC).isoformat()}}
+    return [*({name: value} for name, value in then.items() if name in fields), {}]
 
 
 def named(request: Json) -> str:
@@ -110,9 +112,9 @@ def with_id(found: Any, old: str, new: str) -> Any:
 def test_what_is_others_does_not_exist_for_a_bound_key(door: Door, bound: Door, rpc: str) -> None:
     request = others(door, rpc)
     existing, missing = named(request), new_id("missing")
-    for then in instants(rpc):
+    for way in ways(rpc):
         hidden, absent, unbound = (
-            refused(lambda: who(rpc, **about, **then))  # noqa: B023 - called at once
+            refused(lambda: who(rpc, **about, **way))  # noqa: B023 - called at once
             for who, about in (
                 (bound, request),
                 (bound, with_id(request, existing, missing)),
@@ -122,7 +124,7 @@ def test_what_is_others_does_not_exist_for_a_bound_key(door: Door, bound: Door, 
         assert hidden.code == 5
         assert vars(hidden) == with_id(vars(absent), missing, existing)
         assert vars(absent) == vars(unbound)
-        assert door(rpc, **request, **then), "and it was not touched: it takes effect for others"
+        assert door(rpc, **request, **way), "and it was not touched: it takes effect for others"
 
 
 @pytest.mark.parametrize("rpc", called(Bound.ITEMS))
@@ -130,10 +132,11 @@ def test_an_item_for_another_customer_is_refused_and_the_others_are_not(door: Do
     request = others(door, rpc)
     mine, missing = mutation_for(door, own(door)), with_id(request, named(request), new_id("missing"))
     items = [*request["requests"], *mine["requests"], *missing["requests"]]
-    hidden, again, done, absent, _ = bound(rpc, requests=items)["results"]
-    assert (hidden["status"]["code"], again["status"]["code"]) == (5, 5)
-    assert hidden["status"] == with_id(absent["status"], named(missing), named(request))
-    assert done["payment"]["status"] == "COMPLETED"
+    for way in ways(rpc):
+        hidden, again, done, absent, _ = bound(rpc, requests=items, **way)["results"]
+        assert (hidden["status"]["code"], again["status"]["code"]) == (5, 5)
+        assert hidden["status"] == with_id(absent["status"], named(missing), named(request))
+        assert done["payment"]["status"] == "COMPLETED"
     assert all("payment" in result for result in door(rpc, **request)["results"]), "nothing was taken"
 
 
@@ -174,22 +177,20 @@ def test_a_list_shows_nothing_of_others(door: Door, bound: Door, rpc: str) -> No
     for field in method(rpc).input_type.fields:
         kind = field.name.removesuffix("_external_id")
         if kind in hidden:
-            for then in instants(rpc) if kind == "customer" else [{}]:
-                assert shown(door, **{field.name: hidden[kind]}, **then) != "[[]]"
-                assert shown(bound, **{field.name: hidden[kind]}, **then) == "[[]]"
-                assert shown(bound, **{field.name: mine[kind]}, **then) != "[[]]"
+            for way in ways(rpc) if kind == "customer" else [{}]:
+                assert shown(door, **{field.name: hidden[kind]}, **way) != "[[]]"
+                assert shown(bound, **{field.name: hidden[kind]}, **way) == "[[]]"
+                assert shown(bound, **{field.name: mine[kind]}, **way) != "[[]]"
 
 
 @pytest.mark.parametrize("rpc", called(Bound.NEW))
 def test_a_bound_key_creates_its_own_customers_only(bound: Door, door: Door, rpc: str) -> None:
     outside = PREFIX[:-1]
-    for external_id in (outside, a_customer(door)):
-        found = refused(lambda: bound(rpc, customer={"external_id": external_id, "score": "1"}))  # noqa: B023 - called at once
-        assert (found.code, found.reason, found.info["metadata"]) == (
-            7,
-            "CUSTOMER_NOT_ALLOWED",
-            {"external_id": external_id},
-        )
+    for external_id, way in itertools.product((outside, a_customer(door)), ways(rpc)):
+        customer = {"external_id": external_id, "score": "1"}
+        found = refused(lambda: bound(rpc, customer=customer, **way))  # noqa: B023 - called at once
+        assert (found.code, found.reason) == (7, "CUSTOMER_NOT_ALLOWED")
+        assert found.info["metadata"] == {"external_id": external_id}
     assert refused(lambda: door("customers.GetCustomer", external_id=outside)).code == 5
     assert bound(rpc, customer={"external_id": new_id(PREFIX), "score": "1"})["status"] == "ACTIVE"
 
