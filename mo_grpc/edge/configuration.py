@@ -27,6 +27,7 @@ CORS_HEADERS = (
     "grpc-timeout",
     "idempotency-key",
     "if-match",
+    "last-event-id",
     "x-authorization",
     "x-grpc-web",
     "x-user-agent",

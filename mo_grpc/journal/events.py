@@ -55,6 +55,15 @@ class EventFilter(NamedTuple):
     end: datetime | None = None
     customers: BoundCustomers | None = None
 
+    def passes(self, event: StoredEvent) -> bool:
+        """Whether an event passes, for filters without a payment or times."""
+        return (
+            (not self.customer_external_id or event.customer_external_id == self.customer_external_id)
+            and (not self.loan_external_id or self.loan_external_id in event.loan_external_ids)
+            and (not self.kinds or event.kind in self.kinds)
+            and (self.customers is None or self.customers.allows(event.customer_external_id))
+        )
+
 
 class Window(NamedTuple):
     """The positions to read: those behind `after` and, if it is not None, those before `before`, up to `limit` of them."""

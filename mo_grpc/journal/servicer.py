@@ -1,23 +1,37 @@
 """JournalService over the events that are stored."""
 
+import re
+from collections.abc import AsyncIterator
+
+from google.api.httpbody_pb2 import HttpBody
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 from mo.journal.v1 import journal_pb2, journal_pb2_grpc
 
 from mo_grpc.db.engine import Database
-from mo_grpc.errors import OutOfRange
+from mo_grpc.errors import FieldViolation, InvalidFields, OutOfRange
 from mo_grpc.journal.events import EventFilter, Window, find_events, last_position
+from mo_grpc.journal.feed import Feed, Step
 from mo_grpc.journal.messages import to_message
 from mo_grpc.rpc.caller import caller
 from mo_grpc.rpc.context import Context
 from mo_grpc.rpc.conversions import moment
 from mo_grpc.rpc.pages import PageRequest
 
+LAST_EVENT_ID = "last-event-id"
+"""The header of a browser that connects again (HTML, 9.2.4)."""
+
+RECONNECT = 1000
+"""Milliseconds after which a browser connects again."""
+
+_POSITION = re.compile("[0-9]{1,18}")
+
 
 class JournalServicer(journal_pb2_grpc.JournalServiceServicer):
     """See `mo/journal/v1/journal.proto`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, feed: Feed) -> None:
         self._database = database
+        self._feed = feed
 
     async def ListEvents(self, request: journal_pb2.ListEventsRequest, context: Context) -> journal_pb2.ListEventsResponse:
         page = PageRequest(request)
@@ -42,8 +56,51 @@ class JournalServicer(journal_pb2_grpc.JournalServiceServicer):
         token = page.next_token(found.events[-1].position) if found.more else ""
         return journal_pb2.ListEventsResponse(events=map(to_message, found.events), next_page_token=token)
 
+    async def WatchEvents(
+        self, request: journal_pb2.WatchEventsRequest, context: Context
+    ) -> AsyncIterator[journal_pb2.WatchEventsResponse]:
+        after = request.after_position if request.HasField("after_position") else None
+        async for position, entry in self._follow(request, after, "after_position"):
+            yield journal_pb2.WatchEventsResponse(event=entry.message if entry else None, position=position)
 
-def require_reached(position: int, last: int) -> None:
+    async def StreamEvents(self, request: journal_pb2.WatchEventsRequest, context: Context) -> AsyncIterator[HttpBody]:
+        after, field = last_event_id(context), LAST_EVENT_ID
+        if after is None:
+            after, field = request.after_position if request.HasField("after_position") else None, "after_position"
+        head = f"retry: {RECONNECT}\n"
+        async for position, entry in self._follow(request, after, field):
+            # An id alone is no event for a browser, but the place to go on from.
+            data = entry.server_sent if entry else f"{head}: heartbeat\nid: {position}\n\n".encode()
+            yield HttpBody(content_type="text/event-stream", data=data)
+            head = ""
+
+    async def _follow(self, request: journal_pb2.WatchEventsRequest, after: int | None, field: str) -> AsyncIterator[Step]:
+        last = await self._feed.last()
+        if after is None:
+            after = last
+        require_reached(after, last, field)
+        filters = EventFilter(
+            request.customer_external_id, request.loan_external_id, kinds=set(request.kinds), customers=caller().customers
+        )
+        async for step in self._feed.follow(filters, after):
+            yield step
+
+
+def last_event_id(context: Context) -> int | None:
+    """The position that a browser wants to go on from; None if it does not say.
+
+    Raises:
+        InvalidFields: it is no position.
+    """
+    for name, value in context.invocation_metadata() or ():
+        if name == LAST_EVENT_ID and value:
+            if not _POSITION.fullmatch(str(value)):
+                raise InvalidFields([FieldViolation(LAST_EVENT_ID, "must be the id of an event of this stream, a position")])
+            return int(value)
+    return None
+
+
+def require_reached(position: int, last: int, field: str = "after_position") -> None:
     """Refuse a position that no event has yet.
 
     Raises:
@@ -52,6 +109,6 @@ def require_reached(position: int, last: int) -> None:
     if position > last:
         raise OutOfRange(
             ErrorReason.POSITION_IN_FUTURE,
-            f"after_position: the journal's last position is {last}.",
-            metadata={"field": "after_position", "last_position": str(last)},
+            f"{field}: the journal's last position is {last}.",
+            metadata={"field": field, "last_position": str(last)},
         )

@@ -45,6 +45,8 @@ ACCESS: Final = {
     f"{_IMPORTS}CancelImport": "imports:write",
     f"{_IMPORTS}WatchImport": "imports:read",
     f"{_JOURNAL}ListEvents": "events:read",
+    f"{_JOURNAL}WatchEvents": "events:read",
+    f"{_JOURNAL}StreamEvents": "events:read",
     f"{_KEYS}CreateApiKey": "keys:write",
     f"{_KEYS}GetApiKey": "keys:read",
     f"{_KEYS}ListApiKeys": "keys:read",
@@ -79,6 +81,7 @@ class Bound(Enum):
     OWNED = "The request names something of a customer: what is others' is NOT_FOUND."
     ITEMS = "Each item of the request names a customer: an item for another is NOT_FOUND."
     LIST = "The answer leaves out what is others'."
+    STREAM = "The same, of each of its answers."
     NEW = "The request makes a customer: another id is PERMISSION_DENIED."
     NEVER = "A bound key cannot have the scope."
 
@@ -101,6 +104,8 @@ BOUND: Final = {
     f"{_PAYMENTS}ExplainPayment": Bound.OWNED,
     f"{_PAYMENTS}BatchCreatePayments": Bound.ITEMS,
     f"{_JOURNAL}ListEvents": Bound.LIST,
+    f"{_JOURNAL}WatchEvents": Bound.STREAM,
+    f"{_JOURNAL}StreamEvents": Bound.STREAM,
     **{method: Bound.NEVER for method in ACCESS if method.startswith((_IMPORTS, _KEYS))},
 }
 """How each RPC that takes an API key serves a bound one; an RPC that is not in it refuses bound keys."""

@@ -82,7 +82,7 @@ def make_server(settings: Settings, database: Database, state: ServerState) -> B
     payments_pb2_grpc.add_PaymentServiceServicer_to_server(PaymentServicer(database), services)
     imports = ImportServicer(database, state.background, settings.mo_max_import_bytes)
     imports_pb2_grpc.add_ImportServiceServicer_to_server(imports, services)
-    journal_pb2_grpc.add_JournalServiceServicer_to_server(JournalServicer(database), services)
+    journal_pb2_grpc.add_JournalServiceServicer_to_server(JournalServicer(database, state.feed), services)
     accounts = Accounts(settings, database, state.vault)
     api_keys = ApiKeyServicer(database, state.vault, state.addresses)
     api_keys_pb2_grpc.add_ApiKeyServiceServicer_to_server(api_keys, services)

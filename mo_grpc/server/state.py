@@ -13,6 +13,7 @@ from mo_grpc.crypto import Vault
 from mo_grpc.db.engine import Database
 from mo_grpc.imports.celery import sender
 from mo_grpc.imports.runner import Background, Runner
+from mo_grpc.journal.feed import Feed
 from mo_grpc.objects.store import open_store
 from mo_grpc.process.tasks import Tasks, attempt
 from mo_grpc.rpc.metadata import Addresses
@@ -28,6 +29,7 @@ class ServerState(NamedTuple):
     vault: Vault
     addresses: Addresses
     background: Background
+    feed: Feed
 
 
 @asynccontextmanager
@@ -41,12 +43,12 @@ async def server_state(settings: Settings, database: Database, tasks: Tasks | No
     runner = Runner(database, open_store(settings), settings.mo_import_lease_seconds)
     background = Background(database, runner, sender(settings))
     keys, tokens = KeyRing(database), TokenRing(settings, database, vault)
-    limits, refusals = Limits(database), RefusedCalls(database, vault)
+    limits, refusals, feed = Limits(database), RefusedCalls(database, vault), Feed(database)
     # A quota that was used up before a restart is used up after it.
     await attempt("limits of API keys", limits.exchange)
-    for part in (keys, tokens, limits, refusals):
+    for part in (keys, tokens, limits, refusals, feed):
         part.start(tasks)
     try:
-        yield ServerState(keys, tokens, limits, refusals, vault, Addresses(settings.mo_trusted_edges), background)
+        yield ServerState(keys, tokens, limits, refusals, vault, Addresses(settings.mo_trusted_edges), background, feed)
     finally:
         await tasks.stop()

@@ -70,6 +70,7 @@ def test_each_example_is_answered_as_described(document: Document, stack: Stack,
     user = new_user(Role.ADMINISTRATOR)
     lend(document, {"x-api-key": stack.api_key})
     import_files(document, {"x-api-key": stack.api_key}, stack)
+    follow_events(document, {"x-api-key": stack.api_key})
     bearer = {"authorization": f"Bearer {log_in(document, user.email)}"}
     make_keys(document, bearer)
     document.try_out("RevokeToken", bearer)
@@ -94,6 +95,23 @@ def lend(document: Document, key: dict[str, str]) -> None:
     assert result["payment"]["status"] == "COMPLETED"
     for operation in ("GetPayment", "ListPayments", "RejectPayment", "ExplainPayment", "ListEvents"):
         document.try_out(operation, key)
+
+
+def follow_events(document: Document, key: dict[str, str]) -> None:
+    """Streams that do not end by themselves: the first lines are looked at."""
+    for name, media_type in (("WatchEvents", "application/json"), ("StreamEvents", "text/event-stream")):
+        operation = document.operations[name]
+        document.tried.add(name)
+        [(described, content)] = operation.content["responses"]["200"]["content"].items()
+        with document.client.stream(operation.verb, operation.path, params={"after_position": 0}, headers=key) as answer:
+            assert (answer.status_code, answer.headers["content-type"]) == (200, media_type)
+            assert described == media_type
+            lines = answer.iter_lines()
+            if name == "WatchEvents":
+                for line in (next(lines), next(lines)):
+                    assert document.faults(content["schema"], json.loads(line), closed=True) == []
+            else:
+                assert next(lines).startswith("retry: ")
 
 
 def import_files(document: Document, key: dict[str, str], stack: Stack) -> None:

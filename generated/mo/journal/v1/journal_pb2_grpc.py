@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from mo.journal.v1 import journal_pb2 as mo_dot_journal_dot_v1_dot_journal__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -41,6 +42,16 @@ class JournalServiceStub:
                 request_serializer=mo_dot_journal_dot_v1_dot_journal__pb2.ListEventsRequest.SerializeToString,
                 response_deserializer=mo_dot_journal_dot_v1_dot_journal__pb2.ListEventsResponse.FromString,
                 _registered_method=True)
+        self.WatchEvents = channel.unary_stream(
+                '/mo.journal.v1.JournalService/WatchEvents',
+                request_serializer=mo_dot_journal_dot_v1_dot_journal__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=mo_dot_journal_dot_v1_dot_journal__pb2.WatchEventsResponse.FromString,
+                _registered_method=True)
+        self.StreamEvents = channel.unary_stream(
+                '/mo.journal.v1.JournalService/StreamEvents',
+                request_serializer=mo_dot_journal_dot_v1_dot_journal__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
 
 
 class JournalServiceServicer:
@@ -59,6 +70,31 @@ class JournalServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchEvents(self, request, context):
+        """Follows the journal: sends the events behind a position, the oldest first, then each new one a moment after its change was
+        answered. Each event is sent once, in order. A message without an event comes at the start, and at least every 15 seconds; it
+        says how far the stream has come. Over REST, each message is a line of JSON.
+
+        A stream ends after 50 minutes at most, with OK, or earlier with UNAVAILABLE: call again with the last `position`, and no event
+        is missed or sent twice. A client that reads slowly is sent no more than it takes, and holds up nobody else.
+
+        Returns OUT_OF_RANGE if `after_position` is above the last position.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamEvents(self, request, context):
+        """Follows the journal as WatchEvents does, over REST as Server-Sent Events, which `curl -N` shows and `EventSource` reads in a
+        browser: `id` is the position, `event` the kind, and `data` the event in JSON. The header (or metadata) `last-event-id`, which
+        browsers send when they connect again, has the position to go on from; it goes before `after_position`.
+
+        Returns OUT_OF_RANGE if the position is above the last one, INVALID_ARGUMENT if `last-event-id` is no position.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JournalServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -66,6 +102,16 @@ def add_JournalServiceServicer_to_server(servicer, server):
                     servicer.ListEvents,
                     request_deserializer=mo_dot_journal_dot_v1_dot_journal__pb2.ListEventsRequest.FromString,
                     response_serializer=mo_dot_journal_dot_v1_dot_journal__pb2.ListEventsResponse.SerializeToString,
+            ),
+            'WatchEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEvents,
+                    request_deserializer=mo_dot_journal_dot_v1_dot_journal__pb2.WatchEventsRequest.FromString,
+                    response_serializer=mo_dot_journal_dot_v1_dot_journal__pb2.WatchEventsResponse.SerializeToString,
+            ),
+            'StreamEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamEvents,
+                    request_deserializer=mo_dot_journal_dot_v1_dot_journal__pb2.WatchEventsRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -97,6 +143,60 @@ class JournalService:
             '/mo.journal.v1.JournalService/ListEvents',
             mo_dot_journal_dot_v1_dot_journal__pb2.ListEventsRequest.SerializeToString,
             mo_dot_journal_dot_v1_dot_journal__pb2.ListEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mo.journal.v1.JournalService/WatchEvents',
+            mo_dot_journal_dot_v1_dot_journal__pb2.WatchEventsRequest.SerializeToString,
+            mo_dot_journal_dot_v1_dot_journal__pb2.WatchEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mo.journal.v1.JournalService/StreamEvents',
+            mo_dot_journal_dot_v1_dot_journal__pb2.WatchEventsRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,6 +4,7 @@ isort:skip_file
 The journal: what happened to customers, loans and payments, in order."""
 
 from collections import abc as _abc
+from google.api import httpbody_pb2 as _httpbody_pb2
 from grpc import aio as _aio
 from mo.journal.v1 import journal_pb2 as _journal_pb2
 import abc as _abc_1
@@ -42,6 +43,23 @@ class JournalServiceStub:
     Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list, or to other filters; OUT_OF_RANGE if
     `after_position` is above the last position.
     """
+    WatchEvents: _grpc.UnaryStreamMultiCallable[_journal_pb2.WatchEventsRequest, _journal_pb2.WatchEventsResponse]
+    """Follows the journal: sends the events behind a position, the oldest first, then each new one a moment after its change was
+    answered. Each event is sent once, in order. A message without an event comes at the start, and at least every 15 seconds; it
+    says how far the stream has come. Over REST, each message is a line of JSON.
+
+    A stream ends after 50 minutes at most, with OK, or earlier with UNAVAILABLE: call again with the last `position`, and no event
+    is missed or sent twice. A client that reads slowly is sent no more than it takes, and holds up nobody else.
+
+    Returns OUT_OF_RANGE if `after_position` is above the last position.
+    """
+    StreamEvents: _grpc.UnaryStreamMultiCallable[_journal_pb2.WatchEventsRequest, _httpbody_pb2.HttpBody]
+    """Follows the journal as WatchEvents does, over REST as Server-Sent Events, which `curl -N` shows and `EventSource` reads in a
+    browser: `id` is the position, `event` the kind, and `data` the event in JSON. The header (or metadata) `last-event-id`, which
+    browsers send when they connect again, has the position to go on from; it goes before `after_position`.
+
+    Returns OUT_OF_RANGE if the position is above the last one, INVALID_ARGUMENT if `last-event-id` is no position.
+    """
 
 @_typing.type_check_only
 class JournalServiceAsyncStub(JournalServiceStub):
@@ -56,6 +74,23 @@ class JournalServiceAsyncStub(JournalServiceStub):
 
     Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list, or to other filters; OUT_OF_RANGE if
     `after_position` is above the last position.
+    """
+    WatchEvents: _aio.UnaryStreamMultiCallable[_journal_pb2.WatchEventsRequest, _journal_pb2.WatchEventsResponse]  # type: ignore[assignment]
+    """Follows the journal: sends the events behind a position, the oldest first, then each new one a moment after its change was
+    answered. Each event is sent once, in order. A message without an event comes at the start, and at least every 15 seconds; it
+    says how far the stream has come. Over REST, each message is a line of JSON.
+
+    A stream ends after 50 minutes at most, with OK, or earlier with UNAVAILABLE: call again with the last `position`, and no event
+    is missed or sent twice. A client that reads slowly is sent no more than it takes, and holds up nobody else.
+
+    Returns OUT_OF_RANGE if `after_position` is above the last position.
+    """
+    StreamEvents: _aio.UnaryStreamMultiCallable[_journal_pb2.WatchEventsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Follows the journal as WatchEvents does, over REST as Server-Sent Events, which `curl -N` shows and `EventSource` reads in a
+    browser: `id` is the position, `event` the kind, and `data` the event in JSON. The header (or metadata) `last-event-id`, which
+    browsers send when they connect again, has the position to go on from; it goes before `after_position`.
+
+    Returns OUT_OF_RANGE if the position is above the last one, INVALID_ARGUMENT if `last-event-id` is no position.
     """
 
 class JournalServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -74,6 +109,35 @@ class JournalServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list, or to other filters; OUT_OF_RANGE if
         `after_position` is above the last position.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchEvents(
+        self,
+        request: _journal_pb2.WatchEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_journal_pb2.WatchEventsResponse], _abc.AsyncIterator[_journal_pb2.WatchEventsResponse]]:
+        """Follows the journal: sends the events behind a position, the oldest first, then each new one a moment after its change was
+        answered. Each event is sent once, in order. A message without an event comes at the start, and at least every 15 seconds; it
+        says how far the stream has come. Over REST, each message is a line of JSON.
+
+        A stream ends after 50 minutes at most, with OK, or earlier with UNAVAILABLE: call again with the last `position`, and no event
+        is missed or sent twice. A client that reads slowly is sent no more than it takes, and holds up nobody else.
+
+        Returns OUT_OF_RANGE if `after_position` is above the last position.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamEvents(
+        self,
+        request: _journal_pb2.WatchEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Follows the journal as WatchEvents does, over REST as Server-Sent Events, which `curl -N` shows and `EventSource` reads in a
+        browser: `id` is the position, `event` the kind, and `data` the event in JSON. The header (or metadata) `last-event-id`, which
+        browsers send when they connect again, has the position to go on from; it goes before `after_position`.
+
+        Returns OUT_OF_RANGE if the position is above the last one, INVALID_ARGUMENT if `last-event-id` is no position.
         """
 
 def add_JournalServiceServicer_to_server(servicer: JournalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
