@@ -252,6 +252,9 @@ def test_a_storm_of_everything_keeps_the_invariants(stack: Stack, over_grpc: Grp
         ("2", "UPDATE payments SET total_amount = total_amount + 0.01 WHERE status = 1 AND customer_id IN ({ours})"),
         ("2", "UPDATE payment_details SET amount = amount + 0.01 WHERE customer_id IN ({ours})"),
         ("4", "UPDATE customers SET score = score - 0.01 WHERE id IN ({ours})"),
+        ("5", "UPDATE journal_events SET debt_after = debt_after + 0.01 WHERE number = 2 AND customer_id IN ({ours})"),
+        ("6", "UPDATE journal_events SET debt_after = debt_after + 0.01 WHERE number = 4 AND customer_id IN ({ours})"),
+        ("6", "UPDATE loans SET outstanding = outstanding - 0.01 WHERE status = 2 AND customer_id IN ({ours})"),
         ("no", "UPDATE loans SET taken_at = taken_at + interval '1 day' WHERE status = 2 AND customer_id IN ({ours})"),
     ],
 )
