@@ -17,6 +17,7 @@ _PAYMENTS = "/mo.payments.v1.PaymentService/"
 _IMPORTS = "/mo.imports.v1.ImportService/"
 _JOURNAL = "/mo.journal.v1.JournalService/"
 _KEYS = "/mo.auth.v1.ApiKeyService/"
+_STATEMENTS = "/mo.statements.v1.StatementService/"
 _TOKENS = "/mo.auth.v1.TokenService/"
 _OTP = "/mo.auth.v1.OtpService/"
 
@@ -45,6 +46,7 @@ ACCESS: Final = {
     f"{_IMPORTS}CancelImport": "imports:write",
     f"{_IMPORTS}WatchImport": "imports:read",
     f"{_JOURNAL}ListEvents": "events:read",
+    f"{_STATEMENTS}GetStatement": "events:read",
     f"{_JOURNAL}WatchEvents": "events:read",
     f"{_JOURNAL}StreamEvents": "events:read",
     f"{_KEYS}CreateApiKey": "keys:write",
@@ -104,6 +106,7 @@ BOUND: Final = {
     f"{_PAYMENTS}ExplainPayment": Bound.OWNED,
     f"{_PAYMENTS}BatchCreatePayments": Bound.ITEMS,
     f"{_JOURNAL}ListEvents": Bound.LIST,
+    f"{_STATEMENTS}GetStatement": Bound.CUSTOMER,
     f"{_JOURNAL}WatchEvents": Bound.STREAM,
     f"{_JOURNAL}StreamEvents": Bound.STREAM,
     **{method: Bound.NEVER for method in ACCESS if method.startswith((_IMPORTS, _KEYS))},

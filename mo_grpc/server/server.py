@@ -13,6 +13,7 @@ from mo.imports.v1 import imports_pb2_grpc
 from mo.journal.v1 import journal_pb2_grpc
 from mo.loans.v1 import loans_pb2_grpc
 from mo.payments.v1 import payments_pb2_grpc
+from mo.statements.v1 import statements_pb2_grpc
 
 from mo_grpc.auth.api_keys.servicer import ApiKeyServicer
 from mo_grpc.auth.tokens.servicer import TokenServicer
@@ -31,6 +32,7 @@ from mo_grpc.server.interceptors.admission import Admission
 from mo_grpc.server.interceptors.calls import CallInterceptor
 from mo_grpc.server.interceptors.draining import RunningCalls
 from mo_grpc.server.state import ServerState
+from mo_grpc.statements.servicer import StatementServicer
 
 _REFLECTION = ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
 
@@ -80,6 +82,7 @@ def make_server(settings: Settings, database: Database, state: ServerState) -> B
     customers_pb2_grpc.add_CustomerServiceServicer_to_server(CustomerServicer(database), services)
     loans_pb2_grpc.add_LoanServiceServicer_to_server(LoanServicer(database), services)
     payments_pb2_grpc.add_PaymentServiceServicer_to_server(PaymentServicer(database), services)
+    statements_pb2_grpc.add_StatementServiceServicer_to_server(StatementServicer(database), services)
     imports = ImportServicer(database, state.background, settings.mo_max_import_bytes)
     imports_pb2_grpc.add_ImportServiceServicer_to_server(imports, services)
     journal_pb2_grpc.add_JournalServiceServicer_to_server(JournalServicer(database, state.feed), services)

@@ -119,7 +119,7 @@ def refusal(door: Door, rpc: MethodDescriptor) -> tuple[int, str]:
     request: Json = {}
     if rpc.name == "UpdateCustomer":
         request = {"customer": {"external_id": "nobody"}}
-    for name in ("external_id", "id"):
+    for name in ("external_id", "customer_external_id", "id"):
         if name in rpc.input_type.fields_by_name:
             request[name] = "1"
     with pytest.raises(Refused) as refused:

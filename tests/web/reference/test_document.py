@@ -41,6 +41,7 @@ def test_its_paths_are_those_of_the_protos(document: Document) -> None:
         "LoanService": "loans",
         "PaymentService": "payments",
         "ImportService": "imports",
+        "StatementService": "statements",
         "JournalService": "journal",
     }
     for name, operation in document.operations.items():
@@ -93,7 +94,7 @@ def lend(document: Document, key: dict[str, str]) -> None:
     assert document.try_out("CreatePayment", key)["status"] == "COMPLETED"
     [result] = document.try_out("BatchCreatePayments", key)["results"]
     assert result["payment"]["status"] == "COMPLETED"
-    for operation in ("GetPayment", "ListPayments", "RejectPayment", "ExplainPayment", "ListEvents"):
+    for operation in ("GetPayment", "ListPayments", "RejectPayment", "ExplainPayment", "ListEvents", "GetStatement"):
         document.try_out(operation, key)
 
 
