@@ -13,7 +13,8 @@ import mo_grpc.imports.models
 import mo_grpc.journal.models
 import mo_grpc.loans.models
 import mo_grpc.payments.models
-import mo_grpc.web.honeypot.models  # noqa: F401 - each import registers its tables
+import mo_grpc.web.honeypot.models
+import mo_grpc.webhooks.models  # noqa: F401 - each import registers its tables
 from mo_grpc.db.base import Base
 from mo_grpc.db.engine import connect_args
 

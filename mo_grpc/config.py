@@ -170,6 +170,8 @@ class Settings(BaseSettings):
     mo_max_import_bytes: Annotated[int, Field(ge=1024)] = 5 * 1024**3
     # After how long without a sign of its worker an import is taken over.
     mo_import_lease_seconds: Annotated[float, Field(ge=1)] = 30.0
+    # Whether webhooks may have http:// URLs and private addresses.
+    mo_webhook_allow_private: bool = False
     use_celery: bool = False
     celery_broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379")
 

@@ -15,7 +15,8 @@ import mo.imports.v1.imports_pb2
 import mo.journal.v1.journal_pb2
 import mo.loans.v1.loans_pb2
 import mo.payments.v1.payments_pb2
-import mo.statements.v1.statements_pb2  # noqa: F401 - so that the methods are known
+import mo.statements.v1.statements_pb2
+import mo.webhooks.v1.webhooks_pb2  # noqa: F401 - so that the methods are known
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pool, json_format
 from google.protobuf.descriptor import MethodDescriptor

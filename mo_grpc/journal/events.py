@@ -106,6 +106,8 @@ _LOAN_CUSTOMER = "(SELECT customer_id FROM loans WHERE external_id = :loan)"
 _POSITIONS = "SELECT position, customer_id, number FROM journal_positions AS place"
 _WITH_EVENTS = f"{_POSITIONS} JOIN journal_events AS event USING (customer_id, number)"
 
+_AT = text(_EVENTS.format(page=f"{_POSITIONS} WHERE position = ANY(:positions)", order="ASC"))
+
 
 async def last_position(connection: AsyncConnection) -> int:
     """The position of the last event that has one; 0 if none has."""
@@ -121,6 +123,12 @@ async def find_events(connection: AsyncConnection, filters: EventFilter, window:
     rows = (await connection.execute(statement, parameters | {"max_loans": MAX_LOANS})).all()
     events = [StoredEvent(*row[1:]) for row in rows[: window.limit]]
     return Found(events, bool(rows) and len(events) < rows[0][0])
+
+
+async def events_at(connection: AsyncConnection, positions: Collection[int]) -> dict[int, StoredEvent]:
+    """Read the events that have these positions, by position."""
+    rows = (await connection.execute(_AT, {"positions": sorted(set(positions)), "max_loans": 2**62})).all()
+    return {row[1]: StoredEvent(*row[1:]) for row in rows}
 
 
 def _page(filters: EventFilter, window: Window, order: str, parameters: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ _LOANS = "/mo.loans.v1.LoanService/"
 _PAYMENTS = "/mo.payments.v1.PaymentService/"
 _IMPORTS = "/mo.imports.v1.ImportService/"
 _JOURNAL = "/mo.journal.v1.JournalService/"
+_WEBHOOKS = "/mo.webhooks.v1.WebhookService/"
 _KEYS = "/mo.auth.v1.ApiKeyService/"
 _STATEMENTS = "/mo.statements.v1.StatementService/"
 _TOKENS = "/mo.auth.v1.TokenService/"
@@ -49,6 +50,16 @@ ACCESS: Final = {
     f"{_STATEMENTS}GetStatement": "events:read",
     f"{_JOURNAL}WatchEvents": "events:read",
     f"{_JOURNAL}StreamEvents": "events:read",
+    f"{_WEBHOOKS}CreateWebhook": "webhooks:write",
+    f"{_WEBHOOKS}GetWebhook": "webhooks:read",
+    f"{_WEBHOOKS}ListWebhooks": "webhooks:read",
+    f"{_WEBHOOKS}UpdateWebhook": "webhooks:write",
+    f"{_WEBHOOKS}DeleteWebhook": "webhooks:write",
+    f"{_WEBHOOKS}RotateSecret": "webhooks:write",
+    f"{_WEBHOOKS}SendTestEvent": "webhooks:write",
+    f"{_WEBHOOKS}ListAttempts": "webhooks:read",
+    f"{_WEBHOOKS}ResendAttempt": "webhooks:write",
+    f"{_WEBHOOKS}ResendFailed": "webhooks:write",
     f"{_KEYS}CreateApiKey": "keys:write",
     f"{_KEYS}GetApiKey": "keys:read",
     f"{_KEYS}ListApiKeys": "keys:read",
@@ -109,7 +120,7 @@ BOUND: Final = {
     f"{_STATEMENTS}GetStatement": Bound.CUSTOMER,
     f"{_JOURNAL}WatchEvents": Bound.STREAM,
     f"{_JOURNAL}StreamEvents": Bound.STREAM,
-    **{method: Bound.NEVER for method in ACCESS if method.startswith((_IMPORTS, _KEYS))},
+    **{method: Bound.NEVER for method in ACCESS if method.startswith((_IMPORTS, _WEBHOOKS, _KEYS))},
 }
 """How each RPC that takes an API key serves a bound one; an RPC that is not in it refuses bound keys."""
 

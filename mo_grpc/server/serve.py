@@ -22,6 +22,7 @@ from mo_grpc.server.cleaning import clean_up
 from mo_grpc.server.health import NOT_SERVING, SERVING, HealthServicer
 from mo_grpc.server.server import Built, make_server
 from mo_grpc.server.state import ServerState, server_state
+from mo_grpc.webhooks.deliverer import Deliverer
 
 log = structlog.get_logger()
 
@@ -101,6 +102,8 @@ async def serve_async(settings: Settings, worker: int, supervisor: int | None) -
             "imports": state.background.follow(),
             "uploads without an import": remove_for_ever(database, state.background.runner.objects),
         }
+        if not settings.use_celery:
+            jobs["webhooks"] = Deliverer(database, state.sender).follow()
         for name, job in jobs.items():
             tasks.start(name, job)
         # Until the calls have ended, whose events get their positions.

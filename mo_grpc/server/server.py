@@ -14,6 +14,7 @@ from mo.journal.v1 import journal_pb2_grpc
 from mo.loans.v1 import loans_pb2_grpc
 from mo.payments.v1 import payments_pb2_grpc
 from mo.statements.v1 import statements_pb2_grpc
+from mo.webhooks.v1 import webhooks_pb2_grpc
 
 from mo_grpc.auth.api_keys.servicer import ApiKeyServicer
 from mo_grpc.auth.tokens.servicer import TokenServicer
@@ -33,6 +34,7 @@ from mo_grpc.server.interceptors.calls import CallInterceptor
 from mo_grpc.server.interceptors.draining import RunningCalls
 from mo_grpc.server.state import ServerState
 from mo_grpc.statements.servicer import StatementServicer
+from mo_grpc.webhooks.servicer import WebhookServicer
 
 _REFLECTION = ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
 
@@ -86,6 +88,8 @@ def make_server(settings: Settings, database: Database, state: ServerState) -> B
     imports = ImportServicer(database, state.background, settings.mo_max_import_bytes)
     imports_pb2_grpc.add_ImportServiceServicer_to_server(imports, services)
     journal_pb2_grpc.add_JournalServiceServicer_to_server(JournalServicer(database, state.feed), services)
+    webhooks = WebhookServicer(database, state.vault, state.addresses, state.sender)
+    webhooks_pb2_grpc.add_WebhookServiceServicer_to_server(webhooks, services)
     accounts = Accounts(settings, database, state.vault)
     api_keys = ApiKeyServicer(database, state.vault, state.addresses)
     api_keys_pb2_grpc.add_ApiKeyServiceServicer_to_server(api_keys, services)

@@ -54,6 +54,15 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "journal_positions": {"position": 1, "customer_id": 1, "number": 1, "kind": 1},
     "journal_head": {"position": 0, "snapshot": ""},
+    "webhooks": {
+        "id": 1, "url": "u", "kinds": [], "customer_external_id": "", "description": "", "secret": HASH, "position": 0,
+        "created_by": "", "created_at": NOW, "updated_at": NOW,
+    },
+    "webhook_deliveries": {"webhook_id": 1, "position": 1, "customer_id": 1},
+    "webhook_attempts": {
+        "id": 1, "webhook_id": 1, "event_id": "e", "position": 1, "number": 1, "attempted_at": NOW, "duration_ms": 0,
+        "status_code": 0, "error": "", "response": "", "given_up": False,
+    },
 }  # fmt: skip
 NEW: dict[str, dict[str, Any]] = {
     "customers": {"id": 2, "external_id": "c2"},
@@ -77,6 +86,9 @@ NEW: dict[str, dict[str, Any]] = {
     "journal_events": {"number": 2},
     "journal_positions": {"position": 2, "number": 2},
     "journal_head": {},
+    "webhooks": {"id": 2},
+    "webhook_deliveries": {"position": 2},
+    "webhook_attempts": {"id": 2},
 }
 REJECTED = {"status": 2, "paid_at": None, "rejected_at": NOW, "rejection_kind": 1, "rejection_reason": "Too much."}
 BOUNCED = REJECTED | {"paid_at": NOW, "rejection_kind": 2}
@@ -135,6 +147,25 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("journal_positions_customer_id_number_key", {"number": 1}),
     ("journal_head_pkey", {}),
     ("journal_head_singleton_check", {"singleton": False}),
+    ("webhooks_pkey", {"id": 1}),
+    ("webhooks_customer_id_fkey", {"customer_id": 9, "customer_external_id": "c"}),
+    *[("webhooks_url_check", {"url": bad}) for bad in ("", "x" * 2001)],
+    ("webhooks_description_check", {"description": "x" * 201}),
+    *[("webhooks_customer_check", bad) for bad in ({"customer_id": 1}, {"customer_external_id": "c"})],
+    *[("webhooks_previous_check", bad) for bad in ({"previous_secret": HASH}, {"previous_expires_at": NOW})],
+    ("webhooks_position_check", {"position": -1}),
+    *[("webhooks_disabled_check", bad) for bad in ({"disabled_at": NOW}, {"disabled_reason": 1})],
+    ("webhooks_disabled_check", {"disabled_at": NOW, "disabled_reason": 4}),
+    ("webhook_deliveries_pkey", {"position": 1}),
+    ("webhook_deliveries_webhook_id_fkey", {"webhook_id": 9}),
+    *[("webhook_deliveries_state_check", {"state": bad, "finished_at": NOW}) for bad in (0, 1, 4)],
+    ("webhook_deliveries_state_check", {"state": 2}),
+    ("webhook_deliveries_state_check", {"state": 2, "finished_at": NOW, "next_at": NOW}),
+    ("webhook_deliveries_attempts_check", {"attempts": -1}),
+    ("webhook_attempts_pkey", {"id": 1}),
+    ("webhook_attempts_webhook_id_fkey", {"webhook_id": 9}),
+    ("webhook_attempts_number_check", {"number": 0}),
+    ("webhook_attempts_duration_ms_check", {"duration_ms": -1}),
     ("api_keys_pkey", {"id": "k" * 12}),
     *[("api_keys_id_check", {"id": bad}) for bad in ("k" * 11, "k" * 13, "k" * 11 + "_")],
     *[("api_keys_name_check", {"name": bad}) for bad in ("", "x" * 101)],

@@ -119,7 +119,9 @@ def refusal(door: Door, rpc: MethodDescriptor) -> tuple[int, str]:
     request: Json = {}
     if rpc.name == "UpdateCustomer":
         request = {"customer": {"external_id": "nobody"}}
-    for name in ("external_id", "customer_external_id", "id"):
+    if rpc.name == "UpdateWebhook":
+        request = {"webhook": {"id": "1"}}
+    for name in ("external_id", "customer_external_id", "id", "webhook_id"):
         if name in rpc.input_type.fields_by_name:
             request[name] = "1"
     with pytest.raises(Refused) as refused:
