@@ -42,6 +42,11 @@ class Entry(NamedTuple):
     debt_before: Decimal | None
     debt_after: Decimal
 
+    @property
+    def debt_change(self) -> Decimal:
+        """What the event added to the debt."""
+        return self.debt_after - (self.debt_before or 0)
+
 
 _LAST = """
     SELECT number, score_after, debt_after FROM journal_events

@@ -64,7 +64,7 @@ def to_message(entry: Entry) -> statements_pb2.StatementEntry:
         loan_external_id=entry.loan_external_id or "",
         payment_external_id=entry.payment_external_id or "",
         amount="" if entry.amount is None else money(entry.amount),
-        debt_change=money(entry.debt_after - (entry.debt_before or 0)),
+        debt_change=money(entry.debt_change),
         debt_after=money(entry.debt_after),
     )
 

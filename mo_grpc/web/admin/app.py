@@ -17,6 +17,7 @@ from mo_grpc.web.admin.pages.imports import ImportPages
 from mo_grpc.web.admin.pages.keys import KeyPages
 from mo_grpc.web.admin.pages.listing import ListPage
 from mo_grpc.web.admin.pages.login import LoginPages
+from mo_grpc.web.admin.pages.statements import StatementPages
 from mo_grpc.web.admin.pages.users import UserPages
 from mo_grpc.web.admin.queries.lists import HONEYPOT
 from mo_grpc.web.admin.rules import ADMINISTRATION
@@ -63,12 +64,14 @@ def _login(site: Site) -> list[Route]:
 
 
 def _business(site: Site) -> list[Route]:
-    pages = BusinessPages(site)
+    pages, statements = BusinessPages(site), StatementPages(site)
     return [
         _route(site, "/customers", pages.customers.show, "customers:read"),
         _route(site, "/customers.csv", pages.customers.download, "customers:read"),
         _route(site, "/customers/{external_id}", pages.customer, "customers:read"),
         _route(site, "/customers/{external_id}", pages.change_customer, "customers:write", post=True),
+        _route(site, "/customers/{external_id}/statement", statements.show, "events:read"),
+        _route(site, "/customers/{external_id}/statement.csv", statements.download, "events:read"),
         _route(site, "/loans", pages.loans.show, "loans:read"),
         _route(site, "/loans.csv", pages.loans.download, "loans:read"),
         _route(site, "/loans/{external_id}", pages.loan, "loans:read"),
