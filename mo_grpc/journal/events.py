@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,6 +14,10 @@ from mo_grpc.rpc.binding import BoundCustomers
 MAX_LOANS: Final = 20_000
 """How many loans the events of a page are about at most, so that it fits the 4 MiB that a gRPC client accepts; one event may
 be about 10,000."""
+
+
+NEAR: Final = 10_000
+"""How many positions are looked at, one by one, before events of a span of time are looked for among all."""
 
 
 class StoredEvent(NamedTuple):
@@ -55,6 +59,12 @@ class EventFilter(NamedTuple):
     end: datetime | None = None
     customers: BoundCustomers | None = None
 
+    @property
+    def by_time_alone(self) -> bool:
+        """Whether a span of time is all that an index can find them by, or all but their kinds and a bound key's customers."""
+        narrower = self.customer_external_id or self.loan_external_id or self.payment_external_id
+        return bool((self.start or self.end) and not narrower)
+
     def passes(self, event: StoredEvent) -> bool:
         """Whether an event passes, for filters without a payment or times."""
         return (
@@ -72,6 +82,18 @@ class Window(NamedTuple):
     limit: int
     before: int | None = None
     newest_first: bool = False
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it begins at a position."""
+        return self.before is not None if self.newest_first else self.after > 0
+
+    def near(self) -> Self:
+        """The part of a window that goes on, next to where it begins."""
+        if self.newest_first:
+            return self._replace(after=max(self.after, (self.before or 0) - NEAR - 1))
+        end = self.after + NEAR + 1
+        return self._replace(before=end if self.before is None else min(self.before, end))
 
 
 class Found(NamedTuple):
@@ -116,9 +138,18 @@ async def last_position(connection: AsyncConnection) -> int:
 
 async def find_events(connection: AsyncConnection, filters: EventFilter, window: Window) -> Found:
     """Read the events that pass the filters, in the order of positions or the reverse; fewer if they are about many loans."""
+    if filters.by_time_alone and window.goes_on:
+        # Behind the last page, there are mostly more events of the span.
+        found = await _find(connection, filters, window.near(), by_time=False)
+        if found.more:
+            return found
+    return await _find(connection, filters, window, by_time=filters.by_time_alone)
+
+
+async def _find(connection: AsyncConnection, filters: EventFilter, window: Window, *, by_time: bool) -> Found:
     order = "DESC" if window.newest_first else "ASC"
     parameters: dict[str, Any] = {"after": window.after, "before": window.before, "limit": window.limit + 1}
-    page = _page(filters, window, order, parameters)
+    page = _page(filters, window, order, parameters, by_time=by_time)
     statement = text(_EVENTS.format(page=page, order=order))
     rows = (await connection.execute(statement, parameters | {"max_loans": MAX_LOANS})).all()
     events = [StoredEvent(*row[1:]) for row in rows[: window.limit]]
@@ -131,9 +162,16 @@ async def events_at(connection: AsyncConnection, positions: Collection[int]) -> 
     return {row[1]: StoredEvent(*row[1:]) for row in rows}
 
 
-def _page(filters: EventFilter, window: Window, order: str, parameters: dict[str, Any]) -> str:
+def _page(filters: EventFilter, window: Window, order: str, parameters: dict[str, Any], *, by_time: bool) -> str:
     """The SQL that finds the positions of a page by the index that serves it best."""
     conditions = list(_conditions(filters, window, parameters))
+    if by_time:
+        span = " AND ".join(condition for condition in conditions if condition.startswith("recorded_at"))
+        return f"""
+            WITH event AS MATERIALIZED (SELECT customer_id, number, recorded_at FROM journal_events WHERE {span})
+            SELECT position, customer_id, number FROM event JOIN journal_positions AS place USING (customer_id, number)
+            WHERE {" AND ".join(conditions)} ORDER BY position {order} LIMIT :limit
+        """  # noqa: S608 - constants
     with_events = bool(filters.loan_external_id or filters.payment_external_id or filters.start or filters.end)
     source = _WITH_EVENTS if with_events else _POSITIONS
     owner = _CUSTOMER if filters.customer_external_id else _LOAN_CUSTOMER if filters.loan_external_id else ""

@@ -20,6 +20,9 @@ from mo_grpc.rpc.pages import PageRequest
 LAST_EVENT_ID = "last-event-id"
 """The header of a browser that connects again (HTML, 9.2.4)."""
 
+NOT_BUFFERED = (("x-accel-buffering", "no"),)
+"""For nginx, which would collect the answer."""
+
 RECONNECT = 1000
 """Milliseconds after which a browser connects again."""
 
@@ -70,6 +73,8 @@ class JournalServicer(journal_pb2_grpc.JournalServiceServicer):
         head = f"retry: {RECONNECT}\n"
         async for position, entry in self._follow(request, after, field):
             # An id alone is no event for a browser, but the place to go on from.
+            if head:
+                await context.send_initial_metadata(NOT_BUFFERED)
             data = entry.server_sent if entry else f"{head}: heartbeat\nid: {position}\n\n".encode()
             yield HttpBody(content_type="text/event-stream", data=data)
             head = ""

@@ -110,6 +110,15 @@ def test_a_span_of_time_includes_its_start_and_not_its_end(door: Door, story: di
             assert ours == (wanted[::-1] if "newest_first" in more else wanted)
 
 
+def test_pages_of_a_span_of_time_go_on(over_grpc: GrpcDoor, stack: Stack, story: dict[str, str]) -> None:
+    begin = events(over_grpc, customer_external_id=story["customer"])[0]["recorded_at"]
+    whole = events(over_grpc, start_time=begin, page_size=1000)
+    assert len(whole) > len(KINDS)
+    for newest_first in (False, True):
+        found = events(over_grpc, start_time=begin, page_size=2, newest_first=newest_first)
+        assert found == (whole[::-1] if newest_first else whole)
+
+
 @pytest.mark.parametrize("newest_first", [False, True])
 def test_pages_have_each_event_once_while_events_are_added(
     door: Door, stack: Stack, story: dict[str, str], newest_first: bool

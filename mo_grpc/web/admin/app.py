@@ -13,6 +13,7 @@ from mo_grpc.web.admin.context import NotHereError, RequestContext
 from mo_grpc.web.admin.pages.audit_log import AuditLogPage
 from mo_grpc.web.admin.pages.business import BusinessPages
 from mo_grpc.web.admin.pages.dashboard import Dashboard
+from mo_grpc.web.admin.pages.events import EventStream
 from mo_grpc.web.admin.pages.imports import ImportPages
 from mo_grpc.web.admin.pages.keys import KeyPages
 from mo_grpc.web.admin.pages.listing import ListPage
@@ -29,6 +30,7 @@ def make_admin(settings: Settings, database: Database, channel: grpc.aio.Channel
     site = Site(settings, database, channel)
     routes = [*_login(site), *_business(site), *_imports(site), *_keys(site), *_users(site)]
     routes.append(_route(site, "/", Dashboard(site).show, "loans:read"))
+    routes.append(_route(site, "/events:stream", EventStream(site).follow, "events:read"))
 
     async def missing(context: RequestContext) -> Response:
         raise NotHereError("There is no such page.")
