@@ -5,7 +5,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.customers.debt import debts
 from mo_grpc.imports.rules import State
-from mo_grpc.integrity.journal import JOURNAL, verify_hashes
+from mo_grpc.integrity.hashes import verify_hashes
+from mo_grpc.integrity.journal import JOURNAL
 from mo_grpc.integrity.rules import SHOWN, Finding, Invariant
 from mo_grpc.integrity.spreading import verify_spreading
 from mo_grpc.loans.rules import Status as LoanStatus

@@ -64,25 +64,32 @@ HASHES = [
     ("DELETE FROM journal_events WHERE OF_ANA AND number = 3", "ana~ 4: was changed"),
     (MOVE, "bo~ 9: was changed"),
     (SWAP, "ana~ 2: was changed"),
+    ("UPDATE journal_events SET amount = NULL WHERE OF_ANA AND number = 6", "ana~ 6: was changed"),
+    ("UPDATE journal_events SET debt_before = NULL WHERE OF_ANA AND number = 6", "ana~ 6: was changed"),
+    ("UPDATE journal_events SET outstandings_after = '{}' WHERE OF_ANA AND number = 6", "ana~ 6: was changed"),
 ]
 
+# What was backfilled is not spread again.
 # The payment takes from the younger loan what the older one should give, and everything else agrees with that.
 YOUNGER = """
-    UPDATE journal_events SET outstandings_after = '{10,30}', loan_statuses_after = '{2,2}' WHERE OF_ANA AND number = 6;
+    UPDATE journal_events SET outstandings_after = '{10,30}', loan_statuses_after = '{2,2}', backfilled = false
+    WHERE OF_ANA AND number = 6;
     UPDATE payment_details SET amount = CASE amount WHEN 30 THEN 20 ELSE 60 END WHERE OF_ANA
 """
 SPREADING = [
     (YOUNGER, "payments p-80~: the event 6 does not spread it as the rules do"),
     (
-        "UPDATE loans SET taken_at = taken_at + interval '2 hours' WHERE external_id = 'paid~'",
+        "UPDATE journal_events SET backfilled = false WHERE OF_ANA;"
+        " UPDATE loans SET taken_at = '2099-01-01' WHERE external_id = 'paid~'",
         "payments p-80~: the event 6 does not spread it as the rules do",
     ),
     (
-        "UPDATE journal_events SET amount = 150.01 WHERE OF_ANA AND number = 6",
+        "UPDATE journal_events SET amount = 150.01, backfilled = false WHERE OF_ANA AND number = 6",
         "payments p-80~: the event 6 does not spread it as the rules do",
     ),
     (
-        "UPDATE journal_events SET kind = 8, loan_ids = '{}', outstandings_after = '{}' WHERE OF_ANA AND number = 6",
+        "UPDATE journal_events SET kind = 8, backfilled = false, loan_ids = '{}', outstandings_after = '{}'"
+        " WHERE OF_ANA AND number = 6",
         "payments p-80~: the event 6 does not spread it as the rules do",
     ),
 ]
