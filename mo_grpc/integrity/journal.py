@@ -68,6 +68,15 @@ JOURNAL: Final = (
             OR (score_before <> score_after AND NOT {_OF_CUSTOMERS})
         """,  # noqa: S608 - constants
     ),
+    # The hash has the actor, so whether an event was backfilled cannot be changed alone.
+    Invariant(
+        "An event says who did it, unless it was backfilled",
+        "journal_events",
+        f"""
+        SELECT {_EVENT}, format('done by %L, backfilled %s', actor, backfilled) AS remark
+        FROM journal_events AS events {_OWNERS} WHERE backfilled <> (actor = '')
+        """,  # noqa: S608 - constants
+    ),
     Invariant(
         "A customer's status and version begin where the event before left them",
         "journal_events",

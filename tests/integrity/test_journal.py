@@ -31,6 +31,7 @@ EVENTS = [
     ("UPDATE journal_events SET amount = 80.01 WHERE OF_ANA AND number = 6", "ana~ 6: amount 80.01"),
     ("UPDATE journal_events SET amount = 80.01 WHERE OF_ANA AND number = 6", "payments p-80~: status 1, amount 80.00"),
     ("UPDATE journal_events SET recorded_at = '2020-01-01' WHERE OF_ANA AND number = 3", "ana~ 3: recorded 2020-01-01"),
+    ("UPDATE journal_events SET backfilled = NOT backfilled WHERE OF_ANA AND number = 3", "ana~ 3: done by '', backfilled f"),
     ("DELETE FROM journal_events WHERE OF_ANA AND number = 3", "ana~ 4: follows number 2"),
     ("DELETE FROM journal_events WHERE OF_ANA AND number = 1", "ana~ 2: follows number 0"),
     ("DELETE FROM journal_events WHERE OF_ANA AND number = 7", "payment_details p-80~: amount 30.00"),

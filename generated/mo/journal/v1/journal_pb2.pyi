@@ -153,7 +153,9 @@ class Event(_message.Message):
     payment_external_id: _builtins.str
     """Output only. The client's id of the payment; empty if the event is not about one."""
     amount: _builtins.str
-    """Output only. The amount of the loan or of the payment; empty for an event about a customer."""
+    """Output only. The amount of the loan or of the payment; for LOAN_PAID, what the payment paid of the loan; empty for an event about
+    a customer.
+    """
     status_before: _customers_pb2.Customer.Status.ValueType
     """Output only. The customer's status before an event about the customer; STATUS_UNSPECIFIED if it was created by it, and for
     other events.
