@@ -1,1 +1,0 @@
-"""The journal: what happened to customers, loans and payments, in order."""

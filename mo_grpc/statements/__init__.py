@@ -1,1 +1,0 @@
-"""Statements of customers: what happened to their debts in a period."""

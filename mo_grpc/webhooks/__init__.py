@@ -1,1 +1,0 @@
-"""Webhooks: the events of the journal, sent to others."""
