@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -19,6 +20,7 @@ from tests.factories import new_id
 from tests.imports.conftest import Holder
 from tests.repository import ROOT
 from tests.secrets import PASSWORD
+from tests.waiting import eventually
 from tests.web.reading import Document
 
 
@@ -106,9 +108,13 @@ def import_files(document: Document, key: dict[str, str], stack: Stack) -> None:
         document.try_out(operation, key, path=place)
     prefix = new_id("large")
     large = "".join(f"{prefix}-{number},1\n" for number in range(SMALL + 1))
-    with Holder(embedded_url(stack.data_dir), f"{prefix}-0"):  # it cannot end before it is cancelled
-        begun = document.try_out("UploadCustomers", key, body={"file": large})
-        assert document.try_out("CancelImport", key, path={"id": begun["id"]})["state"] == "CANCELLED"
+    with ThreadPoolExecutor(1) as pool:
+        with Holder(embedded_url(stack.data_dir), f"{prefix}-0") as holder:  # it cannot end before it is cancelled
+            begun = document.try_out("UploadCustomers", key, body={"file": large})
+            eventually(holder.reached, 30)
+            cancelled = pool.submit(document.try_out, "CancelImport", key, path={"id": begun["id"]})
+            eventually(holder.cancelled, 20)
+        assert cancelled.result()["state"] == "CANCELLED"
 
 
 def log_in(document: Document, email: str) -> str:
