@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from tests.auth.users.conftest import new_user, no_login_failures  # noqa: F401 - fixtures
 from tests.conftest import Stack
+
+# On a busy machine, a page of the reference takes more than the usual five seconds.
+expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="package")
