@@ -55,13 +55,6 @@ class Holder:
             row = other.execute(statement, [self.connection.info.backend_pid]).fetchone()
         return bool(row and row[0])
 
-    def cancelled(self) -> bool:
-        """Whether somebody waits for an import's row, to cancel it when the chunk that waits for this is over."""
-        with connect(self.url) as other:
-            statement = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%FROM imports%'"
-            row = other.execute(statement).fetchone()
-        return bool(row and row[0])
-
     def __exit__(self, *_: object) -> None:
         self.connection.rollback()
         self.connection.close()

@@ -18,6 +18,7 @@ from google.api.httpbody_pb2 import HttpBody
 from mo.imports.v1.imports_pb2 import Import, WatchImportRequest
 
 from tests.conftest import Stack, free_port, run_cli
+from tests.databases import connect
 from tests.doors import Door, GrpcDoor, Json, Refused, RestDoor, to_json
 from tests.factories import new_id
 from tests.imports.conftest import Own
@@ -144,7 +145,9 @@ def test_a_running_import_is_cancelled_and_keeps_what_it_has_created(own: Own) -
             eventually(holder.reached, 30)
             assert door("imports.GetImport", id=found["id"])["state"] == "RUNNING"
             call = pool.submit(door, "imports.CancelImport", id=found["id"])
-            eventually(holder.cancelled, 20)
+            with connect(own.url, autocommit=True) as connection:
+                waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%FROM imports%'"
+                eventually(lambda: bool(connection.execute(waits).fetchall()[0][0]), 20)
         cancelled = call.result(30)
         assert cancelled["state"] == "CANCELLED"
         assert 0 < cancelled["lines_count"] < LINES

@@ -107,7 +107,7 @@ def import_files(document: Document, key: dict[str, str], stack: Stack) -> None:
     for operation in ("GetImport", "ListImports", "ListImportErrors"):
         document.try_out(operation, key, path=place)
     with ExitStack() as held:
-        for _ in range(2):  # as many as there are workers: the next import waits until one of these ends
+        for _ in range(int(stack.environment["MO_WORKERS"])):  # each runs one; the next import waits until one of these ends
             prefix = new_id("large")
             large = "".join(f"{prefix}-{number},1\n" for number in range(SMALL + 1))
             holder = held.enter_context(Holder(embedded_url(stack.data_dir), f"{prefix}-0"))
