@@ -12,6 +12,7 @@ from benchmarks.choices import choices
 from benchmarks.curves import curves
 from benchmarks.distance import distance
 from benchmarks.imports import import_file
+from benchmarks.journal import journal
 from benchmarks.keys import flood, keys
 from benchmarks.measure import Load, Row, Sample
 from benchmarks.rows import eight, hot_customer, one, rest, sixty_four
@@ -26,6 +27,7 @@ ALL: dict[str, Benchmark] = {
     "64": sixty_four,
     "hot": hot_customer,
     "batch": batch,
+    "journal": journal,
     "distance": distance,
     "flood": flood,
     "rest": rest,

@@ -47,7 +47,7 @@ def distance(load: Load) -> list[Row]:
 def _far_server(load: Load) -> "Iterator[tuple[str, subprocess.Popen[bytes]]]":
     """Another worker over the same database, seen through the delay."""
     near = embedded_url(load.stack.folder / "data")
-    port, grpc_port = _free_port(), _free_port()
+    port, grpc_port = free_port(), free_port()
     far = near.set(host="127.0.0.1", port=port, query={}).render_as_string(hide_password=False)
     folder = load.stack.folder / "far"
     folder.mkdir()
@@ -67,7 +67,8 @@ def _far_server(load: Load) -> "Iterator[tuple[str, subprocess.Popen[bytes]]]":
         stop(delay, signal.SIGTERM, 5)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])

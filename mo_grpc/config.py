@@ -8,32 +8,43 @@ import os
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from dotenv import dotenv_values
-from psycopg import ProgrammingError
-from psycopg.conninfo import conninfo_to_dict
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
 
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+# SQLAlchemy and psycopg are imported where there is a URL to read: what starts other processes does without them.
 DRIVER = "postgresql+psycopg"
 
 
-def _psycopg(secret: SecretStr) -> URL:
+def _psycopg(secret: SecretStr) -> "URL":
     """Any `postgresql://` URL, served by psycopg 3; one with several hosts is read as libpq does (its manual, 32.1.1.3).
 
     Raises:
         ValueError: it is not one.
     """
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+    from sqlalchemy import URL, make_url
+    from sqlalchemy.exc import ArgumentError
+
     scheme, separator, rest = secret.get_secret_value().partition("://")
     if not separator or scheme.partition("+")[0] not in ("postgresql", "postgres"):
         raise ValueError
     authority = rest.partition("/")[0].partition("?")[0]
     if "," not in authority.rpartition("@")[2]:
-        return make_url(f"{DRIVER}://{rest}")
-    query = {name: str(value) for name, value in conninfo_to_dict(f"postgresql://{rest}").items()}
+        try:
+            return make_url(f"{DRIVER}://{rest}")
+        except ArgumentError as error:
+            raise ValueError from error
+    try:
+        query = {name: str(value) for name, value in conninfo_to_dict(f"postgresql://{rest}").items()}
+    except ProgrammingError as error:
+        raise ValueError from error
     return URL.create(
         DRIVER,
         username=query.pop("user", None),
@@ -159,6 +170,8 @@ class Settings(BaseSettings):
     mo_max_import_bytes: Annotated[int, Field(ge=1024)] = 5 * 1024**3
     # After how long without a sign of its worker an import is taken over.
     mo_import_lease_seconds: Annotated[float, Field(ge=1)] = 30.0
+    # Whether webhooks may have http:// URLs and private addresses.
+    mo_webhook_allow_private: bool = False
     use_celery: bool = False
     celery_broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379")
 
@@ -174,7 +187,7 @@ class Settings(BaseSettings):
             return None
         try:
             _psycopg(value)
-        except (ArgumentError, ProgrammingError, ValueError):  # ValueError for a port that is not a number
+        except ValueError:
             raise ValueError("must be a postgresql:// URL") from None
         return value
 
@@ -216,12 +229,14 @@ class Settings(BaseSettings):
         return f"{host}:{self.mo_grpc_port}"
 
     @cached_property
-    def external_database_url(self) -> URL | None:
+    def external_database_url(self) -> "URL | None":
         """The URL of an external PostgreSQL, or None for the embedded one."""
         if self.mo_database_url is not None:
             return _psycopg(self.mo_database_url)
         if self.database_host is None:
             return None
+        from sqlalchemy import URL
+
         return URL.create(
             DRIVER,
             username=self.database_user,
@@ -232,7 +247,7 @@ class Settings(BaseSettings):
         )
 
     @cached_property
-    def external_migration_database_url(self) -> URL | None:
+    def external_migration_database_url(self) -> "URL | None":
         """The URL of the schema's owner: `MO_MIGRATION_DATABASE_URL`, or the service's with the owner's login, if any."""
         if self.mo_migration_database_url is not None:
             return _psycopg(self.mo_migration_database_url)

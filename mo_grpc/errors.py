@@ -8,17 +8,21 @@
     ├── NotFound            NOT_FOUND + ResourceInfo
     ├── AlreadyExists       ALREADY_EXISTS + ResourceInfo
     ├── PreconditionFailed  FAILED_PRECONDITION + PreconditionFailure
+    ├── OutOfRange          OUT_OF_RANGE
     ├── StaleEtag           ABORTED
     ├── Aborted             ABORTED
+    │   └── PreviewStale
     ├── Unauthenticated     UNAUTHENTICATED
     ├── PermissionDenied    PERMISSION_DENIED
     ├── NetworkNotAllowed   PERMISSION_DENIED
+    ├── CustomerNotAllowed  PERMISSION_DENIED
     ├── Conflict            ABORTED + RetryInfo
     ├── Unavailable         UNAVAILABLE + RetryInfo
     │   └── OutcomeUnknown
     ├── Stopping            UNAVAILABLE + RetryInfo
     ├── Overloaded          RESOURCE_EXHAUSTED + RetryInfo
     ├── TooManyRequests     RESOURCE_EXHAUSTED + RetryInfo
+    ├── JournalInconsistent INTERNAL
     └── Internal            INTERNAL
 
 Each carries one `ErrorInfo` with a reason of `mo.errors.v1.ErrorReason` (AIP-193). The stores return them as values, so that
@@ -154,6 +158,12 @@ class PreconditionFailed(ServiceError):
         super().__init__(reason, message, [PreconditionFailure(violations=[violation])], metadata)
 
 
+class OutOfRange(ServiceError):
+    """What is asked for has not come yet."""
+
+    code = code_pb2.OUT_OF_RANGE
+
+
 class StaleEtag(ServiceError):
     """The resource has changed since its etag was read (AIP-154)."""
 
@@ -168,6 +178,15 @@ class Aborted(ServiceError):
     """The call conflicts with another one."""
 
     code = code_pb2.ABORTED
+
+
+class PreviewStale(Aborted):
+    """A call would not do what its preview showed; a new preview, if there is one, is what it would do."""
+
+    def __init__(self, preview_token: str = "", preview: Message | None = None) -> None:
+        message = "Something has happened to the customer since the preview; look at what would happen now."
+        details = [preview] if preview else []
+        super().__init__(ErrorReason.PREVIEW_STALE, message, details, {"preview_token": preview_token})
 
 
 class Unauthenticated(ServiceError):
@@ -194,6 +213,16 @@ class NetworkNotAllowed(ServiceError):
     def __init__(self, address: str) -> None:
         message = f"The API key may not be used from {address or 'an unknown address'}."
         super().__init__(ErrorReason.NETWORK_NOT_ALLOWED, message, metadata={"address": address})
+
+
+class CustomerNotAllowed(ServiceError):
+    """The caller's key is bound to customers, and the customer to create is none of them."""
+
+    code = code_pb2.PERMISSION_DENIED
+
+    def __init__(self, external_id: str) -> None:
+        message = f"The API key is bound to customers, and '{external_id}' is none of them."
+        super().__init__(ErrorReason.CUSTOMER_NOT_ALLOWED, message, metadata={"external_id": external_id})
 
 
 def retry_after(milliseconds: int) -> RetryInfo:
@@ -258,6 +287,16 @@ class TooManyRequests(ServiceError):
 
     def __init__(self, reason: ErrorReason.ValueType, message: str, seconds: float) -> None:
         super().__init__(reason, message, [retry_after(round(seconds * 1000))])
+
+
+class JournalInconsistent(ServiceError):
+    """The journal does not explain what was done."""
+
+    code = code_pb2.INTERNAL
+
+    def __init__(self, external_id: str) -> None:
+        message = f"The journal does not explain '{external_id}'; `mo-grpc audit` says more."
+        super().__init__(ErrorReason.JOURNAL_INCONSISTENT, message, metadata={"external_id": external_id})
 
 
 class Internal(ServiceError):

@@ -17,6 +17,7 @@ import pytest
 
 from mo_grpc.db.embedded import SERVICE_ROLE, embedded_url
 from tests import secrets
+from tests.commands import COMMANDS
 from tests.doors import Door, GrpcDoor, RestDoor
 
 KEY = re.compile(r"mo_[0-9A-Za-z]{12}_[0-9A-Za-z]{38}")
@@ -77,18 +78,28 @@ class Stack:
         """Its PostgreSQL, as the service logs in, for a process with another data folder."""
         return embedded_url(self.data_dir, SERVICE_ROLE).set(drivername="postgresql").render_as_string(hide_password=False)
 
-    def cli(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    def cli(self, *arguments: str, check: bool = True, given: str = "") -> "subprocess.CompletedProcess[str]":
         """Run `mo-grpc` with this service's settings."""
-        return run_cli(self.environment, *arguments, check=check)
+        return run_cli(self.environment, *arguments, check=check, given=given)
 
 
-def run_cli(environment: dict[str, str], *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
-    """Run `mo-grpc` with these settings."""
-    command = [sys.executable, "-m", "mo_grpc", *arguments]
-    done = subprocess.run(command, env=environment, check=check, capture_output=True, text=True, timeout=100)
+def run_cli(
+    environment: dict[str, str], *arguments: str, check: bool = True, given: str = ""
+) -> "subprocess.CompletedProcess[str]":
+    """Run `mo-grpc` with these settings, and `given` at its standard input."""
+    done = COMMANDS.run(environment, arguments, given)
+    if check:
+        assert done.returncode == 0, done
     for key in KEY.findall(done.stdout):
         secrets.used(key)
     return done
+
+
+@pytest.fixture(scope="session", autouse=True)
+def end_of_commands() -> Iterator[None]:
+    """Ends what runs the commands, after all else."""
+    yield
+    COMMANDS.end()
 
 
 def settings_environment(data_dir: Path, **settings: str) -> dict[str, str]:

@@ -4,16 +4,22 @@ import itertools
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psycopg
+from alembic.script import ScriptDirectory
 from psycopg import sql
 from sqlalchemy import URL
 
+from mo_grpc.customers import models
+from mo_grpc.customers.accounts import Accounts, accounts
+from mo_grpc.customers.rules import Customer, Debt
 from mo_grpc.db.embedded import embedded_url
-from mo_grpc.db.migrate import upgrade
+from mo_grpc.db.migrate import alembic_config, upgrade
+from mo_grpc.journal.rules import Kind, LoanChange, Origin
 
 _run = uuid.uuid4().hex[:8]
 _count = itertools.count(1)
@@ -70,6 +76,14 @@ def open_to_all(connection: Connection, database: str | None, *, to_all: bool) -
         connection.execute(others, [database])
 
 
+def backfill(url: URL) -> int:
+    """Write the events of customers whose rows were written by SQL, as the migration does; return how many."""
+    migration = ScriptDirectory.from_config(alembic_config(url)).get_revision("0040")
+    with connect(url, autocommit=True) as connection:
+        connection.execute("SET timezone = 'UTC'")
+        return int(migration.module.backfill(connection))
+
+
 @contextmanager
 def locked(data_dir: Path, customer: str) -> Iterator[Connection]:
     """Hold a customer's row, so that every call that changes it waits."""
@@ -89,12 +103,31 @@ def waiting(connection: Connection) -> int:
     return int(row[0])
 
 
-def many_loans(data_dir: Path, customer: str, count: int) -> None:
-    """Give a customer PENDING loans of 1.00, sooner than by as many calls."""
+def many_loans(data_dir: Path, customer: str, count: int, amount: str = "1.00", *, active: bool = False) -> None:
+    """Give a customer PENDING or ACTIVE loans, sooner than by as many calls; with their events, as the stores write them."""
     statement = """
-        INSERT INTO loans (customer_id, external_id, amount, outstanding, maximum_payment_date, created_at, updated_at)
-        SELECT id, external_id || '-' || number, 1, 1, now, now, now
-        FROM customers, generate_series(1, %s) AS number, clock_timestamp() AS now WHERE external_id = %s
+        INSERT INTO loans (customer_id, external_id, amount, outstanding, status, taken_at, maximum_payment_date, created_at,
+            updated_at)
+        SELECT %(id)s, %(external_id)s || '-' || number, %(amount)s, %(amount)s, %(status)s,
+            CASE WHEN %(status)s = 2 THEN now END, now, now, now
+        FROM generate_series(1, %(count)s) AS number, CAST(%(now)s AS timestamptz) AS now
+        RETURNING id, external_id
     """
     with owner(data_dir) as connection:
-        assert connection.execute(statement, [count, customer]).rowcount == count
+        connection.execute("SET timezone = 'UTC'")
+        columns = sql.SQL(", ").join(map(sql.Identifier, models.Customer.__table__.c.keys()))
+        lock = sql.SQL("SELECT {} FROM customers WHERE external_id = %s FOR NO KEY UPDATE").format(columns)
+        found = Customer(*connection.execute(lock, [customer]).fetchall()[0])
+        books = Accounts.read(iter([connection.execute(accounts(f"SELECT {found.id}").sql).fetchall()]))
+        new = {"id": found.id, "external_id": customer, "amount": amount, "status": 2 if active else 1, "count": count}
+        lent, origin = Decimal(amount), Origin("test")
+        for loan_id, external_id in connection.execute(statement, new | {"now": books.now}).fetchall():
+            debt = books.debt(found.id)
+            created = LoanChange(loan_id, external_id, None, 1, None, lent)
+            debt = Debt(debt.total + lent, debt.open_loans + 1)
+            books.record(Kind.LOAN_CREATED, found, origin, debt, [created], lent)
+            if active:
+                taken = LoanChange(loan_id, external_id, 1, 2, lent, lent)
+                books.record(Kind.LOAN_ACTIVATED, found, origin, debt, [taken], lent)
+        for query, parameters in books.events():
+            connection.execute(query.sql.replace(b"$1", b"%s"), list(parameters.values()))

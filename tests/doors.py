@@ -12,8 +12,11 @@ import mo.auth.v1.otp_pb2
 import mo.auth.v1.tokens_pb2
 import mo.customers.v1.customers_pb2
 import mo.imports.v1.imports_pb2
+import mo.journal.v1.journal_pb2
 import mo.loans.v1.loans_pb2
-import mo.payments.v1.payments_pb2  # noqa: F401 - so that the methods are known
+import mo.payments.v1.payments_pb2
+import mo.statements.v1.statements_pb2
+import mo.webhooks.v1.webhooks_pb2  # noqa: F401 - so that the methods are known
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pool, json_format
 from google.protobuf.descriptor import MethodDescriptor
@@ -24,7 +27,7 @@ from google.rpc.status_pb2 import Status
 from tests import secrets
 
 # HTTP's answer for each status code that the service gives, as Envoy translates it.
-HTTP_STATUS = {3: 400, 4: 504, 5: 404, 6: 409, 7: 403, 8: 429, 9: 400, 10: 409, 13: 500, 14: 503, 16: 401}
+HTTP_STATUS = {3: 400, 4: 504, 5: 404, 6: 409, 7: 403, 8: 429, 9: 400, 10: 409, 11: 400, 13: 500, 14: 503, 16: 401}
 
 Json = dict[str, Any]
 
@@ -147,6 +150,8 @@ class RestDoor:
         rule = method(rpc).GetOptions().Extensions[annotations_pb2.http]
         verb = rule.WhichOneof("pattern")
         query = dict(request)
+        if "as_of" in query:
+            query |= {f"as_of.{name}": value for name, value in query.pop("as_of").items()}
         path = re.sub(r"\{([a-z_.]+)\}", lambda m: str(take(query, m[1].split("."))), getattr(rule, verb))
         body: Any = None
         if rule.body == "*":

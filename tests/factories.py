@@ -44,6 +44,12 @@ def pay(door: Door, customer: str, total_amount: str, **fields: Any) -> Json:
     return door("payments.CreatePayment", payment=payment | fields)
 
 
+def stored(answer: Json) -> Json:
+    """The answer of a change as reads have it, without the balance right after it."""
+    assert answer["balance_after"]
+    return {name: value for name, value in answer.items() if name != "balance_after"}
+
+
 def outstanding(door: Door, loan: str) -> tuple[str, str]:
     """A loan's outstanding amount and status."""
     found = door("loans.GetLoan", external_id=loan)

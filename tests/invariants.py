@@ -1,4 +1,4 @@
-"""The invariants of docs/rules.md (R19, R70 to R73) as SQL: each statement finds the rows that break one."""
+"""The invariants of docs/rules.md (R19, R70 to R73, R80) as SQL: each statement finds the rows that break one."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +11,7 @@ OURS = (
     "CREATE TEMPORARY TABLE our_loans AS SELECT * FROM loans WHERE customer_id IN (SELECT id FROM our_customers)",
     "CREATE TEMPORARY TABLE our_payments AS SELECT * FROM payments WHERE customer_id IN (SELECT id FROM our_customers)",
     "CREATE TEMPORARY TABLE our_details AS SELECT * FROM payment_details WHERE payment_id IN (SELECT id FROM our_payments)",
+    "CREATE TEMPORARY TABLE our_events AS SELECT * FROM journal_events WHERE customer_id IN (SELECT id FROM our_customers)",
 )
 
 STATEMENTS = {
@@ -45,6 +46,31 @@ STATEMENTS = {
             WHERE our_payments.customer_id = new.customer_id AND paid_at <= new.created_at
                 AND (rejected_at IS NULL OR rejected_at > new.created_at)
         )
+    """,
+    "5: events are numbered 1, 2, 3 and so on, and each begins where the one before ended": """
+        SELECT external_id FROM (
+            SELECT customer_id, number, debt_before, score_before, lag(number, 1, 0::bigint) OVER journal AS last_number,
+                lag(debt_after) OVER journal AS last_debt, lag(score_after) OVER journal AS last_score
+            FROM our_events WINDOW journal AS (PARTITION BY customer_id ORDER BY number)
+        ) AS events JOIN our_customers ON our_customers.id = customer_id
+        WHERE number <> last_number + 1 OR (debt_before, score_before) IS DISTINCT FROM (last_debt, last_score)
+    """,
+    "6: the last event of a customer has the credit line and the debt, and the last one of a loan what it is": """
+        SELECT external_id FROM our_customers WHERE NOT EXISTS (
+            SELECT FROM our_events WHERE customer_id = our_customers.id AND score_after = score
+                AND number = (SELECT max(number) FROM our_events WHERE customer_id = our_customers.id)
+                AND debt_after = (
+                    SELECT coalesce(sum(outstanding), 0) FROM our_loans
+                    WHERE customer_id = our_customers.id AND our_loans.status IN (1, 2)
+                )
+        )
+        UNION ALL
+        SELECT external_id FROM our_loans LEFT JOIN LATERAL (
+            SELECT loan_statuses_after[array_position(loan_ids, our_loans.id)] AS last_status,
+                outstandings_after[array_position(loan_ids, our_loans.id)] AS last_outstanding
+            FROM our_events WHERE our_loans.id = ANY(loan_ids) ORDER BY number DESC LIMIT 1
+        ) AS last ON true
+        WHERE (our_loans.status, outstanding) IS DISTINCT FROM (last_status, last_outstanding)
     """,
     "no detail pays a loan of another customer, or one not taken by then": """
         SELECT our_payments.external_id FROM our_payments JOIN our_details ON payment_id = our_payments.id

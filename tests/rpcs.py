@@ -17,5 +17,7 @@ MUTATIONS = [
 ]
 """Those that change something."""
 
-BY_ID = [name for name, rpc in _RPCS.items() if [field.name for field in rpc.input_type.fields] == ["external_id"]]
-"""Those that take an `external_id` and nothing else."""
+_OPTIONS = {"validate_only", "preview_token", "as_of"}
+
+BY_ID = [name for name, rpc in _RPCS.items() if {field.name for field in rpc.input_type.fields} - _OPTIONS == {"external_id"}]
+"""Those that take an `external_id`, and options, and nothing else."""

@@ -1,8 +1,6 @@
 """gRPC servers of a test's own, beside the stack's."""
 
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mo_grpc.db.embedded import SERVICE_ROLE, embedded_url
+from tests.commands import COMMANDS, Forked
 from tests.conftest import free_port
 from tests.waiting import TO_START, eventually
 
@@ -25,7 +24,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class Server:
     """A running server, and a channel to it."""
 
-    process: "subprocess.Popen[bytes]"
+    process: Forked
     channel: grpc.Channel
     address: str
 
@@ -49,24 +48,17 @@ def a_server(environment: dict[str, str], log: IO[bytes] | None = None, /, **set
     key = Path(environment["MO_DATA_DIR"]) / "secret.key"
     same_key = {"SECRET_KEY": key.read_text()} if key.exists() else {}
     database = embedded_url(Path(environment["MO_DATA_DIR"]), SERVICE_ROLE).set(drivername="postgresql")
-    command = [sys.executable, "-m", "mo_grpc", "serve", "--worker", "0"]
     with (
         tempfile.TemporaryDirectory() as folder,
-        subprocess.Popen(
-            command,
-            env=same_key
-            | environment
-            | {
-                "MO_GRPC_PORT": port,
-                "MO_DATA_DIR": folder,
-                "MO_DATABASE_URL": database.render_as_string(hide_password=False),
-                "MO_WORKERS": "1",
-            }
-            | settings,
-            stderr=log,
-        ) as process,
         grpc.insecure_channel(f"{host}:{port}", options=[("grpc.max_reconnect_backoff_ms", 100)]) as channel,
     ):
+        own = {
+            "MO_GRPC_PORT": port,
+            "MO_DATA_DIR": folder,
+            "MO_DATABASE_URL": database.render_as_string(hide_password=False),
+            "MO_WORKERS": "1",
+        }
+        process = COMMANDS.start_beside(same_key | environment | own | settings, "serve", "--worker", "0", stderr=log)
         server = Server(process, channel, f"{host}:{port}")
         try:
             eventually(lambda: server.health() == SERVING, TO_START)

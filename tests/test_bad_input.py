@@ -6,7 +6,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.doors import Door, Json, Refused, RestDoor
-from tests.factories import SOME_DAY, a_customer, a_loan, new_id, pay
+from tests.factories import SOME_DAY, a_customer, a_loan, new_id, pay, stored
 from tests.rpcs import BY_ID
 
 AMOUNTS = [
@@ -181,7 +181,7 @@ def test_a_wrong_contract_version(door: Door, version: str) -> None:
 def test_a_wrong_reason(door: Door, reason: str) -> None:
     customer = a_customer(door)
     a_loan(door, customer)
-    payment = pay(door, customer, "1")
+    payment = stored(pay(door, customer, "1"))
     assert refused_fields(door, "payments.RejectPayment", external_id=payment["external_id"], reason=reason) == {"reason"}
     assert door("payments.GetPayment", external_id=payment["external_id"]) == payment
 

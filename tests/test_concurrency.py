@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import Stack
 from tests.doors import Door, GrpcDoor, Json, Refused
-from tests.factories import a_customer, a_loan, new_id, outstanding, pay
+from tests.factories import a_customer, a_loan, new_id, outstanding, pay, stored
 from tests.invariants import assert_sound, broken
 
 N = 20
@@ -142,7 +142,7 @@ def test_a_loan_is_activated_or_rejected_once(stack: Stack, over_grpc: GrpcDoor,
     results = at_once(stack, calls * (N // 2))
     [won] = [result for result in results if not isinstance(result, Refused)]
     assert outcomes(results) == {won["status"]: 1, "LOAN_WRONG_STATUS": N - 1}
-    assert over_grpc("loans.GetLoan", external_id=loan) == won
+    assert over_grpc("loans.GetLoan", external_id=loan) == stored(won)
     assert_sound(stack.data_dir, customer)
 
 
@@ -252,6 +252,9 @@ def test_a_storm_of_everything_keeps_the_invariants(stack: Stack, over_grpc: Grp
         ("2", "UPDATE payments SET total_amount = total_amount + 0.01 WHERE status = 1 AND customer_id IN ({ours})"),
         ("2", "UPDATE payment_details SET amount = amount + 0.01 WHERE customer_id IN ({ours})"),
         ("4", "UPDATE customers SET score = score - 0.01 WHERE id IN ({ours})"),
+        ("5", "UPDATE journal_events SET debt_after = debt_after + 0.01 WHERE number = 2 AND customer_id IN ({ours})"),
+        ("6", "UPDATE journal_events SET debt_after = debt_after + 0.01 WHERE number = 4 AND customer_id IN ({ours})"),
+        ("6", "UPDATE loans SET outstanding = outstanding - 0.01 WHERE status = 2 AND customer_id IN ({ours})"),
         ("no", "UPDATE loans SET taken_at = taken_at + interval '1 day' WHERE status = 2 AND customer_id IN ({ours})"),
     ],
 )

@@ -41,6 +41,10 @@ class AuditKind(StrEnum):
     API_KEY_LIMITED = "api_key_limited"
     API_KEY_ROTATED = "api_key_rotated"
     API_KEY_REVOKED = "api_key_revoked"
+    WEBHOOK_CREATED = "webhook_created"
+    WEBHOOK_CHANGED = "webhook_changed"
+    WEBHOOK_SECRET_ROTATED = "webhook_secret_rotated"  # noqa: S105 - not a secret
+    WEBHOOK_DELETED = "webhook_deleted"
 
     CALLS_REFUSED = "calls_refused"
 

@@ -214,10 +214,13 @@ def import_customers(
 
 @app.command()
 def worker() -> None:
-    """Run a Celery worker that imports files, where USE_CELERY is set."""
+    """Run a Celery worker that imports files and sends events to webhooks, where USE_CELERY is set."""
     from mo_grpc.imports.celery import work
+    from mo_grpc.webhooks.worker import send_in_background
 
-    work(_with_key())
+    settings = _with_key()
+    send_in_background(settings)
+    work(settings)
 
 
 @app.command()

@@ -18,7 +18,8 @@ from mo_grpc.db.engine import once
 from mo_grpc.db.locks import LockedError, Locks
 from mo_grpc.db.sentences import explain
 from mo_grpc.errors import ServiceError
-from mo_grpc.integrity.store import SHOWN, Finding, audit
+from mo_grpc.integrity.rules import SHOWN, Finding
+from mo_grpc.integrity.store import audit
 
 
 def run(known: Sequence[str]) -> None:
@@ -41,13 +42,13 @@ def run(known: Sequence[str]) -> None:
         raise typer.Exit(2) from None
     table = Table("invariant", "rows", "broken", title="Audit")
     for finding in findings:
-        table.add_row(finding.invariant.name, f"{finding.checked:,}", f"{finding.broken:,}")
+        table.add_row(finding.name, f"{finding.checked:,}", f"{finding.broken:,}")
     for chain in chains:
         table.add_row(f"The audit log of {chain.end.stream} is complete", f"{chain.end.number:,}", f"{len(chain.faults):,}")
     console = terminal.console()
     console.print(table)
     for finding in findings:
-        _complain(console, finding.invariant.table, finding.rows, finding.broken)
+        _complain(console, finding.table, finding.rows, finding.broken)
     for chain in chains:
         rows = [(f"{chain.end.stream} {number}", fault) for number, fault in chain.faults[:SHOWN]]
         _complain(console, "events", rows, len(chain.faults))

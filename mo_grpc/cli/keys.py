@@ -10,6 +10,7 @@ import typer
 from mo_grpc.auth.api_keys.rules import (
     BUSINESS_SCOPES,
     MAX_CALLS,
+    MAX_CUSTOMERS,
     MAX_NAME,
     MAX_NETWORKS,
     MAX_OVERLAP,
@@ -21,7 +22,9 @@ from mo_grpc.auth.api_keys.rules import (
     Rotation,
     parse_network,
 )
-from mo_grpc.rpc.access import GRANTABLE
+from mo_grpc.formats import EXTERNAL_ID_RULE, is_external_id
+from mo_grpc.rpc.access import BINDABLE, GRANTABLE
+from mo_grpc.rpc.binding import BoundCustomers
 
 if TYPE_CHECKING:
     from mo_grpc.auth.api_keys.administration import ApiKeyAdministration
@@ -30,8 +33,6 @@ if TYPE_CHECKING:
 keys = typer.Typer()
 
 T = TypeVar("T")
-
-SCOPES = sorted(GRANTABLE)
 
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="The id, as `keys list` shows it.")]
 Networks = Annotated[
@@ -64,16 +65,25 @@ def create_key(
     network: Networks = None,
     per_second: PerSecond = 0,
     per_day: PerDay = 0,
+    customer: Annotated[
+        list[str] | None,
+        typer.Option(help="Bind it to this customer, and to no others; may be repeated. Default: all customers."),
+    ] = None,
+    customer_prefix: Annotated[str, typer.Option(help="Bind it to the customers whose ids begin with this.")] = "",
 ) -> None:
     """Make an API key and print it, alone, on standard output. It is shown this once."""
-    unknown = set(scope or ()) - set(SCOPES)
+    customers = _customers(customer or [], customer_prefix)
+    allowed = BINDABLE if customers else GRANTABLE
+    unknown = set(scope or ()) - allowed
     if unknown:
-        raise typer.BadParameter(f"no such scope: {', '.join(sorted(unknown))}; there are {', '.join(SCOPES)}")
+        which = "no scope of a key that is bound to customers" if customers else "no such scope"
+        raise typer.BadParameter(f"{which}: {', '.join(sorted(unknown))}; there are {', '.join(sorted(allowed))}")
     if not 1 <= len(name) <= MAX_NAME:
         raise typer.BadParameter(f"a name has 1 to {MAX_NAME} characters")
     expires_at = expires.replace(tzinfo=UTC) if expires else None
     limits = _limits(network, per_second, per_day)
-    command = NewApiKey(Credential.generate(), name, frozenset(scope or BUSINESS_SCOPES), expires_at, limits)
+    scopes = allowed.intersection(scope or BUSINESS_SCOPES)
+    command = NewApiKey(Credential.generate(), name, scopes, expires_at, limits, customers=customers)
     _administer(lambda administration: administration.create(command))
     print(command.credential)
 
@@ -87,11 +97,12 @@ def list_keys() -> None:
     from mo_grpc.cli import terminal
     from mo_grpc.db.engine import once
 
-    table = Table("id", "name", "scopes", "created", "by", "expires", "revoked", "last used", "limits")
+    table = Table("id", "name", "scopes", "created", "by", "expires", "revoked", "last used", "limits", "customers")
     for key in once(terminal.settings(), lambda database: database.read(store.list_api_keys)):
         times = (key.created_at, key.expires_at, key.revoked_at, key.last_used_at)
         created, *others = [f"{time:%Y-%m-%d %H:%M:%S}" if time else "" for time in times]
-        table.add_row(key.id, key.name, " ".join(sorted(key.scopes)), created, key.created_by, *others, _shown(key))
+        customers = str(key.customers or "")
+        table.add_row(key.id, key.name, " ".join(sorted(key.scopes)), created, key.created_by, *others, _shown(key), customers)
     terminal.console().print(table)
 
 
@@ -133,6 +144,15 @@ def _limits(networks: list[str] | None, per_second: int, per_day: int) -> KeyLim
     if len(parsed) > MAX_NETWORKS:
         raise typer.BadParameter(f"a key has at most {MAX_NETWORKS} networks", param_hint="--network")
     return KeyLimits(parsed, per_second, per_day)
+
+
+def _customers(external_ids: list[str], prefix: str) -> BoundCustomers | None:
+    for hint, texts in {"--customer": external_ids, "--customer-prefix": [prefix] if prefix else []}.items():
+        if wrong := [text for text in texts if not is_external_id(text)]:
+            raise typer.BadParameter(f"'{wrong[0]}' {EXTERNAL_ID_RULE}", param_hint=hint)
+    if len(external_ids) > MAX_CUSTOMERS:
+        raise typer.BadParameter(f"a key names at most {MAX_CUSTOMERS} customers", param_hint="--customer")
+    return BoundCustomers.of(external_ids, prefix)
 
 
 def _shown(key: ApiKey) -> str:

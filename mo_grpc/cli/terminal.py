@@ -39,5 +39,5 @@ def settings(*, serving: bool = False) -> Settings:
 
 
 def console() -> Console:
-    """Standard output; where it is no terminal, lines are not folded to a terminal's width."""
-    return Console(width=None if sys.stdout.isatty() else 240)
+    """Standard output; where it is no terminal, lines are not folded, however many scopes or customers a key has."""
+    return Console(width=None if sys.stdout.isatty() else 10_000)

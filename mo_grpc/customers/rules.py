@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.errors import Resource, StaleEtag
+from mo_grpc.journal.rules import Origin, Recorded
 
 RESOURCE = Resource("customer", "mo.customers.v1.Customer", ErrorReason.CUSTOMER_NOT_FOUND, ErrorReason.CUSTOMER_ALREADY_EXISTS)
 
@@ -21,7 +22,7 @@ class Status(IntEnum):
 
 
 class Customer(NamedTuple):
-    """A customer as stored; the fields are in the order of the table's columns."""
+    """A customer as stored, in the order of the table's columns; the answer of a change has what was recorded of it, too."""
 
     id: int
     external_id: str
@@ -31,6 +32,7 @@ class Customer(NamedTuple):
     version: int
     created_at: datetime
     updated_at: datetime
+    recorded: Recorded | None = None
 
 
 class NewCustomer(NamedTuple):
@@ -39,6 +41,7 @@ class NewCustomer(NamedTuple):
     external_id: str
     score: Decimal
     preapproved_at: datetime | None
+    origin: Origin
 
 
 class CustomerChange(NamedTuple):
@@ -47,6 +50,14 @@ class CustomerChange(NamedTuple):
     external_id: str
     etag: str
     values: Mapping[str, Any]
+    origin: Origin
+
+
+class Debt(NamedTuple):
+    """The debt of a customer (R12), and the number of PENDING and ACTIVE loans."""
+
+    total: Decimal = Decimal("0.00")
+    open_loans: int = 0
 
 
 class Balance(NamedTuple):

@@ -7,10 +7,16 @@ from google.protobuf.message import Message
 from mo.customers.v1 import customers_pb2, customers_pb2_grpc
 
 from mo_grpc.customers import store
-from mo_grpc.customers.rules import Balance, Customer, CustomerChange, NewCustomer, etag
+from mo_grpc.customers.messages import balance_message
+from mo_grpc.customers.rules import RESOURCE, Customer, CustomerChange, NewCustomer, etag
 from mo_grpc.db.engine import Database
-from mo_grpc.errors import FieldViolation, InvalidFields
-from mo_grpc.idempotency.writer import Writer, request_key
+from mo_grpc.errors import CustomerNotAllowed, FieldViolation, InvalidFields
+from mo_grpc.idempotency.writer import request_key
+from mo_grpc.journal.origin import origin
+from mo_grpc.journal.past import Instant
+from mo_grpc.journal.previews import PreviewedWriter
+from mo_grpc.journal.rules import Origin
+from mo_grpc.rpc.caller import caller, require_customer
 from mo_grpc.rpc.context import Context
 from mo_grpc.rpc.conversions import moment, money, parse_money, timestamp
 from mo_grpc.rpc.pages import PageRequest
@@ -29,34 +35,52 @@ class CustomerServicer(customers_pb2_grpc.CustomerServiceServicer):
         self._get = database.reader(store.get_customers)
         self._get_balance = database.reader(store.get_balances)
         key, message = attrgetter("external_id"), customers_pb2.Customer
-        self._create = Writer(database, store.create_customers, key, to_message, message)
-        self._change = Writer(database, store.change_customers, key, to_message, message)
+        self._create = PreviewedWriter(database, store.create_customers, key, to_message, message)
+        self._change = PreviewedWriter(database, store.change_customers, key, to_message, message)
 
     async def CreateCustomer(self, request: customers_pb2.CreateCustomerRequest, context: Context) -> customers_pb2.Customer:
         customer = request.customer
+        bound = caller().customers
+        if bound is not None and not bound.allows(customer.external_id):
+            raise CustomerNotAllowed(customer.external_id)
         preapproved_at = moment(customer.preapproved_at, "preapproved_at") if customer.HasField("preapproved_at") else None
-        command = NewCustomer(customer.external_id, parse_money(customer.score), preapproved_at)
-        return await self._create(command, request_key(request, context), context)
+        command = NewCustomer(customer.external_id, parse_money(customer.score), preapproved_at, origin(request, context))
+        return await self._create(command, request, request_key(request, context), context)
 
     async def GetCustomer(self, request: customers_pb2.GetCustomerRequest, context: Context) -> customers_pb2.Customer:
-        return to_message(await self._get(request.external_id))
+        _require(request.external_id)
+        customer = await self._get(request.external_id)
+        if request.HasField("as_of"):
+            instant = Instant.of(request.as_of)
+            customer = await self._database.read(lambda c: store.customer_as_of(c, customer, instant))
+        return to_message(customer)
 
     async def ListCustomers(
         self, request: customers_pb2.ListCustomersRequest, context: Context
     ) -> customers_pb2.ListCustomersResponse:
-        page = PageRequest(request)
-        found = await self._database.read(lambda c: store.list_customers(c, page.after, page.size + 1))
+        page, bound = PageRequest(request), caller().customers
+        found = await self._database.read(lambda c: store.list_customers(c, page.after, page.size + 1, bound))
         rows, token = page.cut(found, attrgetter("id"))
         return customers_pb2.ListCustomersResponse(customers=map(to_message, rows), next_page_token=token)
 
     async def UpdateCustomer(self, request: customers_pb2.UpdateCustomerRequest, context: Context) -> customers_pb2.Customer:
         heed_if_match(request, context)
-        return await self._change(to_change(request), request_key(request, context), context)
+        command = to_change(request, origin(request, context))
+        _require(command.external_id)
+        return await self._change(command, request, request_key(request, context), context)
 
     async def GetCustomerBalance(
         self, request: customers_pb2.GetCustomerBalanceRequest, context: Context
     ) -> customers_pb2.CustomerBalance:
+        _require(request.external_id)
+        if request.HasField("as_of"):
+            customer, instant = await self._get(request.external_id), Instant.of(request.as_of)
+            return balance_message(await self._database.read(lambda c: store.balance_as_of(c, customer, instant)))
         return balance_message(await self._get_balance(request.external_id))
+
+
+def _require(external_id: str) -> None:
+    require_customer(external_id, RESOURCE, external_id)
 
 
 def heed_if_match(request: customers_pb2.UpdateCustomerRequest, context: Context) -> None:
@@ -88,17 +112,7 @@ def to_message(customer: Customer) -> customers_pb2.Customer:
     )
 
 
-def balance_message(balance: Balance) -> customers_pb2.CustomerBalance:
-    """A balance, as a message."""
-    return customers_pb2.CustomerBalance(
-        external_id=balance.external_id,
-        score=money(balance.score),
-        total_debt=money(balance.total_debt),
-        available_amount=money(balance.available_amount),
-    )
-
-
-def to_change(request: customers_pb2.UpdateCustomerRequest) -> CustomerChange:
+def to_change(request: customers_pb2.UpdateCustomerRequest, made_by: Origin) -> CustomerChange:
     """The command of an update, from the fields that the mask names; the others are not read (AIP-134).
 
     Raises:
@@ -127,7 +141,7 @@ def to_change(request: customers_pb2.UpdateCustomerRequest) -> CustomerChange:
         values["preapproved_at"] = (
             moment(masked.preapproved_at, "preapproved_at") if masked.HasField("preapproved_at") else None
         )
-    return CustomerChange(masked.external_id, masked.etag, values)
+    return CustomerChange(masked.external_id, masked.etag, values, made_by)
 
 
 def _copy(source: Message, target: Message, name: str) -> None:

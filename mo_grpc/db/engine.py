@@ -66,8 +66,8 @@ SPARE_CONNECTIONS = 10
 async def affordable_pool_size(url: URL, settings: Settings) -> int:
     """How many connections a worker may keep: as many as the settings say, if PostgreSQL has them for every worker.
 
-    Each worker needs two more, to listen for notifications, and a successor may run at the same time. If PostgreSQL
-    is out of reach, the number of the settings is used.
+    Each worker needs four more, to listen for notifications and to sequence the journal, and a successor may run at the
+    same time. If PostgreSQL is out of reach, the number of the settings is used.
     """
     database = Database(url, 1)
     try:
@@ -76,7 +76,7 @@ async def affordable_pool_size(url: URL, settings: Settings) -> int:
         return settings.mo_database_pool_size
     finally:
         await database.close()
-    return max(2, min(settings.mo_database_pool_size, (limit - SPARE_CONNECTIONS) // (settings.mo_workers + 1) - 2))
+    return max(2, min(settings.mo_database_pool_size, (limit - SPARE_CONNECTIONS) // (settings.mo_workers + 1) - 4))
 
 
 _WARNINGS = "warnings"

@@ -27,6 +27,7 @@ CORS_HEADERS = (
     "grpc-timeout",
     "idempotency-key",
     "if-match",
+    "last-event-id",
     "x-authorization",
     "x-grpc-web",
     "x-user-agent",
@@ -98,7 +99,7 @@ def render(settings: Settings, secrets: Path | None = None, admin_socket: Path |
         web_paths=["/openapi.json", "/swagger/", "/redoc/", settings.admin_url],
         # A Django admin's headers are its own, and its files are not below its pages.
         trap_paths=[settings.admin_honeypot_url, "/static/admin/"],
-        long_web_paths=f"{re.escape(settings.admin_url)}(imports|.*\\.csv)",
+        long_web_paths=f"{re.escape(settings.admin_url)}(imports|events:stream|.*\\.csv)",
         web_pipe=None if settings.mo_edge_web_host else str(web_socket(settings)),
         web_host=settings.mo_edge_web_host,
         web_port=settings.mo_web_port,

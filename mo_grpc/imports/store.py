@@ -133,6 +133,8 @@ def _take(layout: Layout) -> TextClause:
         ) AS parsed
     ), created AS (
         {customers.insert_selected("checked", "fault IS NULL", "external_id, line_number")}
+    ), recorded AS (
+        {customers.record_selected("created", "'import-' || CAST(:id AS bigint)")}
     ), wrong AS (
         SELECT line_number, external_id, fault FROM checked WHERE fault IS NOT NULL
         UNION ALL

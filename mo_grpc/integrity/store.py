@@ -1,37 +1,17 @@
 """Every SQL statement of the audit: each finds the rows that break one invariant."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.customers.debt import debts
 from mo_grpc.imports.rules import State
+from mo_grpc.integrity.hashes import verify_hashes
+from mo_grpc.integrity.journal import JOURNAL
+from mo_grpc.integrity.rules import SHOWN, Finding, Invariant
+from mo_grpc.integrity.spreading import verify_spreading
 from mo_grpc.loans.rules import Status as LoanStatus
 from mo_grpc.payments.rules import RejectionKind
 from mo_grpc.payments.rules import Status as PaymentStatus
-
-SHOWN = 20
-"""How many broken rows of an invariant are named."""
-
-
-class Invariant(NamedTuple):
-    """What must hold, of which table, and the statement that finds the rows that break it, with a remark on each."""
-
-    name: str
-    table: str
-    broken: str
-
-
-class Finding(NamedTuple):
-    """What the audit found about one invariant."""
-
-    invariant: Invariant
-    checked: int
-    broken: int
-    rows: Sequence[tuple[str, str]]
-
 
 INVARIANTS = (
     Invariant(
@@ -102,6 +82,46 @@ INVARIANTS = (
         WHERE failed_count <> coalesce(errors, 0) OR (state = {State.SUCCEEDED} AND bytes_done <> bytes_total)
         """,  # noqa: S608 - constants
     ),
+    Invariant(
+        "Positions are 1, 2, 3 … up to the head of the journal, and each is of an event",
+        "journal_positions",
+        """
+        SELECT position::text AS external_id, format('after %s', previous) AS remark
+        FROM (SELECT position, lag(position, 1, 0::bigint) OVER (ORDER BY position) AS previous FROM journal_positions) AS given
+        WHERE position <> previous + 1
+        UNION ALL
+        SELECT 'head', format('at %s, the last position is %s', position, last)
+        FROM journal_head, (SELECT coalesce(max(position), 0) AS last FROM journal_positions) AS given WHERE position <> last
+        UNION ALL
+        SELECT position::text, format('customer id %s, number %s: no such event of kind %s', customer_id, number, given.kind)
+        FROM journal_positions AS given LEFT JOIN journal_events AS event USING (customer_id, number)
+        WHERE event.kind IS DISTINCT FROM given.kind
+        """,
+    ),
+    Invariant(
+        "An event has a position once the head of the journal has seen its transaction",
+        "journal_events",
+        """
+        SELECT coalesce(external_id, customer_id::text) AS external_id, format('number %s has no position', number) AS remark
+        FROM journal_events JOIN journal_head ON pg_visible_in_snapshot(xid::text::xid8, snapshot::pg_snapshot)
+            LEFT JOIN journal_positions AS given USING (customer_id, number) LEFT JOIN customers ON customers.id = customer_id
+        WHERE given.position IS NULL
+        """,
+    ),
+    Invariant(
+        "A customer's events have positions in the order of their numbers",
+        "journal_positions",
+        """
+        SELECT coalesce(external_id, customer_id::text) AS external_id,
+            format('number %s at %s, after number %s at %s', number, position, last, behind) AS remark
+        FROM (
+            SELECT customer_id, number, position, lag(number, 1, 0::bigint) OVER customer AS last,
+                lag(position, 1, 0::bigint) OVER customer AS behind
+            FROM journal_positions WINDOW customer AS (PARTITION BY customer_id ORDER BY number)
+        ) AS given LEFT JOIN customers ON customers.id = customer_id
+        WHERE number <> last + 1 OR position < behind
+        """,
+    ),
 )
 
 _SNAPSHOT = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -120,7 +140,7 @@ def _statement(invariant: Invariant) -> TextClause:
     """)  # noqa: S608 - constants
 
 
-_STATEMENTS = [(invariant, _statement(invariant)) for invariant in INVARIANTS]
+_STATEMENTS = [(invariant, _statement(invariant)) for invariant in (*INVARIANTS, *JOURNAL)]
 
 
 async def audit(connection: AsyncConnection) -> list[Finding]:
@@ -130,5 +150,5 @@ async def audit(connection: AsyncConnection) -> list[Finding]:
     findings = []
     for invariant, statement in _STATEMENTS:
         checked, broken, rows = (await connection.execute(statement)).one()
-        findings.append(Finding(invariant, checked, broken, [(row[0], row[1]) for row in rows]))
-    return findings
+        findings.append(Finding(invariant.name, invariant.table, checked, broken, [(row[0], row[1]) for row in rows]))
+    return [*findings, await verify_hashes(connection), await verify_spreading(connection)]

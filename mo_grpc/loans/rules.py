@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
-from mo_grpc.customers.rules import Customer, available_amount
+from mo_grpc.customers.rules import Customer, Debt, available_amount
 from mo_grpc.customers.rules import Status as CustomerStatus
 from mo_grpc.errors import FieldViolation, InvalidFields, PreconditionFailed, Resource, ServiceError
+from mo_grpc.journal.rules import LoanChange, Origin, Recorded
 
 RESOURCE = Resource("loan", "mo.loans.v1.Loan", ErrorReason.LOAN_NOT_FOUND, ErrorReason.LOAN_ALREADY_EXISTS)
 
@@ -27,7 +28,7 @@ class Status(IntEnum):
 
 
 class Loan(NamedTuple):
-    """A loan as stored, with its customer's ids."""
+    """A loan as stored, with its customer's ids; the answer of a change has what was recorded of it, too."""
 
     id: int
     customer_id: int
@@ -41,6 +42,7 @@ class Loan(NamedTuple):
     maximum_payment_date: datetime
     created_at: datetime
     updated_at: datetime
+    recorded: Recorded | None = None
 
 
 class ActiveLoan(NamedTuple):
@@ -48,6 +50,16 @@ class ActiveLoan(NamedTuple):
 
     id: int
     external_id: str
+    outstanding: Decimal
+
+
+class PastLoan(NamedTuple):
+    """What a payment of the past needs to know of a loan, as it was after an event."""
+
+    id: int
+    external_id: str
+    taken_at: datetime | None
+    status: int
     outstanding: Decimal
 
 
@@ -59,13 +71,30 @@ class NewLoan(NamedTuple):
     amount: Decimal
     contract_version: str | None
     maximum_payment_date: datetime
+    origin: Origin
 
 
-class Debt(NamedTuple):
-    """The debt of a customer (R12), and the number of PENDING and ACTIVE loans."""
+class LoanTransition(NamedTuple):
+    """The command to activate or to reject a loan."""
 
-    total: Decimal = Decimal(0)
-    open_loans: int = 0
+    external_id: str
+    origin: Origin
+
+
+def created(loan: Loan) -> LoanChange:
+    """What the creation of a loan changes."""
+    return LoanChange(loan.id, loan.external_id, None, loan.status, None, loan.outstanding)
+
+
+def changed(before: Loan, after: Loan) -> LoanChange:
+    """What a transition changes of a loan."""
+    return LoanChange(after.id, after.external_id, before.status, after.status, before.outstanding, after.outstanding)
+
+
+def as_of(loan: Loan, status: int, outstanding: Decimal, changed_at: datetime) -> Loan:
+    """A loan as it was; `taken_at` never changes once it is there, and a loan that was paid out has it."""
+    taken_at = loan.taken_at if status in (Status.ACTIVE, Status.PAID) else None
+    return loan._replace(status=status, outstanding=outstanding, taken_at=taken_at, updated_at=changed_at)
 
 
 def may_lend(customer: Customer, debt: Debt, new: NewLoan, now: datetime) -> ServiceError | None:

@@ -7,27 +7,34 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.customers import models as customer_models
 from mo_grpc.customers import store as customers
-from mo_grpc.customers.debt import debts
-from mo_grpc.customers.rules import Customer
+from mo_grpc.customers.accounts import Accounts
+from mo_grpc.customers.rules import Customer, Debt
 from mo_grpc.db.batches import BatchWrite, Decision
 from mo_grpc.db.locks import Locked, Locks
 from mo_grpc.db.pipeline import Query, Rows, Statement, array
 from mo_grpc.db.rows import NewRows, get_by_id, not_locked
-from mo_grpc.errors import AlreadyExists, PreconditionFailed, ServiceError
+from mo_grpc.errors import AlreadyExists, ServiceError
+from mo_grpc.journal import past
+from mo_grpc.journal.rules import Kind
 from mo_grpc.loans import models, rules
-from mo_grpc.loans.rules import RESOURCE, ActiveLoan, Debt, Loan, NewLoan, Status
+from mo_grpc.loans.rules import RESOURCE, ActiveLoan, Loan, LoanTransition, NewLoan, PastLoan, Status
+from mo_grpc.rpc.binding import BoundCustomers
 
-_Rule = Callable[[Loan, Customer, Debt, datetime], Loan | PreconditionFailed]
+_Rule = Callable[[Loan, Customer, Debt, datetime], Loan | ServiceError]
 
 _TABLE = models.Loan.__table__
 _CUSTOMERS = customer_models.Customer.__table__
 
-_COLUMNS = [_TABLE.c[name] if name != "customer_external_id" else _CUSTOMERS.c.external_id for name in Loan._fields]
+_COLUMNS = [
+    _TABLE.c[name] if name != "customer_external_id" else _CUSTOMERS.c.external_id
+    for name in Loan._fields
+    if name != "recorded"
+]
 
 _GET = Query(f"""
     SELECT {", ".join(map(str, _COLUMNS))} FROM loans JOIN customers ON customers.id = customer_id
@@ -36,13 +43,10 @@ _GET = Query(f"""
 
 _NEW = NewRows(_TABLE, ["id", "customer_id", *(name for name in NewLoan._fields if name in _TABLE.c)])
 
-_OF_CUSTOMERS = "customer_id = ANY(ARRAY(SELECT id FROM customers WHERE external_id = ANY(:customer_external_ids)))"
-
-_DEBTS = Query(debts(_OF_CUSTOMERS))
-
 _ACTIVE = Query(f"""
     SELECT customer_id, id, external_id, outstanding FROM loans
-    WHERE {_OF_CUSTOMERS} AND status = {Status.ACTIVE} ORDER BY customer_id, taken_at, id
+    WHERE customer_id = ANY(ARRAY(SELECT id FROM customers WHERE external_id = ANY(:customer_external_ids)))
+        AND status = {Status.ACTIVE} ORDER BY customer_id, taken_at, id
 """)  # noqa: S608 - constants
 
 _CREATE = Query(f"""
@@ -52,13 +56,21 @@ _CREATE = Query(f"""
     ORDER BY external_id
 """)  # noqa: S608 - constants
 
+_LIST_AS_OF = text(f"""
+    SELECT state.status, state.outstanding, recorded_at, {", ".join(map(str, _COLUMNS))}
+    FROM ({past.LOAN_STATES}) AS state JOIN loans ON loans.id = loan_id JOIN customers ON customers.id = customer_id
+    WHERE :status IN (0, state.status) AND (CAST(:before AS bigint) IS NULL OR loan_id < :before)
+    ORDER BY loan_id DESC LIMIT :limit
+""")  # noqa: S608 - constants
+
+_PAST = text(f"""
+    SELECT loan_id, external_id, taken_at, state.status, state.outstanding
+    FROM ({past.LOAN_STATES}) AS state JOIN loans ON loans.id = loan_id ORDER BY taken_at, loan_id
+""")  # noqa: S608 - constants
+
 _LOCK = customers.owner_lock("loans")
 
-# The time, and the debts, if there are any.
-_NOW_AND_DEBTS = Query(f"""
-    SELECT now, customer_id, debt, open_loans
-    FROM mo_clock() AS now LEFT JOIN ({debts(f"customer_id = ANY(ARRAY({customers.owners_of('loans')}))")}) AS debts ON true
-""")  # noqa: S608 - constants
+_ACCOUNTS = customers.owner_accounts("loans")
 
 _CHANGE = Query(f"""
     UPDATE loans
@@ -95,7 +107,7 @@ def found_active(rows: Iterator[Rows]) -> Mapping[int, dict[int, ActiveLoan]]:
 
 
 def _loans(rows: Iterator[Rows]) -> dict[str, Loan]:
-    return {row[2]: Loan._make(row) for row in next(rows)}
+    return {row[2]: Loan(*row) for row in next(rows)}
 
 
 get_loans = get_by_id(RESOURCE, [_GET], _loans)
@@ -103,10 +115,20 @@ get_loans = get_by_id(RESOURCE, [_GET], _loans)
 
 
 async def list_loans(
-    connection: AsyncConnection, customer_external_id: str, status: int, before: int | None, limit: int
+    connection: AsyncConnection,
+    customer_external_id: str,
+    status: int,
+    before: int | None,
+    limit: int,
+    bound: BoundCustomers | None = None,
 ) -> list[Loan]:
-    """List loans, newest first, with ids below `before`; an empty or zero filter does not filter."""
+    """List loans, newest first, with ids below `before`; of a bound key, those of its customers alone.
+
+    An empty or zero filter does not filter.
+    """
     statement = _list_statement().order_by(_TABLE.c.id.desc()).limit(limit)
+    if bound is not None:
+        statement = statement.where(customers.among(bound))
     if customer_external_id:
         owner = select(_CUSTOMERS.c.id).where(_CUSTOMERS.c.external_id == customer_external_id).scalar_subquery()
         statement = statement.where(_TABLE.c.customer_id == owner)
@@ -114,7 +136,53 @@ async def list_loans(
         statement = statement.where(_TABLE.c.status == status)
     if before is not None:
         statement = statement.where(_TABLE.c.id < before)
-    return [Loan._make(row) for row in await connection.execute(statement)]
+    return [Loan(*row) for row in await connection.execute(statement)]
+
+
+async def loan_as_of(connection: AsyncConnection, loan: Loan, instant: past.Instant) -> Loan:
+    """A loan as of an instant.
+
+    Raises:
+        OutOfRange: the instant is in the future.
+        PreconditionFailed: the loan did not exist yet.
+    """
+    standing = await past.standing(connection, loan.customer_id, instant)
+    state = await past.loan_state(connection, loan.customer_id, standing.number, loan.id) if standing else None
+    if state is None:
+        raise past.not_yet_created(RESOURCE, loan.external_id)
+    return rules.as_of(loan, *state[1:])
+
+
+async def list_loans_as_of(
+    connection: AsyncConnection,
+    customer_external_id: str,
+    status: int,
+    before: int | None,
+    limit: int,
+    bound: BoundCustomers | None,
+    instant: past.Instant,
+) -> list[Loan]:
+    """List the loans of a customer like `list_loans`, each with what it was as of an instant.
+
+    Raises:
+        OutOfRange: the instant is in the future.
+    """
+    owner = select(_CUSTOMERS.c.id).where(_CUSTOMERS.c.external_id == customer_external_id)
+    if bound is not None:
+        owner = owner.where(customers.among(bound))
+    customer_id = (await connection.execute(owner)).scalar()
+    standing = await past.standing(connection, customer_id, instant)
+    if standing is None:
+        return []
+    parameters = {"customer_id": customer_id, "number": standing.number, "status": status, "before": before, "limit": limit}
+    rows = await connection.execute(_LIST_AS_OF, parameters)
+    return [rules.as_of(Loan(*row[3:]), *row[:3]) for row in rows]
+
+
+async def past_loans(connection: AsyncConnection, customer_id: int, number: int) -> list[PastLoan]:
+    """The loans of a customer after an event, in the order in which payments pay them."""
+    rows = await connection.execute(_PAST, {"customer_id": customer_id, "number": number})
+    return [PastLoan._make(row) for row in rows]
 
 
 def _list_statement() -> Select[*tuple[Any, ...]]:
@@ -125,18 +193,20 @@ def _lock_owners_to_be(commands: Sequence[NewLoan], locks: Locks) -> list[Statem
     owners = {command.customer_external_id for command in commands}
     return [
         *customers.lock(owners, locks),
-        Statement(_DEBTS, {"customer_external_ids": array(owners)}),
+        customers.read_accounts(owners),
         _NEW.statement([command.external_id for command in commands]),
     ]
 
 
 def _create_loans(commands: Sequence[NewLoan], rows: Iterator[Rows], locks: Locks) -> Decision[Loan]:
     owners = customers.locked(rows, locks)
-    debts = {customer_id: Debt(total, count) for customer_id, total, count in next(rows)}
-    now, taken, ids = NewRows.prepared(rows)
-    results = [_create(loan_id, command, owners, taken, debts, now) for loan_id, command in zip(ids, commands, strict=False)]
+    accounts = Accounts.read(rows)
+    _, taken, ids = NewRows.prepared(rows)
+    results = [_create(loan_id, command, owners, taken, accounts) for loan_id, command in zip(ids, commands, strict=False)]
     created = [result for result in results if isinstance(result, Loan)]
-    return Decision(results, [Statement(_CREATE, {"now": now, **_NEW.parameters(created)})] if created else ())
+    if not created:
+        return Decision(results)
+    return Decision(results, [Statement(_CREATE, {"now": accounts.now, **_NEW.parameters(created)}), *accounts.events()])
 
 
 def _create(
@@ -144,8 +214,7 @@ def _create(
     command: NewLoan,
     owners: customers.LockedCustomers,
     taken: set[str],
-    debts: dict[int, Debt],
-    now: datetime,
+    accounts: Accounts,
 ) -> Loan | ServiceError | Locked:
     """Decide on one command; a created loan's id is taken, and its amount reduces the credit, for the commands after it."""
     customer = owners.customers.get(command.customer_external_id)
@@ -153,58 +222,74 @@ def _create(
         return owners.missing(command.customer_external_id)
     if command.external_id in taken:
         return AlreadyExists(RESOURCE, command.external_id)
-    debt = debts.get(customer.id, Debt())
-    if refusal := rules.may_lend(customer, debt, command, now):
+    debt = accounts.debt(customer.id)
+    if refusal := rules.may_lend(customer, debt, command, accounts.now):
         return refusal
+    if stale := accounts.stale(customer.id, command.origin):
+        return stale
     taken.add(command.external_id)
-    debts[customer.id] = Debt(debt.total + command.amount, debt.open_loans + 1)
-    return Loan(
+    loan = Loan(
         id=loan_id,
         customer_id=customer.id,
+        external_id=command.external_id,
+        customer_external_id=customer.external_id,
+        amount=command.amount,
         outstanding=command.amount,
         status=Status.PENDING,
+        contract_version=command.contract_version,
         taken_at=None,
-        created_at=now,
-        updated_at=now,
-        **command._asdict(),
+        maximum_payment_date=command.maximum_payment_date,
+        created_at=accounts.now,
+        updated_at=accounts.now,
     )
+    more = Debt(debt.total + command.amount, debt.open_loans + 1)
+    change = [rules.created(loan)]
+    recorded = accounts.record(Kind.LOAN_CREATED, customer, command.origin, more, change, command.amount)
+    return loan._replace(recorded=recorded)
 
 
 create_loans = BatchWrite(_lock_owners_to_be, _create_loans)
 """Create PENDING loans, one command after the other, within each customer's credit line."""
 
 
-def _lock_owners(external_ids: Sequence[str], locks: Locks) -> list[Statement]:
-    wanted = {"external_ids": array(sorted(set(external_ids)))}
-    return [_LOCK.statement(wanted, locks), Statement(_GET, wanted), Statement(_NOW_AND_DEBTS, wanted)]
+def _lock_owners(commands: Sequence[LoanTransition], locks: Locks) -> list[Statement]:
+    wanted = {"external_ids": array(sorted({command.external_id for command in commands}))}
+    return [_LOCK.statement(wanted, locks), Statement(_GET, wanted), Statement(_ACCOUNTS, wanted)]
 
 
-def _change_loans(rule: _Rule, external_ids: Sequence[str], rows: Iterator[Rows], locks: Locks) -> Decision[Loan]:
+def _change_loans(
+    rule: _Rule, kind: Kind, commands: Sequence[LoanTransition], rows: Iterator[Rows], locks: Locks
+) -> Decision[Loan]:
     owners = customers.locked_owners(rows)
     loans = _loans(rows)
-    read = next(rows)
-    now = read[0][0]
-    debts = {customer_id: Debt(total, count) for _, customer_id, total, count in read}
+    accounts = Accounts.read(rows)
+    now = accounts.now
     results: list[Loan | ServiceError | Locked] = []
     changed: dict[int, Loan] = {}
-    for external_id in external_ids:
+    for external_id, origin in commands:
         loan = loans.get(external_id)
         owner = owners.get(loan.customer_id) if loan else None
         if loan is None or owner is None:
             results.append(not_locked(RESOURCE, external_id, locks, exists=loan is not None))
             continue
-        result = rule(loan, owner, debts.get(owner.id, Debt()), now)
-        if isinstance(result, Loan):
-            loans[external_id] = changed[result.id] = result
+        debt = accounts.debt(owner.id)
+        result = rule(loan, owner, debt, now)
+        if isinstance(result, Loan) and (stale := accounts.stale(owner.id, origin)):
+            result = stale
+        elif isinstance(result, Loan):
+            left = Debt(debt.total - loan.outstanding, debt.open_loans - 1) if result.status == Status.REJECTED else debt
+            recorded = accounts.record(kind, owner, origin, left, [rules.changed(loan, result)], loan.amount)
+            loans[external_id] = changed[result.id] = result = result._replace(recorded=recorded)
         results.append(result)
     if not changed:
         return Decision(results)
     statuses = array(int(loan.status) for loan in changed.values())
-    return Decision(results, [Statement(_CHANGE, {"now": now, "ids": array(changed), "statuses": statuses})])
+    change = Statement(_CHANGE, {"now": now, "ids": array(changed), "statuses": statuses})
+    return Decision(results, [change, *accounts.events()])
 
 
-activate_loans = BatchWrite(_lock_owners, partial(_change_loans, rules.activate))
+activate_loans = BatchWrite(_lock_owners, partial(_change_loans, rules.activate, Kind.LOAN_ACTIVATED))
 """Pay PENDING loans out, one command after the other."""
 
-reject_loans = BatchWrite(_lock_owners, partial(_change_loans, rules.reject))
+reject_loans = BatchWrite(_lock_owners, partial(_change_loans, rules.reject, Kind.LOAN_REJECTED))
 """Refuse PENDING loans, one command after the other."""

@@ -8,8 +8,13 @@ from typing import NamedTuple
 
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
-from mo_grpc.errors import PreconditionFailed, Resource
+from mo_grpc.errors import PreconditionFailed, Resource, ServiceError
+from mo_grpc.journal.rules import LoanChange, Origin, Recorded
 from mo_grpc.loans.rules import ActiveLoan
+from mo_grpc.loans.rules import Status as LoanStatus
+
+# As plain numbers, because an enumeration's take long to be written down.
+_LOAN_ACTIVE, _LOAN_PAID = int(LoanStatus.ACTIVE), int(LoanStatus.PAID)
 
 RESOURCE = Resource("payment", "mo.payments.v1.Payment", ErrorReason.PAYMENT_NOT_FOUND, ErrorReason.PAYMENT_ALREADY_EXISTS)
 
@@ -37,7 +42,10 @@ class Detail(NamedTuple):
 
 
 class Payment(NamedTuple):
-    """A payment as stored, with its customer's ids and its details, the oldest loan first."""
+    """A payment as stored, with its customer's ids and its details, the oldest loan first.
+
+    The answer of a change has what was recorded of it, too.
+    """
 
     id: int
     customer_id: int
@@ -52,6 +60,7 @@ class Payment(NamedTuple):
     created_at: datetime
     updated_at: datetime
     details: tuple[Detail, ...] = ()
+    recorded: Recorded | None = None
 
 
 class NewPayment(NamedTuple):
@@ -60,6 +69,7 @@ class NewPayment(NamedTuple):
     external_id: str
     customer_external_id: str
     total_amount: Decimal
+    origin: Origin
 
 
 class PaymentRejection(NamedTuple):
@@ -67,6 +77,7 @@ class PaymentRejection(NamedTuple):
 
     external_id: str
     reason: str
+    origin: Origin
 
 
 def spread(total_amount: Decimal, loans: MutableMapping[int, ActiveLoan]) -> tuple[Detail, ...] | None:
@@ -94,13 +105,41 @@ def spread(total_amount: Decimal, loans: MutableMapping[int, ActiveLoan]) -> tup
     return tuple(details)
 
 
+def before_its_bounce(payment: Payment, completed_at: datetime) -> Payment:
+    """A payment as it was before it bounced; for others, the same."""
+    if payment.rejection_kind != RejectionKind.BOUNCED:
+        return payment
+    return payment._replace(
+        status=Status.COMPLETED, rejected_at=None, rejection_kind=None, rejection_reason=None, updated_at=completed_at
+    )
+
+
+def paid(detail: Detail, left: Decimal) -> LoanChange:
+    """What a payment changes of a loan, of which it leaves so much."""
+    status = _LOAN_ACTIVE if left else _LOAN_PAID
+    before = left + detail.amount
+    return LoanChange(detail.loan_id, detail.loan_external_id, _LOAN_ACTIVE, status, before, left)
+
+
+def settled(change: LoanChange) -> LoanChange:
+    """The loan that a payment paid in full, as the event that follows it has it: with nothing that changes."""
+    return change._replace(status_before=change.status_after, outstanding_before=change.outstanding_after)
+
+
+def restored(detail: Detail, left: Decimal) -> LoanChange:
+    """What a bounce changes of a loan, of which so much was left (R35)."""
+    status = _LOAN_ACTIVE if left else _LOAN_PAID
+    after = left + detail.amount
+    return LoanChange(detail.loan_id, detail.loan_external_id, status, _LOAN_ACTIVE, left, after)
+
+
 def insufficient_debt(total_amount: Decimal, loans: Iterable[ActiveLoan]) -> str:
     """The reason, in words, of a payment of more than the ACTIVE debt."""
     debt = sum((loan.outstanding for loan in loans), Decimal(0))
     return f"The payment of {total_amount:.2f} is more than the active debt of {debt:.2f}."
 
 
-def bounce(payment: Payment, reason: str, now: datetime) -> Payment | PreconditionFailed:
+def bounce(payment: Payment, reason: str, now: datetime) -> Payment | ServiceError:
     """Reject a COMPLETED payment; the caller adds the amounts of its details to its loans again (R34 to R36)."""
     if payment.status != Status.COMPLETED:
         status = Status(payment.status).name

@@ -1,7 +1,7 @@
 """Every SQL statement about payments. Commands come in batches, and each has a result of its own, in order."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -11,11 +11,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.customers import models as customer_models
 from mo_grpc.customers import store as customers
+from mo_grpc.customers.accounts import Accounts
+from mo_grpc.customers.rules import Customer
 from mo_grpc.db.batches import BatchWrite, Decision
 from mo_grpc.db.locks import Locked, Locks
 from mo_grpc.db.pipeline import Query, Rows, Statement, array, text_array
-from mo_grpc.db.rows import NOW, NewRows, get_by_id, not_locked
-from mo_grpc.errors import AlreadyExists, ServiceError
+from mo_grpc.db.rows import NewRows, get_by_id, not_locked
+from mo_grpc.errors import AlreadyExists, NotFound, ServiceError
+from mo_grpc.journal import past
+from mo_grpc.journal.rules import Kind, LoanChange
 from mo_grpc.loans import models as loan_models
 from mo_grpc.loans import store as loans
 from mo_grpc.loans.rules import ActiveLoan
@@ -29,6 +33,7 @@ from mo_grpc.payments.rules import (
     RejectionKind,
     Status,
 )
+from mo_grpc.rpc.binding import BoundCustomers
 
 _TABLE = models.Payment.__table__
 _DETAILS = models.PaymentDetail.__table__
@@ -41,7 +46,7 @@ MAX_LISTED_DETAILS = 20_000
 _COLUMNS = [
     _TABLE.c[name] if name != "customer_external_id" else _CUSTOMERS.c.external_id
     for name in Payment._fields
-    if name != "details"
+    if name not in ("details", "recorded")
 ]
 
 _GET = Query(f"""
@@ -83,6 +88,7 @@ _CREATE = Query(f"""
 """)  # noqa: S608 - constants
 
 _LOCK = customers.owner_lock("payments")
+_ACCOUNTS = customers.owner_accounts("payments")
 
 _BOUNCE = Query(f"""
     WITH bounced AS (
@@ -103,7 +109,7 @@ def _found(rows: Iterator[Rows]) -> tuple[dict[str, Payment], dict[int, Decimal]
     for payment_id, loan_id, loan_external_id, amount, left in next(rows):
         details[payment_id].append(Detail(loan_id, loan_external_id, amount))
         outstanding[loan_id] = left
-    return {row[2]: Payment._make((*row, tuple(details.get(row[0], ())))) for row in payments}, outstanding
+    return {row[2]: Payment._make((*row, tuple(details.get(row[0], ())), None)) for row in payments}, outstanding
 
 
 get_payments = get_by_id(RESOURCE, [_GET, _GET_DETAILS], lambda rows: _found(rows)[0])
@@ -125,6 +131,33 @@ async def _with_details(connection: AsyncConnection, payments: Sequence[Payment]
     return [payment._replace(details=tuple(details.get(payment.id, ()))) for payment in payments]
 
 
+async def one_payment(connection: AsyncConnection, external_id: str) -> Payment:
+    """A payment with its details, on the transaction's snapshot.
+
+    Raises:
+        NotFound: there is none.
+    """
+    row = (await connection.execute(_list_statement().where(_TABLE.c.external_id == external_id))).one_or_none()
+    if row is None:
+        raise NotFound(RESOURCE, external_id)
+    [payment] = await _with_details(connection, [Payment(*row)], MAX_LISTED_DETAILS)
+    return payment
+
+
+async def payment_as_of(connection: AsyncConnection, payment: Payment, instant: past.Instant) -> Payment:
+    """A payment as of an instant.
+
+    Raises:
+        OutOfRange: the instant is in the future.
+        PreconditionFailed: the payment did not exist yet.
+    """
+    standing = await past.standing(connection, payment.customer_id, instant)
+    events = await past.payment_events(connection, payment.id, standing.number) if standing else []
+    if not events:
+        raise past.not_yet_created(RESOURCE, payment.external_id)
+    return payment if len(events) > 1 else rules.before_its_bounce(payment, events[0].recorded_at)
+
+
 async def list_payments(
     connection: AsyncConnection,
     customer_external_id: str,
@@ -132,13 +165,17 @@ async def list_payments(
     status: int,
     before: int | None,
     limit: int,
+    bound: BoundCustomers | None = None,
 ) -> tuple[list[Payment], bool]:
-    """List payments, newest first, with ids below `before`; an empty or zero filter does not filter.
+    """List payments, newest first, with ids below `before`; of a bound key, those of its customers alone.
 
-    Returns up to `limit` of them, fewer if they have many details, and whether there are more.
+    An empty or zero filter does not filter. Returns up to `limit` of them, fewer if they have many details, and whether there
+    are more.
     """
     key = _TABLE.c.id
     statement = _list_statement()
+    if bound is not None:
+        statement = statement.where(customers.among(bound))
     if loan_external_id:
         loan = select(_LOANS.c.id).where(_LOANS.c.external_id == loan_external_id).scalar_subquery()
         key = _DETAILS.c.payment_id
@@ -151,7 +188,7 @@ async def list_payments(
     if before is not None:
         statement = statement.where(key < before)
     rows = await connection.execute(statement.order_by(key.desc()).limit(limit + 1))
-    found = [Payment._make((*row, ())) for row in rows]
+    found = [Payment(*row) for row in rows]
     page = await _with_details(connection, found[:limit], MAX_LISTED_DETAILS)
     return page, len(page) < len(found)
 
@@ -164,6 +201,7 @@ def _lock_payers(commands: Sequence[NewPayment], locks: Locks) -> list[Statement
     payers = {command.customer_external_id for command in commands}
     return [
         *customers.lock(payers, locks),
+        customers.read_accounts(payers),
         loans.active_loans(payers),
         _NEW.statement([command.external_id for command in commands]),
     ]
@@ -171,13 +209,17 @@ def _lock_payers(commands: Sequence[NewPayment], locks: Locks) -> list[Statement
 
 def _create_payments(commands: Sequence[NewPayment], rows: Iterator[Rows], locks: Locks) -> Decision[Payment]:
     payers = customers.locked(rows, locks)
+    accounts = Accounts.read(rows)
     active = loans.found_active(rows)
-    now, taken, ids = NewRows.prepared(rows)
+    _, taken, ids = NewRows.prepared(rows)
     results = [
-        _create(payment_id, command, payers, taken, active, now) for payment_id, command in zip(ids, commands, strict=False)
+        _create(payment_id, command, payers, taken, active, accounts)
+        for payment_id, command in zip(ids, commands, strict=False)
     ]
     created = [result for result in results if isinstance(result, Payment)]
-    return Decision(results, [Statement(_CREATE, _created(created, active, now))] if created else ())
+    if not created:
+        return Decision(results)
+    return Decision(results, [Statement(_CREATE, _created(created, active, accounts.now)), *accounts.events()])
 
 
 def _create(
@@ -186,7 +228,7 @@ def _create(
     payers: customers.LockedCustomers,
     taken: set[str],
     active: Mapping[int, dict[int, ActiveLoan]],
-    now: datetime,
+    accounts: Accounts,
 ) -> Payment | ServiceError | Locked:
     """Decide on one command; a payment's id is taken, and what it pays reduces the loans, for the commands after it."""
     customer = payers.customers.get(command.customer_external_id)
@@ -194,10 +236,13 @@ def _create(
         return payers.missing(command.customer_external_id)
     if command.external_id in taken:
         return AlreadyExists(RESOURCE, command.external_id)
+    if stale := accounts.stale(customer.id, command.origin):
+        return stale
     taken.add(command.external_id)
+    now = accounts.now
     details = rules.spread(command.total_amount, active[customer.id])
     completed = details is not None
-    return Payment(
+    payment = Payment(
         id=payment_id,
         customer_id=customer.id,
         external_id=command.external_id,
@@ -212,6 +257,26 @@ def _create(
         updated_at=now,
         details=details or (),
     )
+    return _recorded(payment, customer, command, accounts, active[customer.id])
+
+
+def _recorded(
+    payment: Payment, customer: Customer, command: NewPayment, accounts: Accounts, active: Mapping[int, ActiveLoan]
+) -> Payment:
+    """Record a new payment and the loans that it paid in full, and add what was recorded of it."""
+    debt = accounts.debt(customer.id)
+    if payment.status == Status.REJECTED:
+        kind, changes, left = Kind.PAYMENT_REFUSED, [], debt
+    else:
+        lefts = [active[detail.loan_id].outstanding if detail.loan_id in active else Decimal(0) for detail in payment.details]
+        changes = [rules.paid(detail, rest) for detail, rest in zip(payment.details, lefts, strict=True)]
+        kind, left = Kind.PAYMENT_COMPLETED, debt._replace(total=debt.total - payment.total_amount)
+    about = payment.id, payment.external_id
+    recorded = accounts.record(kind, customer, command.origin, left, changes, payment.total_amount, *about)
+    for detail, change in zip(payment.details, changes, strict=True):
+        if not change.outstanding_after:
+            accounts.record(Kind.LOAN_PAID, customer, command.origin, left, [rules.settled(change)], detail.amount, *about)
+    return payment._replace(recorded=recorded)
 
 
 def _created(created: Sequence[Payment], left: Mapping[int, dict[int, ActiveLoan]], now: datetime) -> dict[str, object]:
@@ -238,13 +303,19 @@ create_payments = BatchWrite(_lock_payers, _create_payments)
 
 def _lock_owners(commands: Sequence[PaymentRejection], locks: Locks) -> list[Statement]:
     wanted = {"external_ids": array(sorted({command.external_id for command in commands}))}
-    return [_LOCK.statement(wanted, locks), Statement(_GET, wanted), Statement(_GET_DETAILS, wanted), NOW]
+    return [
+        _LOCK.statement(wanted, locks),
+        Statement(_GET, wanted),
+        Statement(_GET_DETAILS, wanted),
+        Statement(_ACCOUNTS, wanted),
+    ]
 
 
 def _bounce_payments(commands: Sequence[PaymentRejection], rows: Iterator[Rows], locks: Locks) -> Decision[Payment]:
     owners = customers.locked_owners(rows)
     payments, outstanding = _found(rows)
-    [(now,)] = next(rows)
+    accounts = Accounts.read(rows)
+    now = accounts.now
     results: list[Payment | ServiceError | Locked] = []
     bounced: list[Payment] = []
     for command in commands:
@@ -252,29 +323,37 @@ def _bounce_payments(commands: Sequence[PaymentRejection], rows: Iterator[Rows],
         if payment is None or payment.customer_id not in owners:
             results.append(not_locked(RESOURCE, command.external_id, locks, exists=payment is not None))
             continue
+        owner = owners[payment.customer_id]
         result = rules.bounce(payment, command.reason, now)
-        results.append(result)
-        if isinstance(result, Payment):
-            payments[command.external_id] = result
+        if isinstance(result, Payment) and (stale := accounts.stale(owner.id, command.origin)):
+            result = stale
+        elif isinstance(result, Payment):
+            debt = accounts.debt(owner.id)
+            more = debt._replace(total=debt.total + result.total_amount)
+            changes = _restore(outstanding, result)
+            about = result.id, result.external_id
+            recorded = accounts.record(Kind.PAYMENT_BOUNCED, owner, command.origin, more, changes, result.total_amount, *about)
+            payments[command.external_id] = result = result._replace(recorded=recorded)
             bounced.append(result)
+        results.append(result)
     if not bounced:
         return Decision(results)
-    touched = _restore(outstanding, bounced)
+    touched = {detail.loan_id for payment in bounced for detail in payment.details}
     new = {
         "now": now,
         "ids": array(payment.id for payment in bounced),
         "rejection_reasons": text_array(payment.rejection_reason for payment in bounced),
         **loans.outstanding_parameters({loan_id: outstanding[loan_id] for loan_id in touched}),
     }
-    return Decision(results, [Statement(_BOUNCE, new)])
+    return Decision(results, [Statement(_BOUNCE, new), *accounts.events()])
 
 
-def _restore(outstanding: dict[int, Decimal], bounced: Iterable[Payment]) -> set[int]:
-    """Add to `outstanding` what the payments had paid; return the loans' ids."""
-    details = [detail for payment in bounced for detail in payment.details]
-    for detail in details:
-        outstanding[detail.loan_id] += detail.amount
-    return {detail.loan_id for detail in details}
+def _restore(outstanding: dict[int, Decimal], bounced: Payment) -> list[LoanChange]:
+    """Add to `outstanding` what the payment had paid; return what that changes."""
+    changes = [rules.restored(detail, outstanding[detail.loan_id]) for detail in bounced.details]
+    for change in changes:
+        outstanding[change.loan_id] = change.outstanding_after
+    return changes
 
 
 bounce_payments = BatchWrite(_lock_owners, _bounce_payments)

@@ -1,6 +1,6 @@
 """Child processes that never outlive the one that started them, and locks that end with their holder.
 
-Run as `python -m mo_grpc.process.children SIGNAL PARENT UID GID COMMAND…`, this module becomes the command, to be sent the
+Run as `python -I -S children.py SIGNAL PARENT UID GID COMMAND…`, this module becomes the command, to be sent the
 signal (Linux's parent-death signal) when its parent dies, even by `kill -9`.
 """
 
@@ -104,7 +104,8 @@ def spawn(
     What it prints goes to the end of `log`, or where this process's own output goes. It inherits the descriptors `keep`.
     """
     identity = user or UnixUser(os.geteuid(), os.getegid())
-    wrapper = [*PYTHON, "-m", __name__, dies_with.name, str(os.getpid()), *map(str, identity)]
+    # It needs the standard library alone, so Python starts sooner.
+    wrapper = [sys.executable, "-I", "-S", __file__, dies_with.name, str(os.getpid()), *map(str, identity)]
     with log.open("ab") if log else nullcontext() as output:
         return subprocess.Popen(
             [*wrapper, *command],

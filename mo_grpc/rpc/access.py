@@ -1,5 +1,6 @@
 """What each RPC asks of its caller: one table for all, and what is not in it is refused."""
 
+from enum import Enum
 from typing import Final
 
 PUBLIC: Final = ""
@@ -14,7 +15,10 @@ _CUSTOMERS = "/mo.customers.v1.CustomerService/"
 _LOANS = "/mo.loans.v1.LoanService/"
 _PAYMENTS = "/mo.payments.v1.PaymentService/"
 _IMPORTS = "/mo.imports.v1.ImportService/"
+_JOURNAL = "/mo.journal.v1.JournalService/"
+_WEBHOOKS = "/mo.webhooks.v1.WebhookService/"
 _KEYS = "/mo.auth.v1.ApiKeyService/"
+_STATEMENTS = "/mo.statements.v1.StatementService/"
 _TOKENS = "/mo.auth.v1.TokenService/"
 _OTP = "/mo.auth.v1.OtpService/"
 
@@ -33,6 +37,7 @@ ACCESS: Final = {
     f"{_PAYMENTS}GetPayment": "payments:read",
     f"{_PAYMENTS}ListPayments": "payments:read",
     f"{_PAYMENTS}RejectPayment": "payments:write",
+    f"{_PAYMENTS}ExplainPayment": "payments:read",
     f"{_PAYMENTS}BatchCreatePayments": "payments:write",
     f"{_IMPORTS}UploadCustomers": "imports:write",
     f"{_IMPORTS}CreateImport": "imports:write",
@@ -41,6 +46,20 @@ ACCESS: Final = {
     f"{_IMPORTS}ListImportErrors": "imports:read",
     f"{_IMPORTS}CancelImport": "imports:write",
     f"{_IMPORTS}WatchImport": "imports:read",
+    f"{_JOURNAL}ListEvents": "events:read",
+    f"{_STATEMENTS}GetStatement": "events:read",
+    f"{_JOURNAL}WatchEvents": "events:read",
+    f"{_JOURNAL}StreamEvents": "events:read",
+    f"{_WEBHOOKS}CreateWebhook": "webhooks:write",
+    f"{_WEBHOOKS}GetWebhook": "webhooks:read",
+    f"{_WEBHOOKS}ListWebhooks": "webhooks:read",
+    f"{_WEBHOOKS}UpdateWebhook": "webhooks:write",
+    f"{_WEBHOOKS}DeleteWebhook": "webhooks:write",
+    f"{_WEBHOOKS}RotateSecret": "webhooks:write",
+    f"{_WEBHOOKS}SendTestEvent": "webhooks:write",
+    f"{_WEBHOOKS}ListAttempts": "webhooks:read",
+    f"{_WEBHOOKS}ResendAttempt": "webhooks:write",
+    f"{_WEBHOOKS}ResendFailed": "webhooks:write",
     f"{_KEYS}CreateApiKey": "keys:write",
     f"{_KEYS}GetApiKey": "keys:read",
     f"{_KEYS}ListApiKeys": "keys:read",
@@ -66,3 +85,44 @@ SERVICES: Final = tuple(dict.fromkeys(method.split("/")[1] for method in ACCESS 
 
 GRANTABLE: Final = frozenset(ACCESS.values()) - {PUBLIC, BASIC, ACCOUNT}
 """The scopes that a key may have; only users have accounts."""
+
+
+class Bound(Enum):
+    """How an RPC serves a caller whose API key is bound to customers (docs/rules.md, R77)."""
+
+    CUSTOMER = "The request names a customer: others are NOT_FOUND."
+    OWNED = "The request names something of a customer: what is others' is NOT_FOUND."
+    ITEMS = "Each item of the request names a customer: an item for another is NOT_FOUND."
+    LIST = "The answer leaves out what is others'."
+    STREAM = "The same, of each of its answers."
+    NEW = "The request makes a customer: another id is PERMISSION_DENIED."
+    NEVER = "A bound key cannot have the scope."
+
+
+BOUND: Final = {
+    f"{_CUSTOMERS}CreateCustomer": Bound.NEW,
+    f"{_CUSTOMERS}GetCustomer": Bound.CUSTOMER,
+    f"{_CUSTOMERS}ListCustomers": Bound.LIST,
+    f"{_CUSTOMERS}UpdateCustomer": Bound.CUSTOMER,
+    f"{_CUSTOMERS}GetCustomerBalance": Bound.CUSTOMER,
+    f"{_LOANS}CreateLoan": Bound.CUSTOMER,
+    f"{_LOANS}GetLoan": Bound.OWNED,
+    f"{_LOANS}ListLoans": Bound.LIST,
+    f"{_LOANS}ActivateLoan": Bound.OWNED,
+    f"{_LOANS}RejectLoan": Bound.OWNED,
+    f"{_PAYMENTS}CreatePayment": Bound.CUSTOMER,
+    f"{_PAYMENTS}GetPayment": Bound.OWNED,
+    f"{_PAYMENTS}ListPayments": Bound.LIST,
+    f"{_PAYMENTS}RejectPayment": Bound.OWNED,
+    f"{_PAYMENTS}ExplainPayment": Bound.OWNED,
+    f"{_PAYMENTS}BatchCreatePayments": Bound.ITEMS,
+    f"{_JOURNAL}ListEvents": Bound.LIST,
+    f"{_STATEMENTS}GetStatement": Bound.CUSTOMER,
+    f"{_JOURNAL}WatchEvents": Bound.STREAM,
+    f"{_JOURNAL}StreamEvents": Bound.STREAM,
+    **{method: Bound.NEVER for method in ACCESS if method.startswith((_IMPORTS, _WEBHOOKS, _KEYS))},
+}
+"""How each RPC that takes an API key serves a bound one; an RPC that is not in it refuses bound keys."""
+
+BINDABLE: Final = frozenset(ACCESS[method] for method, bound in BOUND.items() if bound is not Bound.NEVER)
+"""The scopes that a bound key may have."""

@@ -3,8 +3,9 @@
 from contextvars import ContextVar
 from typing import NamedTuple
 
-from mo_grpc.errors import PermissionDenied
+from mo_grpc.errors import NotFound, PermissionDenied, Resource
 from mo_grpc.rpc.access import ACCOUNT
+from mo_grpc.rpc.binding import BoundCustomers
 
 
 class UserSession(NamedTuple):
@@ -16,12 +17,16 @@ class UserSession(NamedTuple):
 
 
 class Caller(NamedTuple):
-    """The API key's id, or `user-5`, the RPC that is called, and all that the caller may do; for a user, the session too."""
+    """The API key's id, or `user-5`, the RPC that is called, and all that the caller may do; for a user, the session too.
+
+    `customers` are those that the API key is bound to; None means that it is not bound.
+    """
 
     id: str
     method: str
     scopes: frozenset[str]
     session: UserSession | None = None
+    customers: BoundCustomers | None = None
 
 
 _CALLER: ContextVar[Caller] = ContextVar("caller")
@@ -47,3 +52,14 @@ def user_session() -> UserSession:
     if session is None:
         raise PermissionDenied(ACCOUNT)
     return session
+
+
+def require_customer(customer_external_id: str, resource: Resource, external_id: str) -> None:
+    """Hide a customer, or something of a customer, from a caller whose API key is bound to others (docs/rules.md, R77).
+
+    Raises:
+        NotFound: it is hidden: the resource with the `external_id` does not exist for this caller.
+    """
+    bound = caller().customers
+    if bound is not None and not bound.allows(customer_external_id):
+        raise NotFound(resource, external_id)

@@ -55,6 +55,9 @@ class PageRequest:
 
     def _seal(self, last: int) -> bytes:
         """Binds a token to its list: the request's type stands for the RPC, and its other fields are filters."""
-        filters = [(field.name, value) for field, value in self._request.ListFields() if field.name not in _OWN_FIELDS]
-        content = repr((last, self._request.DESCRIPTOR.full_name, filters))
-        return hashlib.blake2b(content.encode(), digest_size=8).digest()
+        filters = type(self._request)()
+        filters.CopyFrom(self._request)
+        for name in _OWN_FIELDS:
+            filters.ClearField(name)
+        content = f"{last} {filters.DESCRIPTOR.full_name} ".encode() + filters.SerializeToString(deterministic=True)
+        return hashlib.blake2b(content, digest_size=8).digest()

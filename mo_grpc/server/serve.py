@@ -15,12 +15,14 @@ import uvloop
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database, affordable_pool_size, database_url
 from mo_grpc.imports.orphans import remove_for_ever
+from mo_grpc.journal.sequencer import sequence
 from mo_grpc.process.sockets import READY, REPLACE, WorkersError, claim, notify, worker_socket
 from mo_grpc.process.tasks import Tasks
 from mo_grpc.server.cleaning import clean_up
 from mo_grpc.server.health import NOT_SERVING, SERVING, HealthServicer
 from mo_grpc.server.server import Built, make_server
 from mo_grpc.server.state import ServerState, server_state
+from mo_grpc.webhooks.deliverer import Deliverer
 
 log = structlog.get_logger()
 
@@ -100,8 +102,12 @@ async def serve_async(settings: Settings, worker: int, supervisor: int | None) -
             "imports": state.background.follow(),
             "uploads without an import": remove_for_ever(database, state.background.runner.objects),
         }
+        if not settings.use_celery:
+            jobs["webhooks"] = Deliverer(database, state.sender).follow()
         for name, job in jobs.items():
             tasks.start(name, job)
+        # Until the calls have ended, whose events get their positions.
+        tasks.start("positions of events", sequence(url))
         log.info("serving", address=settings.grpc_address, worker=worker)
         await stop.wait()
         log.info("draining", grace_seconds=settings.mo_shutdown_grace_seconds, worker=worker)

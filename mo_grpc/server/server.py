@@ -10,8 +10,11 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 from mo.auth.v1 import api_keys_pb2_grpc, otp_pb2_grpc, tokens_pb2_grpc
 from mo.customers.v1 import customers_pb2_grpc
 from mo.imports.v1 import imports_pb2_grpc
+from mo.journal.v1 import journal_pb2_grpc
 from mo.loans.v1 import loans_pb2_grpc
 from mo.payments.v1 import payments_pb2_grpc
+from mo.statements.v1 import statements_pb2_grpc
+from mo.webhooks.v1 import webhooks_pb2_grpc
 
 from mo_grpc.auth.api_keys.servicer import ApiKeyServicer
 from mo_grpc.auth.tokens.servicer import TokenServicer
@@ -21,6 +24,7 @@ from mo_grpc.config import Settings
 from mo_grpc.customers.servicer import CustomerServicer
 from mo_grpc.db.engine import Database
 from mo_grpc.imports.servicer import ImportServicer
+from mo_grpc.journal.servicer import JournalServicer
 from mo_grpc.loans.servicer import LoanServicer
 from mo_grpc.payments.servicer import PaymentServicer
 from mo_grpc.rpc.access import SERVICES
@@ -29,6 +33,8 @@ from mo_grpc.server.interceptors.admission import Admission
 from mo_grpc.server.interceptors.calls import CallInterceptor
 from mo_grpc.server.interceptors.draining import RunningCalls
 from mo_grpc.server.state import ServerState
+from mo_grpc.statements.servicer import StatementServicer
+from mo_grpc.webhooks.servicer import WebhookServicer
 
 _REFLECTION = ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
 
@@ -78,8 +84,12 @@ def make_server(settings: Settings, database: Database, state: ServerState) -> B
     customers_pb2_grpc.add_CustomerServiceServicer_to_server(CustomerServicer(database), services)
     loans_pb2_grpc.add_LoanServiceServicer_to_server(LoanServicer(database), services)
     payments_pb2_grpc.add_PaymentServiceServicer_to_server(PaymentServicer(database), services)
+    statements_pb2_grpc.add_StatementServiceServicer_to_server(StatementServicer(database), services)
     imports = ImportServicer(database, state.background, settings.mo_max_import_bytes)
     imports_pb2_grpc.add_ImportServiceServicer_to_server(imports, services)
+    journal_pb2_grpc.add_JournalServiceServicer_to_server(JournalServicer(database, state.feed), services)
+    webhooks = WebhookServicer(database, state.vault, state.addresses, state.sender)
+    webhooks_pb2_grpc.add_WebhookServiceServicer_to_server(webhooks, services)
     accounts = Accounts(settings, database, state.vault)
     api_keys = ApiKeyServicer(database, state.vault, state.addresses)
     api_keys_pb2_grpc.add_ApiKeyServiceServicer_to_server(api_keys, services)

@@ -13,9 +13,11 @@ from mo_grpc.crypto import Vault
 from mo_grpc.db.engine import Database
 from mo_grpc.imports.celery import sender
 from mo_grpc.imports.runner import Background, Runner
+from mo_grpc.journal.feed import Feed
 from mo_grpc.objects.store import open_store
 from mo_grpc.process.tasks import Tasks, attempt
 from mo_grpc.rpc.metadata import Addresses
+from mo_grpc.webhooks.sender import Sender
 
 
 class ServerState(NamedTuple):
@@ -28,6 +30,8 @@ class ServerState(NamedTuple):
     vault: Vault
     addresses: Addresses
     background: Background
+    feed: Feed
+    sender: Sender
 
 
 @asynccontextmanager
@@ -40,13 +44,15 @@ async def server_state(settings: Settings, database: Database, tasks: Tasks | No
     vault = Vault(settings)
     runner = Runner(database, open_store(settings), settings.mo_import_lease_seconds)
     background = Background(database, runner, sender(settings))
+    sending = Sender(vault, allow_private=settings.mo_webhook_allow_private)
     keys, tokens = KeyRing(database), TokenRing(settings, database, vault)
-    limits, refusals = Limits(database), RefusedCalls(database, vault)
+    limits, refusals, feed = Limits(database), RefusedCalls(database, vault), Feed(database)
     # A quota that was used up before a restart is used up after it.
     await attempt("limits of API keys", limits.exchange)
-    for part in (keys, tokens, limits, refusals):
+    for part in (keys, tokens, limits, refusals, feed):
         part.start(tasks)
     try:
-        yield ServerState(keys, tokens, limits, refusals, vault, Addresses(settings.mo_trusted_edges), background)
+        addresses = Addresses(settings.mo_trusted_edges)
+        yield ServerState(keys, tokens, limits, refusals, vault, addresses, background, feed, sending)
     finally:
         await tasks.stop()

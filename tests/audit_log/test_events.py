@@ -1,8 +1,6 @@
 """What is recorded: logins, changes of keys and users, refused calls; and what never is."""
 
 import getpass
-import subprocess
-import sys
 from typing import Any
 
 import grpc
@@ -85,11 +83,9 @@ def test_logging_out_and_a_stolen_refresh_token_are_recorded(stack: Stack, over_
 
 def test_what_administrators_do_to_accounts_is_recorded(stack: Stack) -> None:
     email = "recorded@example.org"
-    environment = stack.environment
 
     def users(*arguments: str, password: str = PASSWORD) -> None:
-        command = [sys.executable, "-m", "mo_grpc", "users", *arguments]
-        subprocess.run(command, env=environment, input=f"{password}\n", text=True, check=True, capture_output=True, timeout=60)
+        stack.cli("users", *arguments, given=f"{password}\n")
 
     users("create", email, "--role", "operator")
     users("set-role", email, "viewer")

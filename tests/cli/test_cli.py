@@ -40,6 +40,12 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert HEAVY & set(done.stderr.split()) == set()
 
 
+def test_the_edge_needs_no_library_of_a_database() -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORTED, "edge", "--print"], capture_output=True, text=True, check=False)
+    assert "static_resources" in done.stdout, done.stderr
+    assert {"alembic", "psycopg", "sqlalchemy"} & set(done.stderr.split()) == set()
+
+
 @pytest.mark.parametrize(("group", "command"), [("keys", "rotate"), ("users", "set-password"), ("tokens", "rotate-key")])
 def test_groups_know_their_commands(group: str, command: str) -> None:
     done = subprocess.run([sys.executable, "-m", "mo_grpc", group, "--help"], capture_output=True, text=True, check=True)

@@ -16,7 +16,8 @@ import mo_grpc.auth.users.models
 import mo_grpc.customers.models
 import mo_grpc.loans.models
 import mo_grpc.payments.models
-import mo_grpc.web.honeypot.models  # noqa: F401 - each import registers its tables
+import mo_grpc.web.honeypot.models
+import mo_grpc.webhooks.models  # noqa: F401 - each import registers its tables
 from mo_grpc.db.base import Base
 from mo_grpc.db.embedded import SERVICE_ROLE
 from mo_grpc.db.migrate import alembic_config, downgrade, upgrade
@@ -56,6 +57,25 @@ CHANGEABLE = {
         "password_changed_at",
         "updated_at",
     },
+    "journal_events": set(),
+    "journal_positions": set(),
+    "journal_head": {"position", "snapshot"},
+    "webhooks": {
+        "url",
+        "kinds",
+        "description",
+        "secret",
+        "previous_secret",
+        "previous_expires_at",
+        "position",
+        "disabled_reason",
+        "disabled_at",
+        "failing_since",
+        "updated_at",
+        "deleted_at",
+    },
+    "webhook_deliveries": {"state", "attempts", "next_at", "claim", "finished_at"},
+    "webhook_attempts": {"attempted_at"},
     "recovery_codes": {"used_at"},
     "login_failures": {"failures", "last_at"},
     "signing_keys": {"valid_until"},
@@ -196,7 +216,15 @@ def test_the_service_changes_what_it_may_and_nothing_else(service: Connection) -
 
 
 # What is cleaned away when it has served its time.
-PASSING = {"api_key_calls", "idempotency_records", "login_failures", "recovery_codes", "sessions"}
+PASSING = {
+    "api_key_calls",
+    "idempotency_records",
+    "login_failures",
+    "recovery_codes",
+    "sessions",
+    "webhook_attempts",
+    "webhook_deliveries",
+}
 
 
 @pytest.mark.parametrize("table", sorted(CHANGEABLE.keys() - PASSING))

@@ -78,7 +78,7 @@ def ids_of(request: Json, key: str = "") -> list[bytes]:
 
 
 def effects(stack: Stack, request: Json) -> list[Any]:
-    """What there is of the request's customer: its score and version, its loans, its payments and what they paid."""
+    """What there is of the request's customer: score and version, loans, payments and what they paid, events."""
     ids = [external_id.decode() for external_id in ids_of(request)]
     statement = """
         WITH ours AS (
@@ -89,7 +89,8 @@ def effects(stack: Stack, request: Json) -> list[Any]:
         SELECT score, version,
             ARRAY(SELECT (amount, outstanding, status)::text FROM loans WHERE customer_id = customers.id ORDER BY id),
             ARRAY(SELECT (total_amount, status)::text FROM payments WHERE customer_id = customers.id ORDER BY id),
-            ARRAY(SELECT amount FROM payment_details WHERE customer_id = customers.id ORDER BY payment_id)
+            ARRAY(SELECT amount FROM payment_details WHERE customer_id = customers.id ORDER BY payment_id),
+            ARRAY(SELECT (number, kind)::text FROM journal_events WHERE customer_id = customers.id ORDER BY number)
         FROM customers JOIN ours USING (id)
     """
     with owner(stack.data_dir) as connection:

@@ -39,4 +39,4 @@ def test_a_retry_over_rest_takes_effect_once(
         again = retried(keyed, rpc, request)
         assert isinstance(answer, Refused) or (keyed.replayed and again == answer)
         assert effects(stack, request) == once, statement
-    assert lost == 3, "Envoy hands on that nobody knows, of the one round trip that commits, and does not try again by itself"
+    assert lost == 4, "Envoy hands on that nobody knows, of the one round trip that commits, and does not try again by itself"

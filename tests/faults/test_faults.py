@@ -56,8 +56,8 @@ def test_a_connection_cut_at_any_statement_and_a_retry_take_effect_once(
         again = retried(keyed, rpc, request)
         assert isinstance(answer, Refused) or (keyed.replayed and again == answer)
         assert effects(stack, request) == once, statement
-    assert statement > 5  # the key's lock and record, what is locked and read, the effect, the record, COMMIT
-    assert lost == 3, "what happened is unknown only while the effect, the record and COMMIT are under way, in one round trip"
+    assert statement > 6  # the key's lock and record, what is locked and read, the effect, its event, the record, COMMIT
+    assert lost == 4, "what happened is unknown only while these four are under way, in one round trip"
 
 
 @pytest.mark.parametrize("fault", [Fault.CUT, Fault.CUT_ANSWER])

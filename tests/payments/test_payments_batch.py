@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from tests.doors import Door, Json, Refused
-from tests.factories import a_customer, a_loan, new_id, outstanding, pay
+from tests.factories import a_customer, a_loan, new_id, outstanding, pay, stored
 
 
 def item(customer: str, total_amount: str, **fields: Any) -> Json:
@@ -42,7 +42,7 @@ def test_each_item_has_its_result_in_order(door: Door) -> None:
     for place, status in ((0, "COMPLETED"), (1, "COMPLETED"), (4, "REJECTED"), (5, "COMPLETED")):
         payment = results[place]["payment"]
         assert (payment["external_id"], payment["status"]) == (id_of(items[place]), status)
-        assert door("payments.GetPayment", external_id=payment["external_id"]) == payment
+        assert door("payments.GetPayment", external_id=payment["external_id"]) == stored(payment)
     assert results[4]["payment"]["rejection"]["kind"] == "INSUFFICIENT_DEBT"
     assert (error(results[2]).code, error(results[2]).reason) == (5, "CUSTOMER_NOT_FOUND")
     assert (error(results[3]).code, error(results[3]).reason) == (3, "INVALID_FIELDS")
@@ -128,7 +128,7 @@ def test_a_batch_does_what_the_same_payments_do_one_by_one(door: Door) -> None:
     results = batch(door, *(item(at_once, amount) for amount in amounts))
     assert told([result["payment"] for result in results], loans) == expected
     listed = door("payments.ListPayments", customer_external_id=at_once)["payments"]
-    assert listed == [result["payment"] for result in results][::-1]
+    assert listed == [stored(result["payment"]) for result in results][::-1]
 
 
 def test_a_thousand_items_are_taken(door: Door) -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from tests.conftest import Stack
-from tests.databases import owner
+from tests.databases import many_loans
 from tests.doors import Door, Refused
 from tests.factories import a_customer, a_loan, new_id, pay
 from tests.paging import damages, refuses_token, walk
@@ -118,17 +118,8 @@ def test_a_damaged_token_is_refused(door: Door) -> None:
 def test_payments_with_many_details_come_on_shorter_pages_and_none_is_lost(door: Door, stack: Stack) -> None:
     customer = a_customer(door, "10000")
     a_loan(door, customer, "9000", activate=False)
-    with owner(stack.data_dir) as connection:
-        # Five thousand ACTIVE loans of 0.01, which each payment of 50.00 pays and each bounce opens again.
-        connection.execute(
-            """
-            INSERT INTO loans (customer_id, external_id, amount, outstanding, status, taken_at, maximum_payment_date,
-                created_at, updated_at)
-            SELECT id, external_id || '-' || number, 0.01, 0.01, 2, now, now, now, now
-            FROM customers, generate_series(1, 5000) AS number, clock_timestamp() AS now WHERE external_id = %s
-            """,
-            [customer],
-        )
+    # Each payment of 50.00 pays all of them, and each bounce opens them again.
+    many_loans(stack.data_dir, customer, 5_000, "0.01", active=True)
     created = []
     for _ in range(6):
         created.append(paid(door, customer, "50"))

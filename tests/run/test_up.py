@@ -112,23 +112,16 @@ def test_both_listen_on_loopback_alone(stack: Stack) -> None:
             socket.create_connection((own_address, int(url.rpartition(":")[2])), timeout=5)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_stops_everything_cleanly(tmp_path: Path, number: signal.Signals) -> None:
-    environment = settings_environment(tmp_path)
-    with an_up(environment) as process:
-        key = KEY.search(read_greeting(process))
-        started = children(process.pid)
-        assert len(started) == 4
-        process.send_signal(number)
-        process.send_signal(number)  # `make` forwards what the terminal has sent already
-        out, err = process.communicate(timeout=60)
-        assert (process.returncode, out.strip(), err) == (0, "Stopped.", "")
-        assert not [pid for pid in started if alive(pid)]
-    assert key
-    logs = "".join(log.read_text() for log in (tmp_path / "log").iterdir())
-    assert "draining" in logs
-    assert "database system is shut down" in logs
-    assert key[0] not in logs
+def ends_cleanly(process: "subprocess.Popen[str]", data_dir: Path, number: signal.Signals) -> str:
+    """A signal ends a run with all that it started, after the server has drained; answers what it complained of."""
+    started = children(process.pid)
+    process.send_signal(number)
+    process.send_signal(number)  # `make` forwards what the terminal has sent already
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out.strip()) == (0, "Stopped."), err
+    assert not [pid for pid in started if alive(pid)]
+    assert "draining" in (data_dir / "log/serve.log").read_text()
+    return err
 
 
 def test_data_and_keys_survive_a_restart_and_the_key_of_a_run_ends_with_it(tmp_path: Path) -> None:
@@ -153,12 +146,17 @@ def test_data_and_keys_survive_a_restart_and_the_key_of_a_run_ends_with_it(tmp_p
         process.wait()
         eventually(lambda: not [pid for pid in started if alive(pid)], 60)
     with an_up(environment) as process:
-        read_greeting(process)
+        another = KEY.search(read_greeting(process))
+        assert another
+        assert len(children(process.pid)) == 4
         assert httpx.get(f"{url}/kept", headers=headers).json()["score"] == "1.00"
         assert httpx.get(f"{url}/kept", headers=of_the_run).status_code == 401
         assert ask(data_dir, "SELECT name FROM api_keys WHERE revoked_at IS NULL ORDER BY 1") == ["mo-grpc up", "stays"]
-        process.terminate()
-        process.communicate(timeout=60)
+        assert ends_cleanly(process, data_dir, signal.SIGTERM) == ""
+    logs = "".join(log.read_text() for log in (data_dir / "log").iterdir())
+    assert "database system is shut down" in logs
+    assert key[0] not in logs
+    assert another[0] not in logs
     with EmbeddedPostgres(data_dir):
         assert ask(data_dir, "SELECT name FROM api_keys WHERE revoked_at IS NULL") == ["stays"]
 
@@ -192,9 +190,8 @@ def test_the_pages_and_envoy_start_again_while_the_others_serve(tmp_path: Path) 
         eventually(lambda: not (alive(edge) or alive(web)), 60)
         eventually(lambda: answers(f"{url}/readyz") and answers(f"{url}/swagger/"), 60)
         assert kept < set(children(process.pid))
-        process.terminate()
-        _, err = process.communicate(timeout=60)
-        assert process.returncode == 0
+        err = ends_cleanly(process, tmp_path, signal.SIGINT)
+    assert len(err.splitlines()) == 2
     assert "Envoy ended with exit status 9; it starts again in 1 s." in err
     assert "The web server ended by signal 9; it starts again in 1 s." in err
 
@@ -242,9 +239,7 @@ def test_an_external_database_is_used_instead_and_what_serves_does_not_know_its_
             assert not [cmdline(each) for each in all_of_it if password in known_to(each)]
             answer = httpx.get(f"http://127.0.0.1:{environment['MO_HTTP_PORT']}/v1/customers", headers={"x-api-key": key[0]})
             assert answer.json() == {"customers": [], "next_page_token": ""}
-            process.terminate()
-            process.communicate(timeout=60)
-            assert process.returncode == 0
+            assert ends_cleanly(process, tmp_path / "ours", signal.SIGHUP) == ""
 
 
 def known_to(pid: int) -> bytes:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.conftest import TLS, Stack, free_port
+from tests.conftest import TLS, Stack, free_port, run_cli
 from tests.db.test_embedded import alive
 from tests.doors import GrpcDoor, Json
 from tests.e2e.edges import EDGE, running
@@ -207,13 +207,7 @@ def test_envoy_reaches_every_worker(stack: Stack) -> None:
     shown = stack.cli("edge", "--print").stdout
     assert shown.count("grpc-0.sock") == 1
     long = {"MO_DATA_DIR": "/tmp/" + "long-" * 30, "MO_WORKERS": "2"}
-    done = subprocess.run(
-        [sys.executable, "-m", "mo_grpc", "edge", "--print"],
-        env=stack.environment | long,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_cli(stack.environment | long, "edge", "--print")
     paths = [
         line.partition('path: "')[2].partition('"')[0]
         for line in done.stdout.splitlines()

@@ -13,11 +13,13 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from mo_grpc.auth.api_keys.rules import Credential
 from mo_grpc.auth.users.rules import Role
-from mo_grpc.rpc.access import ACCESS, ACCOUNT, BASIC, GRANTABLE, PUBLIC, SERVICES
+from mo_grpc.rpc.access import ACCESS, ACCOUNT, BASIC, BINDABLE, BOUND, GRANTABLE, PUBLIC, SERVICES, Bound
 from tests.auth.tokens.forging import header_of, payload_of, private_key, unsigned
 from tests.auth.users.conftest import NewUser, basic
 from tests.conftest import TLS, Stack
+from tests.databases import owner
 from tests.doors import Door, GrpcDoor, Json, Refused, RestDoor
+from tests.factories import new_id
 
 RPCS: list[MethodDescriptor] = [
     rpc for service in SERVICES for rpc in descriptor_pool.Default().FindServiceByName(service).methods
@@ -107,16 +109,23 @@ class NewDoor:
         return GrpcDoor(self.way, tuple(headers.items()))
 
 
+def called(rpc: MethodDescriptor) -> str:
+    """The RPC, as doors take it."""
+    return f"{rpc.containing_service.full_name.split('.')[1]}.{rpc.name}"
+
+
 def refusal(door: Door, rpc: MethodDescriptor) -> tuple[int, str]:
     """How a call is refused whose request says no more than its path needs."""
     request: Json = {}
     if rpc.name == "UpdateCustomer":
         request = {"customer": {"external_id": "nobody"}}
-    for name in ("external_id", "id"):
+    if rpc.name == "UpdateWebhook":
+        request = {"webhook": {"id": "1"}}
+    for name in ("external_id", "customer_external_id", "id", "webhook_id"):
         if name in rpc.input_type.fields_by_name:
             request[name] = "1"
     with pytest.raises(Refused) as refused:
-        door(f"{rpc.containing_service.full_name.split('.')[1]}.{rpc.name}", **request)
+        door(called(rpc), **request)
     return refused.value.code, refused.value.reason
 
 
@@ -145,3 +154,24 @@ def test_the_rpcs_that_look_at_passwords_take_no_key_or_token_for_one(new_door: 
     for headers in ({}, {"x-api-key": stack.api_key}, {"authorization": "Bearer x"}):
         for rpc in (rpc for rpc in RPCS if ACCESS[path(rpc)] == BASIC):
             assert refusal(new_door(headers), rpc)[1] in ("CREDENTIALS_MISSING", "INVALID_FIELDS"), rpc.full_name
+
+
+def test_every_rpc_says_how_it_serves_a_bound_key() -> None:
+    assert BOUND.keys() == {path(rpc) for rpc in GUARDED if ACCESS[path(rpc)] in GRANTABLE}
+    never = {ACCESS[method] for method, bound in BOUND.items() if bound is Bound.NEVER}
+    assert never == GRANTABLE - BINDABLE, "a scope is for bound keys with all of its RPCs, or with none"
+
+
+def test_what_is_not_for_bound_keys_refuses_them_whatever_their_scopes(new_door: NewDoor, stack: Stack) -> None:
+    key = Credential.generate()
+    with owner(stack.data_dir) as connection:  # nobody else gives a bound key these scopes
+        connection.execute(
+            """INSERT INTO api_keys (id, name, secret_hash, scopes, created_at, customer_external_id_prefix)
+            VALUES (%s, 'bound', %s, %s, now(), %s)""",
+            [key.id, key.secret_hash, list(GRANTABLE), new_id("bound")],
+        )
+    door = new_door({"x-api-key": str(key)})
+    assert door("customers.ListCustomers")["customers"] == []
+    for rpc in GUARDED:
+        if BOUND.get(path(rpc)) is Bound.NEVER:
+            assert refusal(door, rpc) == (7, "SCOPE_MISSING"), rpc.full_name

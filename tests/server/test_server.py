@@ -16,7 +16,7 @@ from mo_grpc.rpc.access import SERVICES
 from tests.conftest import Stack, run_cli, settings_environment
 from tests.databases import connect, locked, owner, waiting
 from tests.doors import GrpcDoor, Refused, refused
-from tests.factories import a_customer, a_loan, outstanding, pay
+from tests.factories import a_customer, a_loan, outstanding, pay, stored
 from tests.servers import NOT_SERVING, SERVING, a_server
 from tests.waiting import eventually
 
@@ -94,7 +94,7 @@ def test_sigterm_lets_running_calls_finish_and_takes_no_new_ones(stack: Stack, o
         with pytest.raises(grpc.RpcError) as ended:
             next(watched)
         assert told_to_go_on(refused(ended.value))
-    assert over_grpc("payments.GetPayment", external_id=payment["external_id"]) == payment
+    assert over_grpc("payments.GetPayment", external_id=payment["external_id"]) == stored(payment)
     assert outstanding(over_grpc, loan) == ("60.00", "ACTIVE")
 
 

@@ -1,8 +1,6 @@
 """The server of the pages by itself, as in a container of its own: over TCP, and with other settings than the usual."""
 
 import signal
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +8,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.commands import COMMANDS
 from tests.conftest import TLS, Stack, free_port
 from tests.databases import owner
 from tests.waiting import eventually
@@ -20,11 +19,8 @@ def the_pages(stack: Stack, folder: Path, **settings: str) -> Iterator[httpx.Cli
     """`mo-grpc web` over the stack's database, ended by SIGTERM."""
     port = str(free_port())
     where = {"MO_WEB_HOST": "127.0.0.1", "MO_WEB_PORT": port, "MO_DATA_DIR": str(folder), "MO_DATABASE_URL": stack.database_url}
-    command = [sys.executable, "-m", "mo_grpc", "web"]
-    with (
-        subprocess.Popen(command, env=stack.environment | where | settings) as process,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, verify=TLS) as visitor,
-    ):
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, verify=TLS) as visitor:
+        process = COMMANDS.start_beside(stack.environment | where | settings, "web")
 
         def answers() -> bool:
             try:

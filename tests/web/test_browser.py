@@ -59,3 +59,20 @@ def test_the_honeypot_looks_like_an_admin_and_catches_a_login(page: Page, stack:
         [(address, user_agent, path)] = connection.execute(statement).fetchall()
     assert (address, path) == ("127.0.0.1", "/admin/login/")
     assert "Chrome" in user_agent
+
+
+def test_a_page_follows_the_journal_by_fetch(page: Page, stack: Stack, over_grpc: GrpcDoor) -> None:
+    page.goto("/swagger/")
+    customer = a_customer(over_grpc)
+    read = """
+        async ([key, customer]) => {
+            const url = `/v1/events:stream?after_position=0&customer_external_id=${customer}`;
+            const answer = await fetch(url, {headers: {'x-api-key': key}});
+            const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+            let text = '';
+            while (!text.includes('event: CUSTOMER_CREATED')) text += (await reader.read()).value;
+            await reader.cancel();
+            return text;
+        }
+    """
+    assert f'"customer_external_id": "{customer}"' in page.evaluate(read, [stack.api_key, customer])

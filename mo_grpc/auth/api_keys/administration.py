@@ -9,6 +9,7 @@ from mo_grpc.auth.api_keys.rules import ApiKey, KeyLimits, NewApiKey, Rotation
 from mo_grpc.crypto import Vault
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import ServiceError
+from mo_grpc.rpc.binding import BoundCustomers
 
 
 class ApiKeyAdministration:
@@ -26,6 +27,7 @@ class ApiKeyAdministration:
         async def work(connection: AsyncConnection) -> None:
             await store.create_api_keys(connection, [made])
             data = {"name": command.name, "scopes": " ".join(sorted(command.scopes)), **_recorded(command.limits)}
+            data |= _bound(command.customers)
             await self._record(connection, AuditKind.API_KEY_CREATED, command.credential.id, **data)
 
         await self._database.write(work)
@@ -79,3 +81,11 @@ def _recorded(limits: KeyLimits) -> dict[str, str]:
     networks = " ".join(map(str, limits.allowed_networks))
     recorded = {"allowed_networks": networks, "per_second": limits.calls_per_second, "per_day": limits.calls_per_day}
     return {name: str(value) for name, value in recorded.items() if value}
+
+
+def _bound(customers: BoundCustomers | None) -> dict[str, str]:
+    """The customers that a key is bound to. The log keeps the beginning of a long text, so it also tells how many they are."""
+    if customers is None:
+        return {}
+    named = {"customers": " ".join(sorted(customers.external_ids)), "customers_count": str(len(customers.external_ids))}
+    return (named if customers.external_ids else {}) | ({"customer_prefix": customers.prefix} if customers.prefix else {})

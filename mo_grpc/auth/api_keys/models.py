@@ -18,8 +18,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, CIDR, TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
 
-from mo_grpc.auth.api_keys.rules import MAX_NAME, MAX_NETWORKS
-from mo_grpc.db.base import Base
+from mo_grpc.auth.api_keys.rules import MAX_CUSTOMERS, MAX_NAME, MAX_NETWORKS
+from mo_grpc.db.base import Base, is_external_id
 
 KEYS_CHANNEL = "mo_api_keys"
 """A trigger notifies this channel with the id of each key that is made, changed or revoked."""
@@ -42,6 +42,11 @@ class ApiKey(Base):
         CheckConstraint(f"cardinality(allowed_networks) <= {MAX_NETWORKS}", "allowed_networks"),
         CheckConstraint("calls_per_second >= 0", "calls_per_second"),
         CheckConstraint("calls_per_day >= 0", "calls_per_day"),
+        CheckConstraint(f"cardinality(customer_external_ids) <= {MAX_CUSTOMERS}", "customer_external_ids"),
+        CheckConstraint(
+            f"customer_external_id_prefix = '' OR {is_external_id('customer_external_id_prefix')}",
+            "customer_external_id_prefix",
+        ),
         # For whoever asks what an account leaves behind.
         Index("api_keys_created_by_idx", "created_by"),
     )
@@ -67,6 +72,9 @@ class ApiKey(Base):
     calls_per_day: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     # Who made it, as events name their actors; empty where nobody knows any more.
     created_by: Mapped[str] = mapped_column(Text, server_default=text("''"))
+    # The customers that it is bound to, for good; without any, and without a prefix, it is not bound.
+    customer_external_ids: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
+    customer_external_id_prefix: Mapped[str] = mapped_column(Text, server_default=text("''"))
 
 
 class ApiKeyCalls(Base):

@@ -15,6 +15,7 @@ from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.errors import NotFound, PreconditionFailed, Resource
 from mo_grpc.formats import field_rules
+from mo_grpc.rpc.binding import BoundCustomers
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 12
@@ -31,6 +32,7 @@ BUSINESS_SCOPES = (
     "payments:write",
     "imports:read",
     "imports:write",
+    "events:read",
 )
 """What a key gets by default: every business scope, and none over keys and users."""
 
@@ -41,6 +43,7 @@ OVERLAP = 86_400
 MAX_NAME: Final = field_rules(api_keys_pb2.ApiKey, "name").string.max_len
 """Characters of a key's name."""
 
+MAX_CUSTOMERS: Final = field_rules(api_keys_pb2.ApiKey, "customer_external_ids").repeated.max_items
 MAX_NETWORKS: Final = field_rules(api_keys_pb2.ApiKey, "allowed_networks").repeated.max_items
 MAX_OVERLAP: Final = field_rules(api_keys_pb2.RotateApiKeyRequest, "overlap_seconds").int32.lte
 """Seconds for which the old secret of a rotated key may stay valid."""
@@ -106,6 +109,8 @@ class ApiKey(NamedTuple):
     calls_per_second: int
     calls_per_day: int
     created_by: str
+    customers: BoundCustomers | None
+    """The customers that it is bound to; None if it is not bound."""
 
     @property
     def is_limited(self) -> bool:
@@ -150,6 +155,7 @@ class NewApiKey(NamedTuple):
     limits: KeyLimits = KeyLimits()
     created_by: str = ""
     """The actor that made it, as events name it."""
+    customers: BoundCustomers | None = None
 
 
 class Rotation(NamedTuple):

@@ -9,11 +9,21 @@ from mo.auth.v1 import api_keys_pb2, api_keys_pb2_grpc
 from mo_grpc.audit_log.rules import Actor
 from mo_grpc.auth.api_keys import store
 from mo_grpc.auth.api_keys.administration import ApiKeyAdministration
-from mo_grpc.auth.api_keys.rules import OVERLAP, ApiKey, Credential, KeyLimits, NewApiKey, Rotation, not_found, parse_network
+from mo_grpc.auth.api_keys.rules import (
+    OVERLAP,
+    ApiKey,
+    Credential,
+    KeyLimits,
+    NewApiKey,
+    Rotation,
+    not_found,
+    parse_network,
+)
 from mo_grpc.crypto import Vault
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import FieldViolation, InvalidFields, PermissionDenied
-from mo_grpc.rpc.access import GRANTABLE
+from mo_grpc.rpc.access import BINDABLE, GRANTABLE
+from mo_grpc.rpc.binding import BoundCustomers
 from mo_grpc.rpc.caller import caller
 from mo_grpc.rpc.context import Context
 from mo_grpc.rpc.conversions import moment, timestamp
@@ -45,11 +55,24 @@ class ApiKeyServicer(api_keys_pb2_grpc.ApiKeyServiceServicer):
                 networks.append(parse_network(text))
             except ValueError:
                 violations.append(FieldViolation(f"allowed_networks[{place}]", "is no network, such as 192.0.2.0/24"))
+        customers = BoundCustomers.of(wanted.customer_external_ids, wanted.customer_external_id_prefix)
+        if customers:
+            violations += [
+                FieldViolation(f"scopes[{place}]", "is no scope that a key bound to customers can have")
+                for place, scope in enumerate(wanted.scopes)
+                if scope in GRANTABLE - BINDABLE
+            ]
         if violations:
             raise InvalidFields(violations)
         _require(wanted.scopes)
-        limits = KeyLimits(tuple(networks), wanted.calls_per_second, wanted.calls_per_day)
-        command = NewApiKey(Credential.generate(), wanted.name, frozenset(wanted.scopes), expires_at, limits)
+        command = NewApiKey(
+            Credential.generate(),
+            wanted.name,
+            frozenset(wanted.scopes),
+            expires_at,
+            KeyLimits(tuple(networks), wanted.calls_per_second, wanted.calls_per_day),
+            customers=customers,
+        )
         await self._administration(context).create(command)
         made = await self._find(command.credential.id)
         await context.send_initial_metadata(NO_STORE)
@@ -110,4 +133,6 @@ def to_message(key: ApiKey, credential: Credential | None = None) -> api_keys_pb
         calls_per_second=key.calls_per_second,
         calls_per_day=key.calls_per_day,
         created_by=key.created_by,
+        customer_external_ids=sorted(key.customers.external_ids) if key.customers else (),
+        customer_external_id_prefix=key.customers.prefix or None if key.customers else None,
     )

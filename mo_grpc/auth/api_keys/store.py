@@ -9,9 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mo_grpc.auth.api_keys.rules import ApiKey, KeyLimits, NewApiKey, Rotation, not_found, revoked
 from mo_grpc.db.cleaning import Cleaner
 from mo_grpc.errors import ServiceError
+from mo_grpc.rpc.binding import BoundCustomers
 
 _COLUMNS = "id, name, secret_hash, scopes, created_at, expires_at, revoked_at, last_used_at, "
-_COLUMNS += "previous_secret_hash, previous_expires_at, number, allowed_networks, calls_per_second, calls_per_day, created_by"
+_COLUMNS += "previous_secret_hash, previous_expires_at, number, allowed_networks, calls_per_second, calls_per_day, created_by, "
+_COLUMNS += "customer_external_ids, customer_external_id_prefix"
 
 _GET = text(f"SELECT {_COLUMNS} FROM api_keys WHERE id = ANY(:ids)")  # noqa: S608 - a constant
 
@@ -26,17 +28,18 @@ _PAGE = text(f"""
     ORDER BY number DESC LIMIT :limit
 """)  # noqa: S608 - a constant
 
-# Scopes are joined with spaces because unnest would flatten an array of arrays.
+# Scopes, networks and customers are joined with spaces because unnest would flatten an array of arrays.
 _CREATE = text("""
     INSERT INTO api_keys (id, name, secret_hash, scopes, created_at, expires_at, allowed_networks, calls_per_second,
-        calls_per_day, created_by)
+        calls_per_day, created_by, customer_external_ids, customer_external_id_prefix)
     SELECT id, name, secret_hash, string_to_array(scopes, ' '), clock_timestamp(), expires_at,
         CAST(string_to_array(allowed_networks, ' ') AS cidr[]), calls_per_second, calls_per_day,
-        created_by
+        created_by, string_to_array(customers, ' '), prefix
     FROM unnest(CAST(:ids AS text[]), CAST(:names AS text[]), CAST(:secret_hashes AS bytea[]), CAST(:scopes AS text[]),
         CAST(:expires_ats AS timestamptz[]), CAST(:allowed_networks AS text[]), CAST(:calls_per_second AS integer[]),
-        CAST(:calls_per_day AS integer[]), CAST(:created_bys AS text[]))
-        AS new (id, name, secret_hash, scopes, expires_at, allowed_networks, calls_per_second, calls_per_day, created_by)
+        CAST(:calls_per_day AS integer[]), CAST(:created_bys AS text[]), CAST(:customers AS text[]), CAST(:prefixes AS text[]))
+        AS new (id, name, secret_hash, scopes, expires_at, allowed_networks, calls_per_second, calls_per_day, created_by,
+            customers, prefix)
     ORDER BY id
 """)
 
@@ -85,7 +88,8 @@ _TOUCH = text("""
 
 
 def _api_key(row: Sequence[object]) -> ApiKey:
-    key = ApiKey(*row)  # type: ignore[arg-type] # the statement selects the fields in their order
+    *fields, customers, prefix = row
+    key = ApiKey(*fields, BoundCustomers.of(customers, prefix))  # type: ignore[call-arg,arg-type] # in their order
     return key._replace(scopes=frozenset(key.scopes), allowed_networks=tuple(key.allowed_networks))
 
 
@@ -107,6 +111,7 @@ async def changed_api_keys(connection: AsyncConnection, age: timedelta) -> list[
 
 async def create_api_keys(connection: AsyncConnection, commands: Sequence[NewApiKey]) -> None:
     """Store new keys."""
+    bound = [command.customers for command in commands]
     await connection.execute(
         _CREATE,
         {
@@ -119,6 +124,8 @@ async def create_api_keys(connection: AsyncConnection, commands: Sequence[NewApi
             "calls_per_second": [command.limits.calls_per_second for command in commands],
             "calls_per_day": [command.limits.calls_per_day for command in commands],
             "created_bys": [command.created_by for command in commands],
+            "customers": [" ".join(sorted(customers.external_ids)) if customers else "" for customers in bound],
+            "prefixes": [customers.prefix if customers else "" for customers in bound],
         },
     )
 

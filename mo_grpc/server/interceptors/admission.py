@@ -9,8 +9,8 @@ from mo_grpc.auth.api_keys.limits import Limits
 from mo_grpc.auth.api_keys.rules import ApiKey, Credential
 from mo_grpc.auth.tokens.ring import TokenRing
 from mo_grpc.config import Settings
-from mo_grpc.errors import NetworkNotAllowed, PermissionDenied, Unauthenticated
-from mo_grpc.rpc.access import ACCESS
+from mo_grpc.errors import CustomerNotAllowed, NetworkNotAllowed, PermissionDenied, Unauthenticated
+from mo_grpc.rpc.access import ACCESS, BOUND, Bound
 from mo_grpc.rpc.caller import Caller, known_caller, set_caller
 from mo_grpc.rpc.context import Context
 from mo_grpc.rpc.metadata import Addresses, credentials
@@ -59,7 +59,7 @@ class Admission:
             who = Caller(f"user-{session.user_id}", method, session.scopes, session)
         elif isinstance(presented, str):
             key = await self._keys.authenticate(presented)
-            who = Caller(key.id, method, key.scopes)
+            who = Caller(key.id, method, key.scopes, customers=key.customers)
         else:
             raise Unauthenticated(
                 ErrorReason.API_KEY_MISSING,
@@ -71,12 +71,14 @@ class Admission:
             raise NetworkNotAllowed(address)
         if scope is None or scope not in who.scopes:
             raise PermissionDenied(scope or method)
+        if who.customers is not None and BOUND.get(method, Bound.NEVER) is Bound.NEVER:
+            raise PermissionDenied(scope)
         return key
 
     def note_refusal(self, method: str, error: Exception, context: Context) -> None:
         """Have a refusal recorded; logins record theirs themselves."""
         if (
-            isinstance(error, Unauthenticated | PermissionDenied | NetworkNotAllowed)
+            isinstance(error, Unauthenticated | PermissionDenied | NetworkNotAllowed | CustomerNotAllowed)
             and error.reason != ErrorReason.CREDENTIALS_INVALID
         ):
             who = known_caller()

@@ -13,10 +13,12 @@ from mo_grpc.web.admin.context import NotHereError, RequestContext
 from mo_grpc.web.admin.pages.audit_log import AuditLogPage
 from mo_grpc.web.admin.pages.business import BusinessPages
 from mo_grpc.web.admin.pages.dashboard import Dashboard
+from mo_grpc.web.admin.pages.events import EventStream
 from mo_grpc.web.admin.pages.imports import ImportPages
 from mo_grpc.web.admin.pages.keys import KeyPages
 from mo_grpc.web.admin.pages.listing import ListPage
 from mo_grpc.web.admin.pages.login import LoginPages
+from mo_grpc.web.admin.pages.statements import StatementPages
 from mo_grpc.web.admin.pages.users import UserPages
 from mo_grpc.web.admin.queries.lists import HONEYPOT
 from mo_grpc.web.admin.rules import ADMINISTRATION
@@ -28,6 +30,7 @@ def make_admin(settings: Settings, database: Database, channel: grpc.aio.Channel
     site = Site(settings, database, channel)
     routes = [*_login(site), *_business(site), *_imports(site), *_keys(site), *_users(site)]
     routes.append(_route(site, "/", Dashboard(site).show, "loans:read"))
+    routes.append(_route(site, "/events:stream", EventStream(site).follow, "events:read"))
 
     async def missing(context: RequestContext) -> Response:
         raise NotHereError("There is no such page.")
@@ -63,12 +66,14 @@ def _login(site: Site) -> list[Route]:
 
 
 def _business(site: Site) -> list[Route]:
-    pages = BusinessPages(site)
+    pages, statements = BusinessPages(site), StatementPages(site)
     return [
         _route(site, "/customers", pages.customers.show, "customers:read"),
         _route(site, "/customers.csv", pages.customers.download, "customers:read"),
         _route(site, "/customers/{external_id}", pages.customer, "customers:read"),
         _route(site, "/customers/{external_id}", pages.change_customer, "customers:write", post=True),
+        _route(site, "/customers/{external_id}/statement", statements.show, "events:read"),
+        _route(site, "/customers/{external_id}/statement.csv", statements.download, "events:read"),
         _route(site, "/loans", pages.loans.show, "loans:read"),
         _route(site, "/loans.csv", pages.loans.download, "loans:read"),
         _route(site, "/loans/{external_id}", pages.loan, "loans:read"),

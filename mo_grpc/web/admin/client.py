@@ -14,6 +14,7 @@ from google.rpc.status_pb2 import Status
 from mo.auth.v1 import api_keys_pb2_grpc, otp_pb2_grpc, tokens_pb2, tokens_pb2_grpc
 from mo.customers.v1 import customers_pb2_grpc
 from mo.imports.v1 import imports_pb2, imports_pb2_grpc
+from mo.journal.v1 import journal_pb2, journal_pb2_grpc
 from mo.loans.v1 import loans_pb2_grpc
 from mo.payments.v1 import payments_pb2_grpc
 
@@ -54,6 +55,7 @@ class Client:
         self.payments = payments_pb2_grpc.PaymentServiceStub(channel)
         self.keys = api_keys_pb2_grpc.ApiKeyServiceStub(channel)
         self.otp = otp_pb2_grpc.OtpServiceStub(channel)
+        self.journal = journal_pb2_grpc.JournalServiceStub(channel)
         self.imports = imports_pb2_grpc.ImportServiceStub(channel)
         self._tokens = tokens_pb2_grpc.TokenServiceStub(channel)
         self._header = token_header
@@ -129,6 +131,34 @@ class Client:
             if failures:
                 raise failures[0] from None
             raise
+
+    async def stream_events(
+        self, request: journal_pb2.WatchEventsRequest, last_event_id: str, context: RequestContext
+    ) -> AsyncIterator[bytes]:
+        """Follow the journal; the call is made, and answered for the first time, when this returns.
+
+        Raises:
+            CallFailed: the service says no.
+        """
+        metadata = (*await self._credentials(context), *((("last-event-id", last_event_id),) if last_event_id else ()))
+        call = self.journal.StreamEvents(request, metadata=metadata)
+        bodies = aiter(call)
+        try:
+            first = await anext(bodies)
+        except grpc.aio.AioRpcError as error:
+            raise CallFailed(error) from error
+
+        async def data() -> AsyncIterator[bytes]:
+            try:
+                yield first.data
+                async for body in bodies:
+                    yield body.data
+            except grpc.aio.AioRpcError:
+                return  # the browser connects again
+            finally:
+                call.cancel()
+
+        return data()
 
     def keep(self, session: BrowserSession, tokens: tokens_pb2.Tokens) -> None:
         """Put tokens into the session."""

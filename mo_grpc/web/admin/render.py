@@ -13,7 +13,9 @@ from mo_grpc.auth.users.rules import Role
 from mo_grpc.customers.rules import Status as CustomerStatus
 from mo_grpc.formats import is_key_id
 from mo_grpc.imports.rules import State as ImportState
+from mo_grpc.journal.rules import Kind as EventKind
 from mo_grpc.loans.rules import Status as LoanStatus
+from mo_grpc.payments.explanations import Outcome
 from mo_grpc.payments.rules import RejectionKind
 from mo_grpc.payments.rules import Status as PaymentStatus
 from mo_grpc.web.admin import filters
@@ -37,6 +39,8 @@ class Renderer:
             "PaymentStatus": PaymentStatus,
             "RejectionKind": RejectionKind,
             "ImportState": ImportState,
+            "EventKind": EventKind,
+            "Outcome": Outcome,
             "Role": Role,
         }
         environment.filters |= {

@@ -106,6 +106,8 @@ def _operation(
         parameters.append(_IDEMPOTENCY_KEY)
     if verb == "patch":
         parameters.append(_IF_MATCH)
+    if rpc.output_type == _HTTP_BODY:
+        parameters.append(_LAST_EVENT_ID)
     operation: Schema = {
         "operationId": rpc.name,
         "summary": _title(rpc.name),
@@ -143,6 +145,13 @@ _IF_MATCH: Final = {
     "schema": {"type": "string", "pattern": '^([*]|"[!#-~]*")$'},
 }
 
+_LAST_EVENT_ID: Final = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "description": "The position to go on from, as browsers send it; it goes before `after_position`.",
+    "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
+}
+
 
 def _parameters(protos: Protos, rpc: MethodDescriptorProto, body: str, in_path: list[str]) -> Iterator[Schema]:
     for name in in_path:
@@ -153,7 +162,8 @@ def _parameters(protos: Protos, rpc: MethodDescriptorProto, body: str, in_path: 
     for field in protos.messages[rpc.input_type].field:
         # Over REST, a call's own key is in the header.
         if field.name not in (body, *in_path, "idempotency_key"):
-            yield _parameter(rpc, field.name, "query", protos.parameter(rpc.input_type, field.name))
+            for name in protos.query_names(field):
+                yield _parameter(rpc, name, "query", protos.parameter(rpc.input_type, name)) | {"name": name}
 
 
 def _parameter(rpc: MethodDescriptorProto, name: str, place: str, schema: Schema) -> Schema:
@@ -208,10 +218,14 @@ def _responses(
     has_body: bool,
     schemas: dict[str, Schema],
 ) -> Schema:
-    _collect(protos, rpc.output_type, schemas, itself=True)
-    content = {"schema": protos.reference(rpc.output_type), "example": protos.example(rpc.output_type)}
-    described = "A line of JSON each time." if rpc.server_streaming else "Done."
-    responses: Schema = {"200": {"description": described, "content": {"application/json": content}}}
+    if rpc.output_type == _HTTP_BODY:
+        answer = {"description": "Server-Sent Events.", "content": {"text/event-stream": _SERVER_SENT}}
+    else:
+        _collect(protos, rpc.output_type, schemas, itself=True)
+        content = {"schema": protos.reference(rpc.output_type), "example": protos.example(rpc.output_type)}
+        described = "A line of JSON each time." if rpc.server_streaming else "Done."
+        answer = {"description": described, "content": {"application/json": content}}
+    responses: Schema = {"200": answer}
     statuses = {"400", "404", "408", "429", "431", "500", "502", "503", "504"}
     if scope != PUBLIC:
         statuses |= {"401", "403"}
@@ -220,6 +234,9 @@ def _responses(
     if has_body or "ALREADY_EXISTS" in comment or "ABORTED" in comment:
         statuses |= {"409"}
     return responses | {status: {"$ref": f"#/components/responses/Refused{status}"} for status in sorted(statuses)}
+
+
+_SERVER_SENT: Final = {"schema": {"type": "string"}, "example": 'id: 7\nevent: LOAN_PAID\ndata: {"position": "7"}\n\n'}
 
 
 def _refused(error: HttpError) -> Schema:

@@ -105,6 +105,12 @@ class Protos:
         comment = self.comment(file, *path, 2, place)
         return self._field(field, short(name)) | {"description": comment.partition(". ")[2] or comment}
 
+    def query_names(self, field: FieldDescriptorProto) -> list[str]:
+        """The parameters of a query that a field is: one, or for a message one for each of its fields."""
+        if field.type != Type.TYPE_MESSAGE or field.type_name in _KNOWN:
+            return [field.name]
+        return [f"{field.name}.{inner.name}" for inner in self.messages[field.type_name].field]
+
     def example(self, name: str) -> Schema:
         """An answer with a value in every field, but of a oneof in the first alone."""
         found: Schema = {}
@@ -164,6 +170,8 @@ class Protos:
             schema |= _string_rules(rules.string)
         if rules.int32.HasField("gte"):
             schema["minimum"] = rules.int32.gte
+        if rules.int64.HasField("gte") and rules.int64.gte == 0:
+            schema["pattern"] = "^[0-9]+$"
         if rules.int32.HasField("lte"):
             schema["maximum"] = rules.int32.lte
         return schema

@@ -21,10 +21,7 @@ GOOD = "copper meadow 17"
 
 def with_password(stack: Stack, password: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run `mo-grpc users` with a password on standard input."""
-    command = [sys.executable, "-m", "mo_grpc", "users", *arguments]
-    return subprocess.run(
-        command, env=stack.environment, input=password + "\n", capture_output=True, text=True, timeout=100, check=False
-    )
+    return stack.cli("users", *arguments, check=False, given=f"{password}\n")
 
 
 def shown(stack: Stack, email: str) -> str:

@@ -122,6 +122,21 @@ def test_a_key_is_created_used_rotated_and_revoked(logged_in: LoggedIn, stack: S
         assert page.get_by_role("alert").inner_text() == "The key is revoked already."
 
 
+def test_a_key_is_bound_to_customers(logged_in: LoggedIn) -> None:
+    page = logged_in().open("keys/new")
+    page.get_by_label("Name").fill(new_id("partner"))
+    page.get_by_label("Customers", exact=True).fill("ana, ben")
+    page.get_by_label("Customers that begin with").fill("shop7-")
+    press(page.get_by_role("button", name="Create the key"))
+    assert "bound to customers" in page.get_by_role("alert").inner_text(), "because of the scopes of imports"
+    for scope in ("imports:read", "imports:write"):
+        page.get_by_label(scope).uncheck()
+    press(page.get_by_role("button", name="Create the key"))
+    used(page.locator("#key").inner_text())
+    press(page.get_by_role("link", name="Done"))
+    assert page.locator("dt", has_text="Customers").locator("+ dd").inner_text() == "ana, ben, all that begin with shop7-"
+
+
 def test_a_key_that_cannot_be_made(logged_in: LoggedIn) -> None:
     visitor = logged_in()
     page = visitor.open("keys/new")

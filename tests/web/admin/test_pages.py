@@ -33,6 +33,7 @@ def paths(over_grpc: GrpcDoor) -> list[str]:
     return [
         *lists, "keys/new", "users/new", "users/1", "nowhere", f"customers/{customer}", f"loans/{loan}", f"loans/{pending}",
         f"loans/{pending}/activate", f"payments/{payment}", f"payments/{payment}/reject", "users/1/reset",
+        f"customers/{customer}/statement",
     ]  # fmt: skip
 
 
@@ -82,7 +83,7 @@ def test_numbers_stay_on_one_line(logged_in: LoggedIn, over_grpc: GrpcDoor) -> N
     a_loan(over_grpc, customer, "9999999999.99")
     payment = pay(over_grpc, customer, "99999999999999999.99")["external_id"]
     visitor = logged_in(Role.VIEWER, viewport={"width": 375, "height": 700})
-    for path in ("", f"customers/{customer}", f"payments/{payment}"):
+    for path in ("", f"customers/{customer}", f"customers/{customer}/statement", f"payments/{payment}"):
         page = visitor.open(path)
         lines = "[...document.querySelectorAll('.tile .value')].map(each => each.getClientRects().length * each.offsetHeight)"
         heights = page.evaluate(lines)

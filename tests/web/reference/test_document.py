@@ -15,6 +15,7 @@ from mo_grpc.db.embedded import embedded_url
 from mo_grpc.imports.servicer import SMALL
 from tests.auth.users.conftest import NewUser, basic, totp
 from tests.conftest import TLS, Stack
+from tests.databases import owner
 from tests.doors import method
 from tests.factories import new_id
 from tests.imports.conftest import Holder
@@ -43,12 +44,15 @@ def test_its_paths_are_those_of_the_protos(document: Document) -> None:
         "LoanService": "loans",
         "PaymentService": "payments",
         "ImportService": "imports",
+        "StatementService": "statements",
+        "JournalService": "journal",
+        "WebhookService": "webhooks",
     }
     for name, operation in document.operations.items():
         [service] = operation.content["tags"]
         rule = method(f"{packages.get(service, 'auth')}.{name}").GetOptions().Extensions[annotations_pb2.http]
         assert rule.WhichOneof("pattern") == operation.verb
-        assert getattr(rule, operation.verb).replace("{customer.", "{") == operation.path
+        assert getattr(rule, operation.verb).replace("{customer.", "{").replace("{webhook.", "{") == operation.path
         assert [part for part in operation.path_examples if f"{{{part}}}" not in operation.path] == []
         assert operation.path.count("{") == len(operation.path_examples)
 
@@ -71,8 +75,10 @@ def test_each_example_is_answered_as_described(document: Document, stack: Stack,
     user = new_user(Role.ADMINISTRATOR)
     lend(document, {"x-api-key": stack.api_key})
     import_files(document, {"x-api-key": stack.api_key}, stack)
+    follow_events(document, {"x-api-key": stack.api_key})
     bearer = {"authorization": f"Bearer {log_in(document, user.email)}"}
     make_keys(document, bearer)
+    make_webhooks(document, bearer, stack)
     document.try_out("RevokeToken", bearer)
     assert document.tried == set(document.operations)
 
@@ -93,8 +99,25 @@ def lend(document: Document, key: dict[str, str]) -> None:
     assert document.try_out("CreatePayment", key)["status"] == "COMPLETED"
     [result] = document.try_out("BatchCreatePayments", key)["results"]
     assert result["payment"]["status"] == "COMPLETED"
-    for operation in ("GetPayment", "ListPayments", "RejectPayment"):
+    for operation in ("GetPayment", "ListPayments", "RejectPayment", "ExplainPayment", "ListEvents", "GetStatement"):
         document.try_out(operation, key)
+
+
+def follow_events(document: Document, key: dict[str, str]) -> None:
+    """Streams that do not end by themselves: the first lines are looked at."""
+    for name, media_type in (("WatchEvents", "application/json"), ("StreamEvents", "text/event-stream")):
+        operation = document.operations[name]
+        document.tried.add(name)
+        [(described, content)] = operation.content["responses"]["200"]["content"].items()
+        with document.client.stream(operation.verb, operation.path, params={"after_position": 0}, headers=key) as answer:
+            assert (answer.status_code, answer.headers["content-type"]) == (200, media_type)
+            assert described == media_type
+            lines = answer.iter_lines()
+            if name == "WatchEvents":
+                for line in (next(lines), next(lines)):
+                    assert document.faults(content["schema"], json.loads(line), closed=True) == []
+            else:
+                assert next(lines).startswith("retry: ")
 
 
 def import_files(document: Document, key: dict[str, str], stack: Stack) -> None:
@@ -135,3 +158,21 @@ def make_keys(document: Document, bearer: dict[str, str]) -> None:
     place = {"id": document.try_out("CreateApiKey", bearer)["id"]}
     for operation in ("GetApiKey", "ListApiKeys", "RotateApiKey", "RevokeApiKey"):
         document.try_out(operation, bearer, path=place)
+
+
+def make_webhooks(document: Document, bearer: dict[str, str], stack: Stack) -> None:
+    """Nobody is called: the host of the example does not exist, and what stands in for it is not public later."""
+    [example] = [body["example"] for body in document.operations["CreateWebhook"].bodies.values()]
+    created = document.try_out("CreateWebhook", bearer, body=example | {"url": "https://203.0.114.7/", "disabled": True})
+    place = {"id": created["id"]}
+    document.try_out("UpdateWebhook", bearer, path=place, body={"disabled": True})
+    with owner(stack.data_dir) as connection:
+        connection.execute("UPDATE webhooks SET url = 'https://localhost/' WHERE id = %s", [created["id"]])
+    attempt = document.try_out("SendTestEvent", bearer, path=place)
+    with owner(stack.data_dir) as connection:
+        connection.execute("UPDATE webhook_attempts SET position = 1 WHERE id = %s", [attempt["id"]])
+    for operation in ("GetWebhook", "ListWebhooks", "RotateSecret", "ResendFailed"):
+        document.try_out(operation, bearer, path=place)
+    document.try_out("ListAttempts", bearer, path={"webhook_id": created["id"]})
+    document.try_out("ResendAttempt", bearer, path={"webhook_id": created["id"], "id": attempt["id"]})
+    document.try_out("DeleteWebhook", bearer, path=place)

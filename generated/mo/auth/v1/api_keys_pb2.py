@@ -29,7 +29,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from mo.rules.v1 import rules_pb2 as mo_dot_rules_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19mo/auth/v1/api_keys.proto\x12\nmo.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17mo/rules/v1/rules.proto\"\xb6\x04\n\x06\x41piKey\x12\x10\n\x02id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x04name\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x02\xbaH\x04r\x02\x18\x64\x12\x1e\n\x06scopes\x18\x03 \x03(\tB\x0e\xe2\x41\x01\x02\xbaH\x07\x92\x01\x04\x10\x64\x18\x01\x12V\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB&\xe2\x41\x01\x01\xbaH\x1f\xb2\x01\x1c\"\r\x08\xff\x82\xd1\xff\xaf\x07\x10\xff\x93\xeb\xdc\x03\x32\x0b\x08\x80\x92\xb8\xc3\x98\xfe\xff\xff\xff\x01\x12\x34\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nrevoked_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x36\n\x0clast_used_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12=\n\x13previous_expires_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x11\n\x03key\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12,\n\x10\x61llowed_networks\x18\n \x03(\tB\x12\xe2\x41\x01\x01\xbaH\x0b\x92\x01\x08\x10 \"\x04r\x02\x18\x32\x12%\n\x10\x63\x61lls_per_second\x18\x0b \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12\"\n\rcalls_per_day\x18\x0c \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12\x18\n\ncreated_by\x18\r \x01(\tB\x04\xe2\x41\x01\x03\"\xaf\x01\n\x13\x43reateApiKeyRequest\x12\x97\x01\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x12.mo.auth.v1.ApiKeyBr\xe2\x41\x01\x02\xbaHk\xba\x01-\n\rname.required\x12\x0bis required\x1a\x0fthis.name != \'\'\xba\x01\x35\n\x0fscopes.required\x12\x0bis required\x1a\x15size(this.scopes) > 0\xc8\x01\x01\"-\n\x10GetApiKeyRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xa8\xb5\x18\x01\"V\n\x12ListApiKeysRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xc8\x01\"`\n\x13ListApiKeysResponse\x12*\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x12.mo.auth.v1.ApiKeyB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fnext_page_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\"t\n\x13RotateApiKeyRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xa8\xb5\x18\x01\x12.\n\x0foverlap_seconds\x18\x02 \x01(\x05\x42\x10\xe2\x41\x01\x01\xbaH\t\x1a\x07\x18\x80\x9a\x9e\x01(\x00H\x00\x88\x01\x01\x42\x12\n\x10_overlap_seconds\"0\n\x13RevokeApiKeyRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xa8\xb5\x18\x01\x32\x82\x04\n\rApiKeyService\x12\x61\n\x0c\x43reateApiKey\x12\x1f.mo.auth.v1.CreateApiKeyRequest\x1a\x12.mo.auth.v1.ApiKey\"\x1c\x82\xd3\xe4\x93\x02\x16\"\x0b/v1/apiKeys:\x07\x61pi_key\x12W\n\tGetApiKey\x12\x1c.mo.auth.v1.GetApiKeyRequest\x1a\x12.mo.auth.v1.ApiKey\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/apiKeys/{id}\x12\x63\n\x0bListApiKeys\x12\x1e.mo.auth.v1.ListApiKeysRequest\x1a\x1f.mo.auth.v1.ListApiKeysResponse\"\x13\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/apiKeys\x12g\n\x0cRotateApiKey\x12\x1f.mo.auth.v1.RotateApiKeyRequest\x1a\x12.mo.auth.v1.ApiKey\"\"\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/apiKeys/{id}:rotate:\x01*\x12g\n\x0cRevokeApiKey\x12\x1f.mo.auth.v1.RevokeApiKeyRequest\x1a\x12.mo.auth.v1.ApiKey\"\"\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/apiKeys/{id}:revoke:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19mo/auth/v1/api_keys.proto\x12\nmo.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17mo/rules/v1/rules.proto\"\xc6\x05\n\x06\x41piKey\x12\x10\n\x02id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x04name\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x02\xbaH\x04r\x02\x18\x64\x12\x1e\n\x06scopes\x18\x03 \x03(\tB\x0e\xe2\x41\x01\x02\xbaH\x07\x92\x01\x04\x10\x64\x18\x01\x12V\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB&\xe2\x41\x01\x01\xbaH\x1f\xb2\x01\x1c\"\r\x08\xff\x82\xd1\xff\xaf\x07\x10\xff\x93\xeb\xdc\x03\x32\x0b\x08\x80\x92\xb8\xc3\x98\xfe\xff\xff\xff\x01\x12\x34\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nrevoked_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x36\n\x0clast_used_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12=\n\x13previous_expires_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x11\n\x03key\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12,\n\x10\x61llowed_networks\x18\n \x03(\tB\x12\xe2\x41\x01\x01\xbaH\x0b\x92\x01\x08\x10 \"\x04r\x02\x18\x32\x12%\n\x10\x63\x61lls_per_second\x18\x0b \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12\"\n\rcalls_per_day\x18\x0c \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12\x18\n\ncreated_by\x18\r \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x15\x63ustomer_external_ids\x18\x0e \x03(\tB\x16\xe2\x41\x01\x01\xbaH\x0f\x92\x01\x0c\x10\x64\x18\x01\"\x06r\x04\x88\xb5\x18\x01\x12\x37\n\x1b\x63ustomer_external_id_prefix\x18\x0f \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\x88\xb5\x18\x01H\x00\x88\x01\x01\x42\x1e\n\x1c_customer_external_id_prefix\"\xaf\x01\n\x13\x43reateApiKeyRequest\x12\x97\x01\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x12.mo.auth.v1.ApiKeyBr\xe2\x41\x01\x02\xbaHk\xba\x01-\n\rname.required\x12\x0bis required\x1a\x0fthis.name != \'\'\xba\x01\x35\n\x0fscopes.required\x12\x0bis required\x1a\x15size(this.scopes) > 0\xc8\x01\x01\"-\n\x10GetApiKeyRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xa8\xb5\x18\x01\"V\n\x12ListApiKeysRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xc8\x01\"`\n\x13ListApiKeysResponse\x12*\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x12.mo.auth.v1.ApiKeyB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fnext_page_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\"t\n\x13RotateApiKeyRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xa8\xb5\x18\x01\x12.\n\x0foverlap_seconds\x18\x02 \x01(\x05\x42\x10\xe2\x41\x01\x01\xbaH\t\x1a\x07\x18\x80\x9a\x9e\x01(\x00H\x00\x88\x01\x01\x42\x12\n\x10_overlap_seconds\"0\n\x13RevokeApiKeyRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xa8\xb5\x18\x01\x32\x82\x04\n\rApiKeyService\x12\x61\n\x0c\x43reateApiKey\x12\x1f.mo.auth.v1.CreateApiKeyRequest\x1a\x12.mo.auth.v1.ApiKey\"\x1c\x82\xd3\xe4\x93\x02\x16\"\x0b/v1/apiKeys:\x07\x61pi_key\x12W\n\tGetApiKey\x12\x1c.mo.auth.v1.GetApiKeyRequest\x1a\x12.mo.auth.v1.ApiKey\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/apiKeys/{id}\x12\x63\n\x0bListApiKeys\x12\x1e.mo.auth.v1.ListApiKeysRequest\x1a\x1f.mo.auth.v1.ListApiKeysResponse\"\x13\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/apiKeys\x12g\n\x0cRotateApiKey\x12\x1f.mo.auth.v1.RotateApiKeyRequest\x1a\x12.mo.auth.v1.ApiKey\"\"\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/apiKeys/{id}:rotate:\x01*\x12g\n\x0cRevokeApiKey\x12\x1f.mo.auth.v1.RevokeApiKeyRequest\x1a\x12.mo.auth.v1.ApiKey\"\"\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/apiKeys/{id}:revoke:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -62,6 +62,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APIKEY'].fields_by_name['calls_per_day']._serialized_options = b'\342A\001\001\272H\004\032\002(\000'
   _globals['_APIKEY'].fields_by_name['created_by']._loaded_options = None
   _globals['_APIKEY'].fields_by_name['created_by']._serialized_options = b'\342A\001\003'
+  _globals['_APIKEY'].fields_by_name['customer_external_ids']._loaded_options = None
+  _globals['_APIKEY'].fields_by_name['customer_external_ids']._serialized_options = b'\342A\001\001\272H\017\222\001\014\020d\030\001\"\006r\004\210\265\030\001'
+  _globals['_APIKEY'].fields_by_name['customer_external_id_prefix']._loaded_options = None
+  _globals['_APIKEY'].fields_by_name['customer_external_id_prefix']._serialized_options = b'\342A\001\001\272H\006r\004\210\265\030\001'
   _globals['_CREATEAPIKEYREQUEST'].fields_by_name['api_key']._loaded_options = None
   _globals['_CREATEAPIKEYREQUEST'].fields_by_name['api_key']._serialized_options = b'\342A\001\002\272Hk\272\001-\n\rname.required\022\013is required\032\017this.name != \'\'\272\0015\n\017scopes.required\022\013is required\032\025size(this.scopes) > 0\310\001\001'
   _globals['_GETAPIKEYREQUEST'].fields_by_name['id']._loaded_options = None
@@ -91,19 +95,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APIKEYSERVICE'].methods_by_name['RevokeApiKey']._loaded_options = None
   _globals['_APIKEYSERVICE'].methods_by_name['RevokeApiKey']._serialized_options = b'\202\323\344\223\002\034\"\027/v1/apiKeys/{id}:revoke:\001*'
   _globals['_APIKEY']._serialized_start=192
-  _globals['_APIKEY']._serialized_end=758
-  _globals['_CREATEAPIKEYREQUEST']._serialized_start=761
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=936
-  _globals['_GETAPIKEYREQUEST']._serialized_start=938
-  _globals['_GETAPIKEYREQUEST']._serialized_end=983
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=985
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=1071
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=1073
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1169
-  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=1171
-  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=1287
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1289
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1337
-  _globals['_APIKEYSERVICE']._serialized_start=1340
-  _globals['_APIKEYSERVICE']._serialized_end=1854
+  _globals['_APIKEY']._serialized_end=902
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=905
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=1080
+  _globals['_GETAPIKEYREQUEST']._serialized_start=1082
+  _globals['_GETAPIKEYREQUEST']._serialized_end=1127
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=1129
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=1215
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=1217
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1313
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=1315
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=1431
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1433
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1481
+  _globals['_APIKEYSERVICE']._serialized_start=1484
+  _globals['_APIKEYSERVICE']._serialized_end=1998
 # @@protoc_insertion_point(module_scope)

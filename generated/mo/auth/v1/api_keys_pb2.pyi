@@ -38,6 +38,8 @@ class ApiKey(_message.Message):
     CALLS_PER_SECOND_FIELD_NUMBER: _builtins.int
     CALLS_PER_DAY_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
+    CUSTOMER_EXTERNAL_IDS_FIELD_NUMBER: _builtins.int
+    CUSTOMER_EXTERNAL_ID_PREFIX_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Output only. The id: the part of the key between its first two underscores."""
     name: _builtins.str
@@ -55,6 +57,10 @@ class ApiKey(_message.Message):
     created_by: _builtins.str
     """Output only. Who created it: the id of an API key, `user-5` for a user, `cli:ana` for the command line with that account of the
     operating system. Empty if it is not known any more.
+    """
+    customer_external_id_prefix: _builtins.str
+    """Optional. Binds the key to the customers whose `external_id` begins with this, such as `shop7-`, in addition to those of
+    `customer_external_ids`.
     """
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -86,6 +92,15 @@ class ApiKey(_message.Message):
         A call from elsewhere is PERMISSION_DENIED.
         """
 
+    @_builtins.property
+    def customer_external_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. The customers that the key is bound to, by their `external_id`s; they need not exist yet. A key with customers, or with a
+        prefix, acts only for these customers: of all others, and of their loans and payments, every call answers as if they did not
+        exist. A customer is one of them if it is named here or has the prefix. This cannot be changed: create another key instead.
+
+        A bound key can have the scopes of customers, loans and payments only.
+        """
+
     def __init__(
         self,
         *,
@@ -102,12 +117,16 @@ class ApiKey(_message.Message):
         calls_per_second: _builtins.int = ...,
         calls_per_day: _builtins.int = ...,
         created_by: _builtins.str = ...,
+        customer_external_ids: _abc.Iterable[_builtins.str] | None = ...,
+        customer_external_id_prefix: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "last_used_at", b"last_used_at", "previous_expires_at", b"previous_expires_at", "revoked_at", b"revoked_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_customer_external_id_prefix", b"_customer_external_id_prefix", "created_at", b"created_at", "customer_external_id_prefix", b"customer_external_id_prefix", "expires_at", b"expires_at", "last_used_at", b"last_used_at", "previous_expires_at", b"previous_expires_at", "revoked_at", b"revoked_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_networks", b"allowed_networks", "calls_per_day", b"calls_per_day", "calls_per_second", b"calls_per_second", "created_at", b"created_at", "created_by", b"created_by", "expires_at", b"expires_at", "id", b"id", "key", b"key", "last_used_at", b"last_used_at", "name", b"name", "previous_expires_at", b"previous_expires_at", "revoked_at", b"revoked_at", "scopes", b"scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_customer_external_id_prefix", b"_customer_external_id_prefix", "allowed_networks", b"allowed_networks", "calls_per_day", b"calls_per_day", "calls_per_second", b"calls_per_second", "created_at", b"created_at", "created_by", b"created_by", "customer_external_id_prefix", b"customer_external_id_prefix", "customer_external_ids", b"customer_external_ids", "expires_at", b"expires_at", "id", b"id", "key", b"key", "last_used_at", b"last_used_at", "name", b"name", "previous_expires_at", b"previous_expires_at", "revoked_at", b"revoked_at", "scopes", b"scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__customer_external_id_prefix: _TypeAlias = _typing.Literal["customer_external_id_prefix"]  # noqa: Y015
+    _WhichOneofArgType__customer_external_id_prefix: _TypeAlias = _typing.Literal["_customer_external_id_prefix", b"_customer_external_id_prefix"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__customer_external_id_prefix) -> _WhichOneofReturnType__customer_external_id_prefix | None: ...
 
 Global___ApiKey: _TypeAlias = ApiKey  # noqa: Y015
 
@@ -120,7 +139,7 @@ class CreateApiKeyRequest(_message.Message):
     API_KEY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def api_key(self) -> Global___ApiKey:
-        """Required. `name` and `scopes`, `expires_at` if it should expire, and the limits, if there are any."""
+        """Required. `name` and `scopes`, `expires_at` if it should expire, and the limits and the customers, if there are any."""
 
     def __init__(
         self,

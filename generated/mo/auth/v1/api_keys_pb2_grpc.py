@@ -71,8 +71,8 @@ class ApiKeyServiceServicer:
     def CreateApiKey(self, request, context):
         """Creates an API key, with some of the caller's own scopes.
 
-        Returns PERMISSION_DENIED if the caller lacks one of the scopes, INVALID_ARGUMENT if there is no such scope or network, or
-        `expires_at` is not in the future.
+        Returns PERMISSION_DENIED if the caller lacks one of the scopes, INVALID_ARGUMENT if there is no such scope or network, a key
+        that is bound to customers cannot have the scope, or `expires_at` is not in the future.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

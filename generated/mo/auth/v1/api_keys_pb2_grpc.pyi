@@ -38,8 +38,8 @@ class ApiKeyServiceStub:
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_api_keys_pb2.CreateApiKeyRequest, _api_keys_pb2.ApiKey]
     """Creates an API key, with some of the caller's own scopes.
 
-    Returns PERMISSION_DENIED if the caller lacks one of the scopes, INVALID_ARGUMENT if there is no such scope or network, or
-    `expires_at` is not in the future.
+    Returns PERMISSION_DENIED if the caller lacks one of the scopes, INVALID_ARGUMENT if there is no such scope or network, a key
+    that is bound to customers cannot have the scope, or `expires_at` is not in the future.
     """
     GetApiKey: _grpc.UnaryUnaryMultiCallable[_api_keys_pb2.GetApiKeyRequest, _api_keys_pb2.ApiKey]
     """Gets one API key, without the key itself.
@@ -76,8 +76,8 @@ class ApiKeyServiceAsyncStub(ApiKeyServiceStub):
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_api_keys_pb2.CreateApiKeyRequest, _api_keys_pb2.ApiKey]  # type: ignore[assignment]
     """Creates an API key, with some of the caller's own scopes.
 
-    Returns PERMISSION_DENIED if the caller lacks one of the scopes, INVALID_ARGUMENT if there is no such scope or network, or
-    `expires_at` is not in the future.
+    Returns PERMISSION_DENIED if the caller lacks one of the scopes, INVALID_ARGUMENT if there is no such scope or network, a key
+    that is bound to customers cannot have the scope, or `expires_at` is not in the future.
     """
     GetApiKey: _aio.UnaryUnaryMultiCallable[_api_keys_pb2.GetApiKeyRequest, _api_keys_pb2.ApiKey]  # type: ignore[assignment]
     """Gets one API key, without the key itself.
@@ -117,8 +117,8 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_api_keys_pb2.ApiKey, _abc.Awaitable[_api_keys_pb2.ApiKey]]:
         """Creates an API key, with some of the caller's own scopes.
 
-        Returns PERMISSION_DENIED if the caller lacks one of the scopes, INVALID_ARGUMENT if there is no such scope or network, or
-        `expires_at` is not in the future.
+        Returns PERMISSION_DENIED if the caller lacks one of the scopes, INVALID_ARGUMENT if there is no such scope or network, a key
+        that is bound to customers cannot have the scope, or `expires_at` is not in the future.
         """
 
     @_abc_1.abstractmethod

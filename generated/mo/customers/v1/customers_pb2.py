@@ -27,10 +27,11 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from mo.as_of.v1 import as_of_pb2 as mo_dot_as__of_dot_v1_dot_as__of__pb2
 from mo.rules.v1 import rules_pb2 as mo_dot_rules_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmo/customers/v1/customers.proto\x12\x0fmo.customers.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17mo/rules/v1/rules.proto\"\xb2\x03\n\x08\x43ustomer\x12&\n\x0b\x65xternal_id\x18\x01 \x01(\tB\x11\xe2\x41\x02\x02\x05\xbaH\tr\x04\x88\xb5\x18\x01\xd8\x01\x01\x12>\n\x06status\x18\x02 \x01(\x0e\x32 .mo.customers.v1.Customer.StatusB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12\x1f\n\x05score\x18\x03 \x01(\tB\x10\xe2\x41\x01\x02\xbaH\tr\x04\x90\xb5\x18\n\xd8\x01\x01\x12Z\n\x0epreapproved_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB&\xe2\x41\x01\x01\xbaH\x1f\xb2\x01\x1c\"\r\x08\xff\x82\xd1\xff\xaf\x07\x10\xff\x93\xeb\xdc\x03\x32\x0b\x08\x80\x92\xb8\xc3\x98\xfe\xff\xff\xff\x01\x12\x34\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x19\n\x04\x65tag\x18\x07 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\":\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\n\n\x06\x41\x43TIVE\x10\x01\x12\x0c\n\x08INACTIVE\x10\x02\"{\n\x0f\x43ustomerBalance\x12\x19\n\x0b\x65xternal_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05score\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\ntotal_debt\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1e\n\x10\x61vailable_amount\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\"\xc1\x01\n\x15\x43reateCustomerRequest\x12\xa7\x01\n\x08\x63ustomer\x18\x01 \x01(\x0b\x32\x19.mo.customers.v1.CustomerBz\xe2\x41\x01\x02\xbaHs\xba\x01;\n\x14\x65xternal_id.required\x12\x0bis required\x1a\x16this.external_id != \'\'\xba\x01/\n\x0escore.required\x12\x0bis required\x1a\x10this.score != \'\'\xc8\x01\x01\"8\n\x12GetCustomerRequest\x12\"\n\x0b\x65xternal_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x88\xb5\x18\x01\"X\n\x14ListCustomersRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xc8\x01\"j\n\x15ListCustomersResponse\x12\x32\n\tcustomers\x18\x01 \x03(\x0b\x32\x19.mo.customers.v1.CustomerB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fnext_page_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\"\xa2\x02\n\x15UpdateCustomerRequest\x12\x37\n\x08\x63ustomer\x18\x01 \x01(\x0b\x32\x19.mo.customers.v1.CustomerB\n\xe2\x41\x01\x02\xbaH\x03\xd8\x01\x03\x12\xcf\x01\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x9d\x01\xe2\x41\x01\x01\xbaH\x95\x01\xba\x01\x91\x01\n\x11update_mask.names\x12\x32may name score, status and preapproved_at, or be *\x1aHthis.paths.all(path, path in [\'score\', \'status\', \'preapproved_at\', \'*\'])\"?\n\x19GetCustomerBalanceRequest\x12\"\n\x0b\x65xternal_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x88\xb5\x18\x01\x32\x92\x05\n\x0f\x43ustomerService\x12t\n\x0e\x43reateCustomer\x12&.mo.customers.v1.CreateCustomerRequest\x1a\x19.mo.customers.v1.Customer\"\x1f\x82\xd3\xe4\x93\x02\x19\"\r/v1/customers:\x08\x63ustomer\x12r\n\x0bGetCustomer\x12#.mo.customers.v1.GetCustomerRequest\x1a\x19.mo.customers.v1.Customer\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/customers/{external_id}\x12u\n\rListCustomers\x12%.mo.customers.v1.ListCustomersRequest\x1a&.mo.customers.v1.ListCustomersResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/customers\x12\x8b\x01\n\x0eUpdateCustomer\x12&.mo.customers.v1.UpdateCustomerRequest\x1a\x19.mo.customers.v1.Customer\"6\x82\xd3\xe4\x93\x02\x30\x32$/v1/customers/{customer.external_id}:\x08\x63ustomer\x12\x8f\x01\n\x12GetCustomerBalance\x12*.mo.customers.v1.GetCustomerBalanceRequest\x1a .mo.customers.v1.CustomerBalance\"+\x82\xd3\xe4\x93\x02%\x12#/v1/customers/{external_id}/balanceb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmo/customers/v1/customers.proto\x12\x0fmo.customers.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17mo/as_of/v1/as_of.proto\x1a\x17mo/rules/v1/rules.proto\"\xe6\x03\n\x08\x43ustomer\x12&\n\x0b\x65xternal_id\x18\x01 \x01(\tB\x11\xe2\x41\x02\x02\x05\xbaH\tr\x04\x88\xb5\x18\x01\xd8\x01\x01\x12>\n\x06status\x18\x02 \x01(\x0e\x32 .mo.customers.v1.Customer.StatusB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12\x1f\n\x05score\x18\x03 \x01(\tB\x10\xe2\x41\x01\x02\xbaH\tr\x04\x90\xb5\x18\n\xd8\x01\x01\x12Z\n\x0epreapproved_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB&\xe2\x41\x01\x01\xbaH\x1f\xb2\x01\x1c\"\r\x08\xff\x82\xd1\xff\xaf\x07\x10\xff\x93\xeb\xdc\x03\x32\x0b\x08\x80\x92\xb8\xc3\x98\xfe\xff\xff\xff\x01\x12\x34\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x19\n\x04\x65tag\x18\x07 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12 \n\rpreview_token\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03H\x00\x88\x01\x01\":\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\n\n\x06\x41\x43TIVE\x10\x01\x12\x0c\n\x08INACTIVE\x10\x02\x42\x10\n\x0e_preview_token\"{\n\x0f\x43ustomerBalance\x12\x19\n\x0b\x65xternal_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05score\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\ntotal_debt\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1e\n\x10\x61vailable_amount\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\"\x82\x02\n\x15\x43reateCustomerRequest\x12\xa7\x01\n\x08\x63ustomer\x18\x01 \x01(\x0b\x32\x19.mo.customers.v1.CustomerBz\xe2\x41\x01\x02\xbaHs\xba\x01;\n\x14\x65xternal_id.required\x12\x0bis required\x1a\x16this.external_id != \'\'\xba\x01/\n\x0escore.required\x12\x0bis required\x1a\x10this.score != \'\'\xc8\x01\x01\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\"\n\rpreview_token\x18\x03 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18\x64\"`\n\x12GetCustomerRequest\x12\"\n\x0b\x65xternal_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x88\xb5\x18\x01\x12&\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x11.mo.as_of.v1.AsOfB\x04\xe2\x41\x01\x01\"X\n\x14ListCustomersRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xc8\x01\"j\n\x15ListCustomersResponse\x12\x32\n\tcustomers\x18\x01 \x03(\x0b\x32\x19.mo.customers.v1.CustomerB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fnext_page_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\"\xe3\x02\n\x15UpdateCustomerRequest\x12\x37\n\x08\x63ustomer\x18\x01 \x01(\x0b\x32\x19.mo.customers.v1.CustomerB\n\xe2\x41\x01\x02\xbaH\x03\xd8\x01\x03\x12\xcf\x01\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x9d\x01\xe2\x41\x01\x01\xbaH\x95\x01\xba\x01\x91\x01\n\x11update_mask.names\x12\x32may name score, status and preapproved_at, or be *\x1aHthis.paths.all(path, path in [\'score\', \'status\', \'preapproved_at\', \'*\'])\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\"\n\rpreview_token\x18\x04 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18\x64\"g\n\x19GetCustomerBalanceRequest\x12\"\n\x0b\x65xternal_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x88\xb5\x18\x01\x12&\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x11.mo.as_of.v1.AsOfB\x04\xe2\x41\x01\x01\x32\x92\x05\n\x0f\x43ustomerService\x12t\n\x0e\x43reateCustomer\x12&.mo.customers.v1.CreateCustomerRequest\x1a\x19.mo.customers.v1.Customer\"\x1f\x82\xd3\xe4\x93\x02\x19\"\r/v1/customers:\x08\x63ustomer\x12r\n\x0bGetCustomer\x12#.mo.customers.v1.GetCustomerRequest\x1a\x19.mo.customers.v1.Customer\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/customers/{external_id}\x12u\n\rListCustomers\x12%.mo.customers.v1.ListCustomersRequest\x1a&.mo.customers.v1.ListCustomersResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/customers\x12\x8b\x01\n\x0eUpdateCustomer\x12&.mo.customers.v1.UpdateCustomerRequest\x1a\x19.mo.customers.v1.Customer\"6\x82\xd3\xe4\x93\x02\x30\x32$/v1/customers/{customer.external_id}:\x08\x63ustomer\x12\x8f\x01\n\x12GetCustomerBalance\x12*.mo.customers.v1.GetCustomerBalanceRequest\x1a .mo.customers.v1.CustomerBalance\"+\x82\xd3\xe4\x93\x02%\x12#/v1/customers/{external_id}/balanceb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,6 +52,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CUSTOMER'].fields_by_name['updated_at']._serialized_options = b'\342A\001\003'
   _globals['_CUSTOMER'].fields_by_name['etag']._loaded_options = None
   _globals['_CUSTOMER'].fields_by_name['etag']._serialized_options = b'\342A\001\001\272H\004r\002\030@'
+  _globals['_CUSTOMER'].fields_by_name['preview_token']._loaded_options = None
+  _globals['_CUSTOMER'].fields_by_name['preview_token']._serialized_options = b'\342A\001\003'
   _globals['_CUSTOMERBALANCE'].fields_by_name['external_id']._loaded_options = None
   _globals['_CUSTOMERBALANCE'].fields_by_name['external_id']._serialized_options = b'\342A\001\003'
   _globals['_CUSTOMERBALANCE'].fields_by_name['score']._loaded_options = None
@@ -61,8 +64,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CUSTOMERBALANCE'].fields_by_name['available_amount']._serialized_options = b'\342A\001\003'
   _globals['_CREATECUSTOMERREQUEST'].fields_by_name['customer']._loaded_options = None
   _globals['_CREATECUSTOMERREQUEST'].fields_by_name['customer']._serialized_options = b'\342A\001\002\272Hs\272\001;\n\024external_id.required\022\013is required\032\026this.external_id != \'\'\272\001/\n\016score.required\022\013is required\032\020this.score != \'\'\310\001\001'
+  _globals['_CREATECUSTOMERREQUEST'].fields_by_name['validate_only']._loaded_options = None
+  _globals['_CREATECUSTOMERREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
+  _globals['_CREATECUSTOMERREQUEST'].fields_by_name['preview_token']._loaded_options = None
+  _globals['_CREATECUSTOMERREQUEST'].fields_by_name['preview_token']._serialized_options = b'\342A\001\001\272H\004r\002\030d'
   _globals['_GETCUSTOMERREQUEST'].fields_by_name['external_id']._loaded_options = None
   _globals['_GETCUSTOMERREQUEST'].fields_by_name['external_id']._serialized_options = b'\342A\001\002\272H\006r\004\210\265\030\001'
+  _globals['_GETCUSTOMERREQUEST'].fields_by_name['as_of']._loaded_options = None
+  _globals['_GETCUSTOMERREQUEST'].fields_by_name['as_of']._serialized_options = b'\342A\001\001'
   _globals['_LISTCUSTOMERSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTCUSTOMERSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001\272H\004\032\002(\000'
   _globals['_LISTCUSTOMERSREQUEST'].fields_by_name['page_token']._loaded_options = None
@@ -75,8 +84,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATECUSTOMERREQUEST'].fields_by_name['customer']._serialized_options = b'\342A\001\002\272H\003\330\001\003'
   _globals['_UPDATECUSTOMERREQUEST'].fields_by_name['update_mask']._loaded_options = None
   _globals['_UPDATECUSTOMERREQUEST'].fields_by_name['update_mask']._serialized_options = b'\342A\001\001\272H\225\001\272\001\221\001\n\021update_mask.names\0222may name score, status and preapproved_at, or be *\032Hthis.paths.all(path, path in [\'score\', \'status\', \'preapproved_at\', \'*\'])'
+  _globals['_UPDATECUSTOMERREQUEST'].fields_by_name['validate_only']._loaded_options = None
+  _globals['_UPDATECUSTOMERREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
+  _globals['_UPDATECUSTOMERREQUEST'].fields_by_name['preview_token']._loaded_options = None
+  _globals['_UPDATECUSTOMERREQUEST'].fields_by_name['preview_token']._serialized_options = b'\342A\001\001\272H\004r\002\030d'
   _globals['_GETCUSTOMERBALANCEREQUEST'].fields_by_name['external_id']._loaded_options = None
   _globals['_GETCUSTOMERBALANCEREQUEST'].fields_by_name['external_id']._serialized_options = b'\342A\001\002\272H\006r\004\210\265\030\001'
+  _globals['_GETCUSTOMERBALANCEREQUEST'].fields_by_name['as_of']._loaded_options = None
+  _globals['_GETCUSTOMERBALANCEREQUEST'].fields_by_name['as_of']._serialized_options = b'\342A\001\001'
   _globals['_CUSTOMERSERVICE'].methods_by_name['CreateCustomer']._loaded_options = None
   _globals['_CUSTOMERSERVICE'].methods_by_name['CreateCustomer']._serialized_options = b'\202\323\344\223\002\031\"\r/v1/customers:\010customer'
   _globals['_CUSTOMERSERVICE'].methods_by_name['GetCustomer']._loaded_options = None
@@ -87,24 +102,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CUSTOMERSERVICE'].methods_by_name['UpdateCustomer']._serialized_options = b'\202\323\344\223\00202$/v1/customers/{customer.external_id}:\010customer'
   _globals['_CUSTOMERSERVICE'].methods_by_name['GetCustomerBalance']._loaded_options = None
   _globals['_CUSTOMERSERVICE'].methods_by_name['GetCustomerBalance']._serialized_options = b'\202\323\344\223\002%\022#/v1/customers/{external_id}/balance'
-  _globals['_CUSTOMER']._serialized_start=237
-  _globals['_CUSTOMER']._serialized_end=671
-  _globals['_CUSTOMER_STATUS']._serialized_start=613
-  _globals['_CUSTOMER_STATUS']._serialized_end=671
-  _globals['_CUSTOMERBALANCE']._serialized_start=673
-  _globals['_CUSTOMERBALANCE']._serialized_end=796
-  _globals['_CREATECUSTOMERREQUEST']._serialized_start=799
-  _globals['_CREATECUSTOMERREQUEST']._serialized_end=992
-  _globals['_GETCUSTOMERREQUEST']._serialized_start=994
-  _globals['_GETCUSTOMERREQUEST']._serialized_end=1050
-  _globals['_LISTCUSTOMERSREQUEST']._serialized_start=1052
-  _globals['_LISTCUSTOMERSREQUEST']._serialized_end=1140
-  _globals['_LISTCUSTOMERSRESPONSE']._serialized_start=1142
-  _globals['_LISTCUSTOMERSRESPONSE']._serialized_end=1248
-  _globals['_UPDATECUSTOMERREQUEST']._serialized_start=1251
-  _globals['_UPDATECUSTOMERREQUEST']._serialized_end=1541
-  _globals['_GETCUSTOMERBALANCEREQUEST']._serialized_start=1543
-  _globals['_GETCUSTOMERBALANCEREQUEST']._serialized_end=1606
-  _globals['_CUSTOMERSERVICE']._serialized_start=1609
-  _globals['_CUSTOMERSERVICE']._serialized_end=2267
+  _globals['_CUSTOMER']._serialized_start=262
+  _globals['_CUSTOMER']._serialized_end=748
+  _globals['_CUSTOMER_STATUS']._serialized_start=672
+  _globals['_CUSTOMER_STATUS']._serialized_end=730
+  _globals['_CUSTOMERBALANCE']._serialized_start=750
+  _globals['_CUSTOMERBALANCE']._serialized_end=873
+  _globals['_CREATECUSTOMERREQUEST']._serialized_start=876
+  _globals['_CREATECUSTOMERREQUEST']._serialized_end=1134
+  _globals['_GETCUSTOMERREQUEST']._serialized_start=1136
+  _globals['_GETCUSTOMERREQUEST']._serialized_end=1232
+  _globals['_LISTCUSTOMERSREQUEST']._serialized_start=1234
+  _globals['_LISTCUSTOMERSREQUEST']._serialized_end=1322
+  _globals['_LISTCUSTOMERSRESPONSE']._serialized_start=1324
+  _globals['_LISTCUSTOMERSRESPONSE']._serialized_end=1430
+  _globals['_UPDATECUSTOMERREQUEST']._serialized_start=1433
+  _globals['_UPDATECUSTOMERREQUEST']._serialized_end=1788
+  _globals['_GETCUSTOMERBALANCEREQUEST']._serialized_start=1790
+  _globals['_GETCUSTOMERBALANCEREQUEST']._serialized_end=1893
+  _globals['_CUSTOMERSERVICE']._serialized_start=1896
+  _globals['_CUSTOMERSERVICE']._serialized_end=2554
 # @@protoc_insertion_point(module_scope)

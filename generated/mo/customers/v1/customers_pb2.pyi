@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from mo.as_of.v1 import as_of_pb2 as _as_of_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -57,6 +58,7 @@ class Customer(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    PREVIEW_TOKEN_FIELD_NUMBER: _builtins.int
     external_id: _builtins.str
     """Required. The client's id of the customer; unique among customers, and it never changes."""
     status: Global___Customer.Status.ValueType
@@ -67,6 +69,10 @@ class Customer(_message.Message):
     """Optional. It changes with every change of the customer (AIP-154). If UpdateCustomer is sent the etag that was read, it
     answers ABORTED if another call has changed the customer since; without an etag it does not check. Over REST, the header
     `If-Match` can be used instead.
+    """
+    preview_token: _builtins.str
+    """Output only. In the answer of a preview (`validate_only`): send it with the same request, and the call takes effect as it was
+    shown or not at all.
     """
     @_builtins.property
     def preapproved_at(self) -> _timestamp_pb2.Timestamp:
@@ -90,12 +96,15 @@ class Customer(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        preview_token: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "preapproved_at", b"preapproved_at", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_preview_token", b"_preview_token", "created_at", b"created_at", "preapproved_at", b"preapproved_at", "preview_token", b"preview_token", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "etag", b"etag", "external_id", b"external_id", "preapproved_at", b"preapproved_at", "score", b"score", "status", b"status", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preview_token", b"_preview_token", "created_at", b"created_at", "etag", b"etag", "external_id", b"external_id", "preapproved_at", b"preapproved_at", "preview_token", b"preview_token", "score", b"score", "status", b"status", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__preview_token: _TypeAlias = _typing.Literal["preview_token"]  # noqa: Y015
+    _WhichOneofArgType__preview_token: _TypeAlias = _typing.Literal["_preview_token", b"_preview_token"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__preview_token) -> _WhichOneofReturnType__preview_token | None: ...
 
 Global___Customer: _TypeAlias = Customer  # noqa: Y015
 
@@ -140,6 +149,16 @@ class CreateCustomerRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CUSTOMER_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    PREVIEW_TOKEN_FIELD_NUMBER: _builtins.int
+    validate_only: _builtins.bool
+    """Optional. Only show what would happen: the same refusals and the same answer, but nothing is changed (AIP-163). An
+    idempotency key is not looked at.
+    """
+    preview_token: _builtins.str
+    """Optional. The `preview_token` of a preview of the same request. The call then takes effect as it was shown, or is ABORTED
+    (PREVIEW_STALE) if something has happened to the customer since.
+    """
     @_builtins.property
     def customer(self) -> Global___Customer:
         """Required. The customer to create: `external_id` and `score`, and `preapproved_at` if there is one."""
@@ -148,10 +167,12 @@ class CreateCustomerRequest(_message.Message):
         self,
         *,
         customer: Global___Customer | None = ...,
+        validate_only: _builtins.bool = ...,
+        preview_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["customer", b"customer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer", b"customer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer", b"customer", "preview_token", b"preview_token", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -164,16 +185,22 @@ class GetCustomerRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     external_id: _builtins.str
     """Required. The client's id of the customer."""
+    @_builtins.property
+    def as_of(self) -> _as_of_pb2.AsOf:
+        """Optional. The instant of the past as of which to answer; now if unset."""
+
     def __init__(
         self,
         *,
         external_id: _builtins.str = ...,
+        as_of: _as_of_pb2.AsOf | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "external_id", b"external_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -241,6 +268,16 @@ class UpdateCustomerRequest(_message.Message):
 
     CUSTOMER_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    PREVIEW_TOKEN_FIELD_NUMBER: _builtins.int
+    validate_only: _builtins.bool
+    """Optional. Only show what would happen: the same refusals and the same answer, but nothing is changed (AIP-163). An
+    idempotency key is not looked at.
+    """
+    preview_token: _builtins.str
+    """Optional. The `preview_token` of a preview of the same request. The call then takes effect as it was shown, or is ABORTED
+    (PREVIEW_STALE) if something has happened to the customer since.
+    """
     @_builtins.property
     def customer(self) -> Global___Customer:
         """Required. The customer's `external_id`, the new values, and perhaps the `etag` that was read. Only the fields that
@@ -258,10 +295,12 @@ class UpdateCustomerRequest(_message.Message):
         *,
         customer: Global___Customer | None = ...,
         update_mask: _field_mask_pb2.FieldMask | None = ...,
+        validate_only: _builtins.bool = ...,
+        preview_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["customer", b"customer", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer", b"customer", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer", b"customer", "preview_token", b"preview_token", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -274,16 +313,22 @@ class GetCustomerBalanceRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     external_id: _builtins.str
     """Required. The client's id of the customer."""
+    @_builtins.property
+    def as_of(self) -> _as_of_pb2.AsOf:
+        """Optional. The instant of the past as of which to answer; now if unset."""
+
     def __init__(
         self,
         *,
         external_id: _builtins.str = ...,
+        as_of: _as_of_pb2.AsOf | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "external_id", b"external_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -78,7 +78,7 @@ class CustomerServiceServicer:
     def GetCustomer(self, request, context):
         """Gets one customer.
 
-        Returns NOT_FOUND if it does not exist.
+        Returns NOT_FOUND if it does not exist, and the errors of `AsOf` for an instant of the past.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,7 +106,7 @@ class CustomerServiceServicer:
     def GetCustomerBalance(self, request, context):
         """Gets what a customer owes, and what is left of the credit line.
 
-        Returns NOT_FOUND if there is no such customer.
+        Returns NOT_FOUND if there is no such customer, and the errors of `AsOf` for an instant of the past.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,7 +41,7 @@ class CustomerServiceStub:
     GetCustomer: _grpc.UnaryUnaryMultiCallable[_customers_pb2.GetCustomerRequest, _customers_pb2.Customer]
     """Gets one customer.
 
-    Returns NOT_FOUND if it does not exist.
+    Returns NOT_FOUND if it does not exist, and the errors of `AsOf` for an instant of the past.
     """
     ListCustomers: _grpc.UnaryUnaryMultiCallable[_customers_pb2.ListCustomersRequest, _customers_pb2.ListCustomersResponse]
     """Lists the customers, newest first.
@@ -57,7 +57,7 @@ class CustomerServiceStub:
     GetCustomerBalance: _grpc.UnaryUnaryMultiCallable[_customers_pb2.GetCustomerBalanceRequest, _customers_pb2.CustomerBalance]
     """Gets what a customer owes, and what is left of the credit line.
 
-    Returns NOT_FOUND if there is no such customer.
+    Returns NOT_FOUND if there is no such customer, and the errors of `AsOf` for an instant of the past.
     """
 
 @_typing.type_check_only
@@ -73,7 +73,7 @@ class CustomerServiceAsyncStub(CustomerServiceStub):
     GetCustomer: _aio.UnaryUnaryMultiCallable[_customers_pb2.GetCustomerRequest, _customers_pb2.Customer]  # type: ignore[assignment]
     """Gets one customer.
 
-    Returns NOT_FOUND if it does not exist.
+    Returns NOT_FOUND if it does not exist, and the errors of `AsOf` for an instant of the past.
     """
     ListCustomers: _aio.UnaryUnaryMultiCallable[_customers_pb2.ListCustomersRequest, _customers_pb2.ListCustomersResponse]  # type: ignore[assignment]
     """Lists the customers, newest first.
@@ -89,7 +89,7 @@ class CustomerServiceAsyncStub(CustomerServiceStub):
     GetCustomerBalance: _aio.UnaryUnaryMultiCallable[_customers_pb2.GetCustomerBalanceRequest, _customers_pb2.CustomerBalance]  # type: ignore[assignment]
     """Gets what a customer owes, and what is left of the credit line.
 
-    Returns NOT_FOUND if there is no such customer.
+    Returns NOT_FOUND if there is no such customer, and the errors of `AsOf` for an instant of the past.
     """
 
 class CustomerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -114,7 +114,7 @@ class CustomerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_customers_pb2.Customer, _abc.Awaitable[_customers_pb2.Customer]]:
         """Gets one customer.
 
-        Returns NOT_FOUND if it does not exist.
+        Returns NOT_FOUND if it does not exist, and the errors of `AsOf` for an instant of the past.
         """
 
     @_abc_1.abstractmethod
@@ -148,7 +148,7 @@ class CustomerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_customers_pb2.CustomerBalance, _abc.Awaitable[_customers_pb2.CustomerBalance]]:
         """Gets what a customer owes, and what is left of the credit line.
 
-        Returns NOT_FOUND if there is no such customer.
+        Returns NOT_FOUND if there is no such customer, and the errors of `AsOf` for an instant of the past.
         """
 
 def add_CustomerServiceServicer_to_server(servicer: CustomerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

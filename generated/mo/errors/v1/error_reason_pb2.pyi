@@ -135,6 +135,32 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE: the server is stopping; call again, with the same idempotency key for a change.
     `google.rpc.RetryInfo` says when.
     """
+    POSITION_IN_FUTURE: _ErrorReason.ValueType  # 51
+    """OUT_OF_RANGE: the journal has not come to this position yet. Metadata: `field`, `last_position`."""
+    TIME_IN_FUTURE: _ErrorReason.ValueType  # 52
+    """OUT_OF_RANGE: the time of `as_of` is in the future. Metadata: `field`."""
+    NOT_YET_CREATED: _ErrorReason.ValueType  # 53
+    """FAILED_PRECONDITION: what is asked for did not exist yet at the instant of `as_of`. Metadata: `external_id`."""
+    PREVIEW_STALE: _ErrorReason.ValueType  # 54
+    """ABORTED: what a preview showed is no longer what would happen; the metadata `preview_token` is that of a new preview, and a
+    detail is the answer that it would give now, if it is not a refusal. Metadata: `preview_token`.
+    """
+    PREVIEW_TOKEN_INVALID: _ErrorReason.ValueType  # 55
+    """INVALID_ARGUMENT: the preview token is damaged, or was made for another request."""
+    WEBHOOK_NOT_FOUND: _ErrorReason.ValueType  # 56
+    """NOT_FOUND. Metadata: `external_id`, the id of the webhook."""
+    WEBHOOK_URL_INVALID: _ErrorReason.ValueType  # 57
+    """INVALID_ARGUMENT: the webhook's URL is no `https://` URL that can be called. Metadata: `field`."""
+    WEBHOOK_ADDRESS_FORBIDDEN: _ErrorReason.ValueType  # 58
+    """INVALID_ARGUMENT: the webhook's URL leads to an address that is not public. Metadata: `field`."""
+    WEBHOOK_SECRET_INVALID: _ErrorReason.ValueType  # 59
+    """INVALID_ARGUMENT: the webhook's secret is not of the form `whsec_` and 24 to 64 bytes in Base64. Metadata: `field`."""
+    WEBHOOK_ATTEMPT_NOT_FOUND: _ErrorReason.ValueType  # 60
+    """NOT_FOUND. Metadata: `external_id`, the id of the attempt."""
+    CUSTOMER_NOT_ALLOWED: _ErrorReason.ValueType  # 61
+    """PERMISSION_DENIED: the API key is bound to customers, and the customer to create is none of them. Metadata: `external_id`."""
+    JOURNAL_INCONSISTENT: _ErrorReason.ValueType  # 62
+    """INTERNAL: the journal does not explain what was done; `mo-grpc audit` finds it, too. Metadata: `external_id`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused: the `reason` of the `google.rpc.ErrorInfo` (domain `mo`) that every error carries. The names are
@@ -254,4 +280,30 @@ SERVER_STOPPING: ErrorReason.ValueType  # 50
 """UNAVAILABLE: the server is stopping; call again, with the same idempotency key for a change.
 `google.rpc.RetryInfo` says when.
 """
+POSITION_IN_FUTURE: ErrorReason.ValueType  # 51
+"""OUT_OF_RANGE: the journal has not come to this position yet. Metadata: `field`, `last_position`."""
+TIME_IN_FUTURE: ErrorReason.ValueType  # 52
+"""OUT_OF_RANGE: the time of `as_of` is in the future. Metadata: `field`."""
+NOT_YET_CREATED: ErrorReason.ValueType  # 53
+"""FAILED_PRECONDITION: what is asked for did not exist yet at the instant of `as_of`. Metadata: `external_id`."""
+PREVIEW_STALE: ErrorReason.ValueType  # 54
+"""ABORTED: what a preview showed is no longer what would happen; the metadata `preview_token` is that of a new preview, and a
+detail is the answer that it would give now, if it is not a refusal. Metadata: `preview_token`.
+"""
+PREVIEW_TOKEN_INVALID: ErrorReason.ValueType  # 55
+"""INVALID_ARGUMENT: the preview token is damaged, or was made for another request."""
+WEBHOOK_NOT_FOUND: ErrorReason.ValueType  # 56
+"""NOT_FOUND. Metadata: `external_id`, the id of the webhook."""
+WEBHOOK_URL_INVALID: ErrorReason.ValueType  # 57
+"""INVALID_ARGUMENT: the webhook's URL is no `https://` URL that can be called. Metadata: `field`."""
+WEBHOOK_ADDRESS_FORBIDDEN: ErrorReason.ValueType  # 58
+"""INVALID_ARGUMENT: the webhook's URL leads to an address that is not public. Metadata: `field`."""
+WEBHOOK_SECRET_INVALID: ErrorReason.ValueType  # 59
+"""INVALID_ARGUMENT: the webhook's secret is not of the form `whsec_` and 24 to 64 bytes in Base64. Metadata: `field`."""
+WEBHOOK_ATTEMPT_NOT_FOUND: ErrorReason.ValueType  # 60
+"""NOT_FOUND. Metadata: `external_id`, the id of the attempt."""
+CUSTOMER_NOT_ALLOWED: ErrorReason.ValueType  # 61
+"""PERMISSION_DENIED: the API key is bound to customers, and the customer to create is none of them. Metadata: `external_id`."""
+JOURNAL_INCONSISTENT: ErrorReason.ValueType  # 62
+"""INTERNAL: the journal does not explain what was done; `mo-grpc audit` finds it, too. Metadata: `external_id`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

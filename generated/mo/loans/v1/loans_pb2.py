@@ -26,10 +26,12 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from mo.as_of.v1 import as_of_pb2 as mo_dot_as__of_dot_v1_dot_as__of__pb2
+from mo.customers.v1 import customers_pb2 as mo_dot_customers_dot_v1_dot_customers__pb2
 from mo.rules.v1 import rules_pb2 as mo_dot_rules_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17mo/loans/v1/loans.proto\x12\x0bmo.loans.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17mo/rules/v1/rules.proto\"\xef\x04\n\x04Loan\x12&\n\x0b\x65xternal_id\x18\x01 \x01(\tB\x11\xe2\x41\x02\x02\x05\xbaH\tr\x04\x88\xb5\x18\x01\xd8\x01\x01\x12/\n\x14\x63ustomer_external_id\x18\x02 \x01(\tB\x11\xe2\x41\x02\x02\x05\xbaH\tr\x04\x88\xb5\x18\x01\xd8\x01\x01\x12%\n\x06\x61mount\x18\x03 \x01(\tB\x15\xe2\x41\x02\x02\x05\xbaH\rr\x08\x90\xb5\x18\n\x98\xb5\x18\x01\xd8\x01\x01\x12\x19\n\x0boutstanding\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12.\n\x06status\x18\x05 \x01(\x0e\x32\x18.mo.loans.v1.Loan.StatusB\x04\xe2\x41\x01\x03\x12\x31\n\x10\x63ontract_version\x18\x06 \x01(\tB\x12\xe2\x41\x02\x01\x05\xbaH\nr\x08\x10\x01\x18\x1e\xb0\xb5\x18\x01H\x00\x88\x01\x01\x12\x32\n\x08taken_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x61\n\x14maximum_payment_date\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\'\xe2\x41\x02\x02\x05\xbaH\x1f\xb2\x01\x1c\"\r\x08\xff\x82\xd1\xff\xaf\x07\x10\xff\x93\xeb\xdc\x03\x32\x0b\x08\x80\x92\xb8\xc3\x98\xfe\xff\xff\xff\x01\x12\x34\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\"Q\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x0b\n\x07PENDING\x10\x01\x12\n\n\x06\x41\x43TIVE\x10\x02\x12\x0c\n\x08REJECTED\x10\x03\x12\x08\n\x04PAID\x10\x04\x42\x13\n\x11_contract_version\"\xd4\x02\n\x11\x43reateLoanRequest\x12\xbe\x02\n\x04loan\x18\x01 \x01(\x0b\x32\x11.mo.loans.v1.LoanB\x9c\x02\xe2\x41\x01\x02\xbaH\x94\x02\xba\x01;\n\x14\x65xternal_id.required\x12\x0bis required\x1a\x16this.external_id != \'\'\xba\x01M\n\x1d\x63ustomer_external_id.required\x12\x0bis required\x1a\x1fthis.customer_external_id != \'\'\xba\x01\x31\n\x0f\x61mount.required\x12\x0bis required\x1a\x11this.amount != \'\'\xba\x01L\n\x1dmaximum_payment_date.required\x12\x0bis required\x1a\x1ehas(this.maximum_payment_date)\xc8\x01\x01\"4\n\x0eGetLoanRequest\x12\"\n\x0b\x65xternal_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x88\xb5\x18\x01\"\xbc\x01\n\x10ListLoansRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xc8\x01\x12.\n\x14\x63ustomer_external_id\x18\x03 \x01(\tB\x10\xe2\x41\x01\x01\xbaH\tr\x04\x88\xb5\x18\x01\xd8\x01\x01\x12\x36\n\x06status\x18\x04 \x01(\x0e\x32\x18.mo.loans.v1.Loan.StatusB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\"Z\n\x11ListLoansResponse\x12&\n\x05loans\x18\x01 \x03(\x0b\x32\x11.mo.loans.v1.LoanB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fnext_page_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\"9\n\x13\x41\x63tivateLoanRequest\x12\"\n\x0b\x65xternal_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x88\xb5\x18\x01\"7\n\x11RejectLoanRequest\x12\"\n\x0b\x65xternal_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x88\xb5\x18\x01\x32\x80\x04\n\x0bLoanService\x12X\n\nCreateLoan\x12\x1e.mo.loans.v1.CreateLoanRequest\x1a\x11.mo.loans.v1.Loan\"\x17\x82\xd3\xe4\x93\x02\x11\"\t/v1/loans:\x04loan\x12Z\n\x07GetLoan\x12\x1b.mo.loans.v1.GetLoanRequest\x1a\x11.mo.loans.v1.Loan\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/loans/{external_id}\x12]\n\tListLoans\x12\x1d.mo.loans.v1.ListLoansRequest\x1a\x1e.mo.loans.v1.ListLoansResponse\"\x11\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/loans\x12p\n\x0c\x41\x63tivateLoan\x12 .mo.loans.v1.ActivateLoanRequest\x1a\x11.mo.loans.v1.Loan\"+\x82\xd3\xe4\x93\x02%\" /v1/loans/{external_id}:activate:\x01*\x12j\n\nRejectLoan\x12\x1e.mo.loans.v1.RejectLoanRequest\x1a\x11.mo.loans.v1.Loan\")\x82\xd3\xe4\x93\x02#\"\x1e/v1/loans/{external_id}:reject:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17mo/loans/v1/loans.proto\x12\x0bmo.loans.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17mo/as_of/v1/as_of.proto\x1a\x1fmo/customers/v1/customers.proto\x1a\x17mo/rules/v1/rules.proto\"\xe2\x05\n\x04Loan\x12&\n\x0b\x65xternal_id\x18\x01 \x01(\tB\x11\xe2\x41\x02\x02\x05\xbaH\tr\x04\x88\xb5\x18\x01\xd8\x01\x01\x12/\n\x14\x63ustomer_external_id\x18\x02 \x01(\tB\x11\xe2\x41\x02\x02\x05\xbaH\tr\x04\x88\xb5\x18\x01\xd8\x01\x01\x12%\n\x06\x61mount\x18\x03 \x01(\tB\x15\xe2\x41\x02\x02\x05\xbaH\rr\x08\x90\xb5\x18\n\x98\xb5\x18\x01\xd8\x01\x01\x12\x19\n\x0boutstanding\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12.\n\x06status\x18\x05 \x01(\x0e\x32\x18.mo.loans.v1.Loan.StatusB\x04\xe2\x41\x01\x03\x12\x31\n\x10\x63ontract_version\x18\x06 \x01(\tB\x12\xe2\x41\x02\x01\x05\xbaH\nr\x08\x10\x01\x18\x1e\xb0\xb5\x18\x01H\x00\x88\x01\x01\x12\x32\n\x08taken_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x61\n\x14maximum_payment_date\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\'\xe2\x41\x02\x02\x05\xbaH\x1f\xb2\x01\x1c\"\r\x08\xff\x82\xd1\xff\xaf\x07\x10\xff\x93\xeb\xdc\x03\x32\x0b\x08\x80\x92\xb8\xc3\x98\xfe\xff\xff\xff\x01\x12\x34\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12=\n\rbalance_after\x18\x0b \x01(\x0b\x32 .mo.customers.v1.CustomerBalanceB\x04\xe2\x41\x01\x03\x12 \n\rpreview_token\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03H\x01\x88\x01\x01\"Q\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x0b\n\x07PENDING\x10\x01\x12\n\n\x06\x41\x43TIVE\x10\x02\x12\x0c\n\x08REJECTED\x10\x03\x12\x08\n\x04PAID\x10\x04\x42\x13\n\x11_contract_versionB\x10\n\x0e_preview_token\"\x95\x03\n\x11\x43reateLoanRequest\x12\xbe\x02\n\x04loan\x18\x01 \x01(\x0b\x32\x11.mo.loans.v1.LoanB\x9c\x02\xe2\x41\x01\x02\xbaH\x94\x02\xba\x01;\n\x14\x65xternal_id.required\x12\x0bis required\x1a\x16this.external_id != \'\'\xba\x01M\n\x1d\x63ustomer_external_id.required\x12\x0bis required\x1a\x1fthis.customer_external_id != \'\'\xba\x01\x31\n\x0f\x61mount.required\x12\x0bis required\x1a\x11this.amount != \'\'\xba\x01L\n\x1dmaximum_payment_date.required\x12\x0bis required\x1a\x1ehas(this.maximum_payment_date)\xc8\x01\x01\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\"\n\rpreview_token\x18\x03 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18\x64\"\\\n\x0eGetLoanRequest\x12\"\n\x0b\x65xternal_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x88\xb5\x18\x01\x12&\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x11.mo.as_of.v1.AsOfB\x04\xe2\x41\x01\x01\"\xd7\x02\n\x10ListLoansRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xc8\x01\x12.\n\x14\x63ustomer_external_id\x18\x03 \x01(\tB\x10\xe2\x41\x01\x01\xbaH\tr\x04\x88\xb5\x18\x01\xd8\x01\x01\x12\x36\n\x06status\x18\x04 \x01(\x0e\x32\x18.mo.loans.v1.Loan.StatusB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12&\n\x05\x61s_of\x18\x05 \x01(\x0b\x32\x11.mo.as_of.v1.AsOfB\x04\xe2\x41\x01\x01:q\xbaHn\x1al\n\x1d\x63ustomer_external_id.required\x12\x16is required with as_of\x1a\x33!has(this.as_of) || this.customer_external_id != \'\'\"Z\n\x11ListLoansResponse\x12&\n\x05loans\x18\x01 \x03(\x0b\x32\x11.mo.loans.v1.LoanB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fnext_page_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\"z\n\x13\x41\x63tivateLoanRequest\x12\"\n\x0b\x65xternal_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x88\xb5\x18\x01\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\"\n\rpreview_token\x18\x03 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18\x64\"x\n\x11RejectLoanRequest\x12\"\n\x0b\x65xternal_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x88\xb5\x18\x01\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\"\n\rpreview_token\x18\x03 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18\x64\x32\x80\x04\n\x0bLoanService\x12X\n\nCreateLoan\x12\x1e.mo.loans.v1.CreateLoanRequest\x1a\x11.mo.loans.v1.Loan\"\x17\x82\xd3\xe4\x93\x02\x11\"\t/v1/loans:\x04loan\x12Z\n\x07GetLoan\x12\x1b.mo.loans.v1.GetLoanRequest\x1a\x11.mo.loans.v1.Loan\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/loans/{external_id}\x12]\n\tListLoans\x12\x1d.mo.loans.v1.ListLoansRequest\x1a\x1e.mo.loans.v1.ListLoansResponse\"\x11\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/loans\x12p\n\x0c\x41\x63tivateLoan\x12 .mo.loans.v1.ActivateLoanRequest\x1a\x11.mo.loans.v1.Loan\"+\x82\xd3\xe4\x93\x02%\" /v1/loans/{external_id}:activate:\x01*\x12j\n\nRejectLoan\x12\x1e.mo.loans.v1.RejectLoanRequest\x1a\x11.mo.loans.v1.Loan\")\x82\xd3\xe4\x93\x02#\"\x1e/v1/loans/{external_id}:reject:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -56,10 +58,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOAN'].fields_by_name['created_at']._serialized_options = b'\342A\001\003'
   _globals['_LOAN'].fields_by_name['updated_at']._loaded_options = None
   _globals['_LOAN'].fields_by_name['updated_at']._serialized_options = b'\342A\001\003'
+  _globals['_LOAN'].fields_by_name['balance_after']._loaded_options = None
+  _globals['_LOAN'].fields_by_name['balance_after']._serialized_options = b'\342A\001\003'
+  _globals['_LOAN'].fields_by_name['preview_token']._loaded_options = None
+  _globals['_LOAN'].fields_by_name['preview_token']._serialized_options = b'\342A\001\003'
   _globals['_CREATELOANREQUEST'].fields_by_name['loan']._loaded_options = None
   _globals['_CREATELOANREQUEST'].fields_by_name['loan']._serialized_options = b'\342A\001\002\272H\224\002\272\001;\n\024external_id.required\022\013is required\032\026this.external_id != \'\'\272\001M\n\035customer_external_id.required\022\013is required\032\037this.customer_external_id != \'\'\272\0011\n\017amount.required\022\013is required\032\021this.amount != \'\'\272\001L\n\035maximum_payment_date.required\022\013is required\032\036has(this.maximum_payment_date)\310\001\001'
+  _globals['_CREATELOANREQUEST'].fields_by_name['validate_only']._loaded_options = None
+  _globals['_CREATELOANREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
+  _globals['_CREATELOANREQUEST'].fields_by_name['preview_token']._loaded_options = None
+  _globals['_CREATELOANREQUEST'].fields_by_name['preview_token']._serialized_options = b'\342A\001\001\272H\004r\002\030d'
   _globals['_GETLOANREQUEST'].fields_by_name['external_id']._loaded_options = None
   _globals['_GETLOANREQUEST'].fields_by_name['external_id']._serialized_options = b'\342A\001\002\272H\006r\004\210\265\030\001'
+  _globals['_GETLOANREQUEST'].fields_by_name['as_of']._loaded_options = None
+  _globals['_GETLOANREQUEST'].fields_by_name['as_of']._serialized_options = b'\342A\001\001'
   _globals['_LISTLOANSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTLOANSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001\272H\004\032\002(\000'
   _globals['_LISTLOANSREQUEST'].fields_by_name['page_token']._loaded_options = None
@@ -68,14 +80,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTLOANSREQUEST'].fields_by_name['customer_external_id']._serialized_options = b'\342A\001\001\272H\tr\004\210\265\030\001\330\001\001'
   _globals['_LISTLOANSREQUEST'].fields_by_name['status']._loaded_options = None
   _globals['_LISTLOANSREQUEST'].fields_by_name['status']._serialized_options = b'\342A\001\001\272H\005\202\001\002\020\001'
+  _globals['_LISTLOANSREQUEST'].fields_by_name['as_of']._loaded_options = None
+  _globals['_LISTLOANSREQUEST'].fields_by_name['as_of']._serialized_options = b'\342A\001\001'
+  _globals['_LISTLOANSREQUEST']._loaded_options = None
+  _globals['_LISTLOANSREQUEST']._serialized_options = b'\272Hn\032l\n\035customer_external_id.required\022\026is required with as_of\0323!has(this.as_of) || this.customer_external_id != \'\''
   _globals['_LISTLOANSRESPONSE'].fields_by_name['loans']._loaded_options = None
   _globals['_LISTLOANSRESPONSE'].fields_by_name['loans']._serialized_options = b'\342A\001\003'
   _globals['_LISTLOANSRESPONSE'].fields_by_name['next_page_token']._loaded_options = None
   _globals['_LISTLOANSRESPONSE'].fields_by_name['next_page_token']._serialized_options = b'\342A\001\003'
   _globals['_ACTIVATELOANREQUEST'].fields_by_name['external_id']._loaded_options = None
   _globals['_ACTIVATELOANREQUEST'].fields_by_name['external_id']._serialized_options = b'\342A\001\002\272H\006r\004\210\265\030\001'
+  _globals['_ACTIVATELOANREQUEST'].fields_by_name['validate_only']._loaded_options = None
+  _globals['_ACTIVATELOANREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
+  _globals['_ACTIVATELOANREQUEST'].fields_by_name['preview_token']._loaded_options = None
+  _globals['_ACTIVATELOANREQUEST'].fields_by_name['preview_token']._serialized_options = b'\342A\001\001\272H\004r\002\030d'
   _globals['_REJECTLOANREQUEST'].fields_by_name['external_id']._loaded_options = None
   _globals['_REJECTLOANREQUEST'].fields_by_name['external_id']._serialized_options = b'\342A\001\002\272H\006r\004\210\265\030\001'
+  _globals['_REJECTLOANREQUEST'].fields_by_name['validate_only']._loaded_options = None
+  _globals['_REJECTLOANREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
+  _globals['_REJECTLOANREQUEST'].fields_by_name['preview_token']._loaded_options = None
+  _globals['_REJECTLOANREQUEST'].fields_by_name['preview_token']._serialized_options = b'\342A\001\001\272H\004r\002\030d'
   _globals['_LOANSERVICE'].methods_by_name['CreateLoan']._loaded_options = None
   _globals['_LOANSERVICE'].methods_by_name['CreateLoan']._serialized_options = b'\202\323\344\223\002\021\"\t/v1/loans:\004loan'
   _globals['_LOANSERVICE'].methods_by_name['GetLoan']._loaded_options = None
@@ -86,22 +110,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOANSERVICE'].methods_by_name['ActivateLoan']._serialized_options = b'\202\323\344\223\002%\" /v1/loans/{external_id}:activate:\001*'
   _globals['_LOANSERVICE'].methods_by_name['RejectLoan']._loaded_options = None
   _globals['_LOANSERVICE'].methods_by_name['RejectLoan']._serialized_options = b'\202\323\344\223\002#\"\036/v1/loans/{external_id}:reject:\001*'
-  _globals['_LOAN']._serialized_start=191
-  _globals['_LOAN']._serialized_end=814
-  _globals['_LOAN_STATUS']._serialized_start=712
-  _globals['_LOAN_STATUS']._serialized_end=793
-  _globals['_CREATELOANREQUEST']._serialized_start=817
-  _globals['_CREATELOANREQUEST']._serialized_end=1157
-  _globals['_GETLOANREQUEST']._serialized_start=1159
-  _globals['_GETLOANREQUEST']._serialized_end=1211
-  _globals['_LISTLOANSREQUEST']._serialized_start=1214
-  _globals['_LISTLOANSREQUEST']._serialized_end=1402
-  _globals['_LISTLOANSRESPONSE']._serialized_start=1404
-  _globals['_LISTLOANSRESPONSE']._serialized_end=1494
-  _globals['_ACTIVATELOANREQUEST']._serialized_start=1496
-  _globals['_ACTIVATELOANREQUEST']._serialized_end=1553
-  _globals['_REJECTLOANREQUEST']._serialized_start=1555
-  _globals['_REJECTLOANREQUEST']._serialized_end=1610
-  _globals['_LOANSERVICE']._serialized_start=1613
-  _globals['_LOANSERVICE']._serialized_end=2125
+  _globals['_LOAN']._serialized_start=249
+  _globals['_LOAN']._serialized_end=987
+  _globals['_LOAN_STATUS']._serialized_start=867
+  _globals['_LOAN_STATUS']._serialized_end=948
+  _globals['_CREATELOANREQUEST']._serialized_start=990
+  _globals['_CREATELOANREQUEST']._serialized_end=1395
+  _globals['_GETLOANREQUEST']._serialized_start=1397
+  _globals['_GETLOANREQUEST']._serialized_end=1489
+  _globals['_LISTLOANSREQUEST']._serialized_start=1492
+  _globals['_LISTLOANSREQUEST']._serialized_end=1835
+  _globals['_LISTLOANSRESPONSE']._serialized_start=1837
+  _globals['_LISTLOANSRESPONSE']._serialized_end=1927
+  _globals['_ACTIVATELOANREQUEST']._serialized_start=1929
+  _globals['_ACTIVATELOANREQUEST']._serialized_end=2051
+  _globals['_REJECTLOANREQUEST']._serialized_start=2053
+  _globals['_REJECTLOANREQUEST']._serialized_end=2173
+  _globals['_LOANSERVICE']._serialized_start=2176
+  _globals['_LOANSERVICE']._serialized_end=2688
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,8 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from mo.as_of.v1 import as_of_pb2 as _as_of_pb2
+from mo.customers.v1 import customers_pb2 as _customers_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -67,6 +69,8 @@ class Loan(_message.Message):
     MAXIMUM_PAYMENT_DATE_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    BALANCE_AFTER_FIELD_NUMBER: _builtins.int
+    PREVIEW_TOKEN_FIELD_NUMBER: _builtins.int
     external_id: _builtins.str
     """Required. The client's id of the loan; unique among loans, and it never changes."""
     customer_external_id: _builtins.str
@@ -79,6 +83,10 @@ class Loan(_message.Message):
     """Output only. PENDING at creation; ActivateLoan, RejectLoan and payments change it."""
     contract_version: _builtins.str
     """Optional. Which version of the contract the customer signed; absent if it was not sent."""
+    preview_token: _builtins.str
+    """Output only. In the answer of a preview (`validate_only`): send it with the same request, and the call takes effect as it was
+    shown or not at all.
+    """
     @_builtins.property
     def taken_at(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the loan became ACTIVE; absent before. Payments pay the oldest `taken_at` first."""
@@ -95,6 +103,10 @@ class Loan(_message.Message):
     def updated_at(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the loan last changed."""
 
+    @_builtins.property
+    def balance_after(self) -> _customers_pb2.CustomerBalance:
+        """Output only. The customer's balance right after the change that this answers; absent in answers to reads and in lists."""
+
     def __init__(
         self,
         *,
@@ -108,14 +120,21 @@ class Loan(_message.Message):
         maximum_payment_date: _timestamp_pb2.Timestamp | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        balance_after: _customers_pb2.CustomerBalance | None = ...,
+        preview_token: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_contract_version", b"_contract_version", "contract_version", b"contract_version", "created_at", b"created_at", "maximum_payment_date", b"maximum_payment_date", "taken_at", b"taken_at", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_contract_version", b"_contract_version", "_preview_token", b"_preview_token", "balance_after", b"balance_after", "contract_version", b"contract_version", "created_at", b"created_at", "maximum_payment_date", b"maximum_payment_date", "preview_token", b"preview_token", "taken_at", b"taken_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_contract_version", b"_contract_version", "amount", b"amount", "contract_version", b"contract_version", "created_at", b"created_at", "customer_external_id", b"customer_external_id", "external_id", b"external_id", "maximum_payment_date", b"maximum_payment_date", "outstanding", b"outstanding", "status", b"status", "taken_at", b"taken_at", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_contract_version", b"_contract_version", "_preview_token", b"_preview_token", "amount", b"amount", "balance_after", b"balance_after", "contract_version", b"contract_version", "created_at", b"created_at", "customer_external_id", b"customer_external_id", "external_id", b"external_id", "maximum_payment_date", b"maximum_payment_date", "outstanding", b"outstanding", "preview_token", b"preview_token", "status", b"status", "taken_at", b"taken_at", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__contract_version: _TypeAlias = _typing.Literal["contract_version"]  # noqa: Y015
     _WhichOneofArgType__contract_version: _TypeAlias = _typing.Literal["_contract_version", b"_contract_version"]  # noqa: Y015
+    _WhichOneofReturnType__preview_token: _TypeAlias = _typing.Literal["preview_token"]  # noqa: Y015
+    _WhichOneofArgType__preview_token: _TypeAlias = _typing.Literal["_preview_token", b"_preview_token"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__contract_version) -> _WhichOneofReturnType__contract_version | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__preview_token) -> _WhichOneofReturnType__preview_token | None: ...
 
 Global___Loan: _TypeAlias = Loan  # noqa: Y015
 
@@ -126,6 +145,16 @@ class CreateLoanRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LOAN_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    PREVIEW_TOKEN_FIELD_NUMBER: _builtins.int
+    validate_only: _builtins.bool
+    """Optional. Only show what would happen: the same refusals and the same answer, but nothing is changed (AIP-163). An
+    idempotency key is not looked at.
+    """
+    preview_token: _builtins.str
+    """Optional. The `preview_token` of a preview of the same request. The call then takes effect as it was shown, or is ABORTED
+    (PREVIEW_STALE) if something has happened to the customer since.
+    """
     @_builtins.property
     def loan(self) -> Global___Loan:
         """Required. The loan to create: `external_id`, `customer_external_id`, `amount`, `maximum_payment_date`, and
@@ -136,10 +165,12 @@ class CreateLoanRequest(_message.Message):
         self,
         *,
         loan: Global___Loan | None = ...,
+        validate_only: _builtins.bool = ...,
+        preview_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["loan", b"loan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["loan", b"loan"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["loan", b"loan", "preview_token", b"preview_token", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -152,16 +183,22 @@ class GetLoanRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     external_id: _builtins.str
     """Required. The client's id of the loan."""
+    @_builtins.property
+    def as_of(self) -> _as_of_pb2.AsOf:
+        """Optional. The instant of the past as of which to answer; now if unset."""
+
     def __init__(
         self,
         *,
         external_id: _builtins.str = ...,
+        as_of: _as_of_pb2.AsOf | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "external_id", b"external_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -177,6 +214,7 @@ class ListLoansRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CUSTOMER_EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Optional. How many loans a page has at most: 50 if unset; more than 1000 means 1000."""
     page_token: _builtins.str
@@ -185,6 +223,12 @@ class ListLoansRequest(_message.Message):
     """Optional. Only this customer's loans."""
     status: Global___Loan.Status.ValueType
     """Optional. Only loans with this status."""
+    @_builtins.property
+    def as_of(self) -> _as_of_pb2.AsOf:
+        """Optional. The instant of the past as of which to answer; now if unset. It needs a `customer_external_id`; the `status` is
+        that of then.
+        """
+
     def __init__(
         self,
         *,
@@ -192,10 +236,11 @@ class ListLoansRequest(_message.Message):
         page_token: _builtins.str = ...,
         customer_external_id: _builtins.str = ...,
         status: Global___Loan.Status.ValueType = ...,
+        as_of: _as_of_pb2.AsOf | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_external_id", b"customer_external_id", "page_size", b"page_size", "page_token", b"page_token", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "customer_external_id", b"customer_external_id", "page_size", b"page_size", "page_token", b"page_token", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -236,16 +281,28 @@ class ActivateLoanRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    PREVIEW_TOKEN_FIELD_NUMBER: _builtins.int
     external_id: _builtins.str
     """Required. The client's id of the loan."""
+    validate_only: _builtins.bool
+    """Optional. Only show what would happen: the same refusals and the same answer, but nothing is changed (AIP-163). An
+    idempotency key is not looked at.
+    """
+    preview_token: _builtins.str
+    """Optional. The `preview_token` of a preview of the same request. The call then takes effect as it was shown, or is ABORTED
+    (PREVIEW_STALE) if something has happened to the customer since.
+    """
     def __init__(
         self,
         *,
         external_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        preview_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id", "preview_token", b"preview_token", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -258,16 +315,28 @@ class RejectLoanRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    PREVIEW_TOKEN_FIELD_NUMBER: _builtins.int
     external_id: _builtins.str
     """Required. The client's id of the loan."""
+    validate_only: _builtins.bool
+    """Optional. Only show what would happen: the same refusals and the same answer, but nothing is changed (AIP-163). An
+    idempotency key is not looked at.
+    """
+    preview_token: _builtins.str
+    """Optional. The `preview_token` of a preview of the same request. The call then takes effect as it was shown, or is ABORTED
+    (PREVIEW_STALE) if something has happened to the customer since.
+    """
     def __init__(
         self,
         *,
         external_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        preview_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id", "preview_token", b"preview_token", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -80,7 +80,7 @@ class LoanServiceServicer:
     def GetLoan(self, request, context):
         """Gets one loan.
 
-        Returns NOT_FOUND if it does not exist.
+        Returns NOT_FOUND if it does not exist, and the errors of `AsOf` for an instant of the past.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,7 +89,8 @@ class LoanServiceServicer:
     def ListLoans(self, request, context):
         """Lists the loans, newest first. For a customer who does not exist, the list is empty.
 
-        Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list, or to other filters.
+        Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list, or to other filters; OUT_OF_RANGE if
+        `as_of` is in the future. Before there was the customer, the list is empty.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,12 +43,13 @@ class LoanServiceStub:
     GetLoan: _grpc.UnaryUnaryMultiCallable[_loans_pb2.GetLoanRequest, _loans_pb2.Loan]
     """Gets one loan.
 
-    Returns NOT_FOUND if it does not exist.
+    Returns NOT_FOUND if it does not exist, and the errors of `AsOf` for an instant of the past.
     """
     ListLoans: _grpc.UnaryUnaryMultiCallable[_loans_pb2.ListLoansRequest, _loans_pb2.ListLoansResponse]
     """Lists the loans, newest first. For a customer who does not exist, the list is empty.
 
-    Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list, or to other filters.
+    Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list, or to other filters; OUT_OF_RANGE if
+    `as_of` is in the future. Before there was the customer, the list is empty.
     """
     ActivateLoan: _grpc.UnaryUnaryMultiCallable[_loans_pb2.ActivateLoanRequest, _loans_pb2.Loan]
     """Pays a PENDING loan out: it becomes ACTIVE, and `taken_at` is the current time.
@@ -78,12 +79,13 @@ class LoanServiceAsyncStub(LoanServiceStub):
     GetLoan: _aio.UnaryUnaryMultiCallable[_loans_pb2.GetLoanRequest, _loans_pb2.Loan]  # type: ignore[assignment]
     """Gets one loan.
 
-    Returns NOT_FOUND if it does not exist.
+    Returns NOT_FOUND if it does not exist, and the errors of `AsOf` for an instant of the past.
     """
     ListLoans: _aio.UnaryUnaryMultiCallable[_loans_pb2.ListLoansRequest, _loans_pb2.ListLoansResponse]  # type: ignore[assignment]
     """Lists the loans, newest first. For a customer who does not exist, the list is empty.
 
-    Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list, or to other filters.
+    Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list, or to other filters; OUT_OF_RANGE if
+    `as_of` is in the future. Before there was the customer, the list is empty.
     """
     ActivateLoan: _aio.UnaryUnaryMultiCallable[_loans_pb2.ActivateLoanRequest, _loans_pb2.Loan]  # type: ignore[assignment]
     """Pays a PENDING loan out: it becomes ACTIVE, and `taken_at` is the current time.
@@ -122,7 +124,7 @@ class LoanServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_loans_pb2.Loan, _abc.Awaitable[_loans_pb2.Loan]]:
         """Gets one loan.
 
-        Returns NOT_FOUND if it does not exist.
+        Returns NOT_FOUND if it does not exist, and the errors of `AsOf` for an instant of the past.
         """
 
     @_abc_1.abstractmethod
@@ -133,7 +135,8 @@ class LoanServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_loans_pb2.ListLoansResponse, _abc.Awaitable[_loans_pb2.ListLoansResponse]]:
         """Lists the loans, newest first. For a customer who does not exist, the list is empty.
 
-        Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list, or to other filters.
+        Returns INVALID_ARGUMENT if the page token is damaged, or belongs to another list, or to other filters; OUT_OF_RANGE if
+        `as_of` is in the future. Before there was the customer, the list is empty.
         """
 
     @_abc_1.abstractmethod

@@ -27,10 +27,12 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
+from mo.as_of.v1 import as_of_pb2 as mo_dot_as__of_dot_v1_dot_as__of__pb2
+from mo.customers.v1 import customers_pb2 as mo_dot_customers_dot_v1_dot_customers__pb2
 from mo.rules.v1 import rules_pb2 as mo_dot_rules_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmo/payments/v1/payments.proto\x12\x0emo.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x17mo/rules/v1/rules.proto\"\xb7\x06\n\x07Payment\x12&\n\x0b\x65xternal_id\x18\x01 \x01(\tB\x11\xe2\x41\x02\x02\x05\xbaH\tr\x04\x88\xb5\x18\x01\xd8\x01\x01\x12/\n\x14\x63ustomer_external_id\x18\x02 \x01(\tB\x11\xe2\x41\x02\x02\x05\xbaH\tr\x04\x88\xb5\x18\x01\xd8\x01\x01\x12+\n\x0ctotal_amount\x18\x03 \x01(\tB\x15\xe2\x41\x02\x02\x05\xbaH\rr\x08\x90\xb5\x18\x12\x98\xb5\x18\x01\xd8\x01\x01\x12\x34\n\x06status\x18\x04 \x01(\x0e\x32\x1e.mo.payments.v1.Payment.StatusB\x04\xe2\x41\x01\x03\x12\x31\n\x07paid_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12=\n\x0fpayment_details\x18\x06 \x03(\x0b\x32\x1e.mo.payments.v1.Payment.DetailB\x04\xe2\x41\x01\x03\x12\x34\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0brejected_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12:\n\trejection\x18\n \x01(\x0b\x32!.mo.payments.v1.Payment.RejectionB\x04\xe2\x41\x01\x03\x1a\x9f\x01\n\tRejection\x12:\n\x04kind\x18\x01 \x01(\x0e\x32&.mo.payments.v1.Payment.Rejection.KindB\x04\xe2\x41\x01\x03\x12\x14\n\x06reason\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\"@\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11INSUFFICIENT_DEBT\x10\x01\x12\x0b\n\x07\x42OUNCED\x10\x02\x1a>\n\x06\x44\x65tail\x12\x1e\n\x10loan_external_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x61mount\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\"=\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\r\n\tCOMPLETED\x10\x01\x12\x0c\n\x08REJECTED\x10\x02\"\xc8\x02\n\x14\x43reatePaymentRequest\x12\x84\x02\n\x07payment\x18\x01 \x01(\x0b\x32\x17.mo.payments.v1.PaymentB\xd9\x01\xe2\x41\x01\x02\xbaH\xd1\x01\xba\x01;\n\x14\x65xternal_id.required\x12\x0bis required\x1a\x16this.external_id != \'\'\xba\x01M\n\x1d\x63ustomer_external_id.required\x12\x0bis required\x1a\x1fthis.customer_external_id != \'\'\xba\x01=\n\x15total_amount.required\x12\x0bis required\x1a\x17this.total_amount != \'\'\xc8\x01\x01\x12)\n\x0fidempotency_key\x18\x02 \x01(\tB\x10\xe2\x41\x01\x01\xbaH\tr\x04\xc0\xb5\x18\x01\xd8\x01\x01\"7\n\x11GetPaymentRequest\x12\"\n\x0b\x65xternal_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x88\xb5\x18\x01\"\xf1\x01\n\x13ListPaymentsRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xc8\x01\x12.\n\x14\x63ustomer_external_id\x18\x03 \x01(\tB\x10\xe2\x41\x01\x01\xbaH\tr\x04\x88\xb5\x18\x01\xd8\x01\x01\x12*\n\x10loan_external_id\x18\x04 \x01(\tB\x10\xe2\x41\x01\x01\xbaH\tr\x04\x88\xb5\x18\x01\xd8\x01\x01\x12<\n\x06status\x18\x05 \x01(\x0e\x32\x1e.mo.payments.v1.Payment.StatusB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\"f\n\x14ListPaymentsResponse\x12/\n\x08payments\x18\x01 \x03(\x0b\x32\x17.mo.payments.v1.PaymentB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fnext_page_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\"^\n\x14RejectPaymentRequest\x12\"\n\x0b\x65xternal_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x88\xb5\x18\x01\x12\"\n\x06reason\x18\x02 \x01(\tB\x12\xe2\x41\x01\x02\xbaH\x0br\t\x10\x01\x18\xf4\x03\xb8\xb5\x18\x01\"j\n\x1a\x42\x61tchCreatePaymentsRequest\x12L\n\x08requests\x18\x01 \x03(\x0b\x32$.mo.payments.v1.CreatePaymentRequestB\x14\xe2\x41\x01\x02\xbaH\r\x92\x01\n\x08\x01\x10\xe8\x07\"\x03\xd8\x01\x03\"\xdb\x01\n\x1b\x42\x61tchCreatePaymentsResponse\x12I\n\x07results\x18\x01 \x03(\x0b\x32\x32.mo.payments.v1.BatchCreatePaymentsResponse.ResultB\x04\xe2\x41\x01\x03\x1aq\n\x06Result\x12\x30\n\x07payment\x18\x01 \x01(\x0b\x32\x17.mo.payments.v1.PaymentB\x04\xe2\x41\x01\x03H\x00\x12*\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03H\x00\x42\t\n\x07outcome2\xf2\x04\n\x0ePaymentService\x12m\n\rCreatePayment\x12$.mo.payments.v1.CreatePaymentRequest\x1a\x17.mo.payments.v1.Payment\"\x1d\x82\xd3\xe4\x93\x02\x17\"\x0c/v1/payments:\x07payment\x12l\n\nGetPayment\x12!.mo.payments.v1.GetPaymentRequest\x1a\x17.mo.payments.v1.Payment\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/payments/{external_id}\x12o\n\x0cListPayments\x12#.mo.payments.v1.ListPaymentsRequest\x1a$.mo.payments.v1.ListPaymentsResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/payments\x12|\n\rRejectPayment\x12$.mo.payments.v1.RejectPaymentRequest\x1a\x17.mo.payments.v1.Payment\",\x82\xd3\xe4\x93\x02&\"!/v1/payments/{external_id}:reject:\x01*\x12\x93\x01\n\x13\x42\x61tchCreatePayments\x12*.mo.payments.v1.BatchCreatePaymentsRequest\x1a+.mo.payments.v1.BatchCreatePaymentsResponse\"#\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/payments:batchCreate:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmo/payments/v1/payments.proto\x12\x0emo.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x17mo/as_of/v1/as_of.proto\x1a\x1fmo/customers/v1/customers.proto\x1a\x17mo/rules/v1/rules.proto\"\xaa\x07\n\x07Payment\x12&\n\x0b\x65xternal_id\x18\x01 \x01(\tB\x11\xe2\x41\x02\x02\x05\xbaH\tr\x04\x88\xb5\x18\x01\xd8\x01\x01\x12/\n\x14\x63ustomer_external_id\x18\x02 \x01(\tB\x11\xe2\x41\x02\x02\x05\xbaH\tr\x04\x88\xb5\x18\x01\xd8\x01\x01\x12+\n\x0ctotal_amount\x18\x03 \x01(\tB\x15\xe2\x41\x02\x02\x05\xbaH\rr\x08\x90\xb5\x18\x12\x98\xb5\x18\x01\xd8\x01\x01\x12\x34\n\x06status\x18\x04 \x01(\x0e\x32\x1e.mo.payments.v1.Payment.StatusB\x04\xe2\x41\x01\x03\x12\x31\n\x07paid_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12=\n\x0fpayment_details\x18\x06 \x03(\x0b\x32\x1e.mo.payments.v1.Payment.DetailB\x04\xe2\x41\x01\x03\x12\x34\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0brejected_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12:\n\trejection\x18\n \x01(\x0b\x32!.mo.payments.v1.Payment.RejectionB\x04\xe2\x41\x01\x03\x12=\n\rbalance_after\x18\x0b \x01(\x0b\x32 .mo.customers.v1.CustomerBalanceB\x04\xe2\x41\x01\x03\x12 \n\rpreview_token\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03H\x00\x88\x01\x01\x1a\x9f\x01\n\tRejection\x12:\n\x04kind\x18\x01 \x01(\x0e\x32&.mo.payments.v1.Payment.Rejection.KindB\x04\xe2\x41\x01\x03\x12\x14\n\x06reason\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\"@\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11INSUFFICIENT_DEBT\x10\x01\x12\x0b\n\x07\x42OUNCED\x10\x02\x1a>\n\x06\x44\x65tail\x12\x1e\n\x10loan_external_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x61mount\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\"=\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\r\n\tCOMPLETED\x10\x01\x12\x0c\n\x08REJECTED\x10\x02\x42\x10\n\x0e_preview_token\"\xbd\x08\n\x12PaymentExplanation\x12\x19\n\x0b\x65xternal_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\"\n\x14\x63ustomer_external_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0ctotal_amount\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x34\n\ndecided_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x36\n\x08\x64\x65\x63ision\x18\x05 \x01(\x0e\x32\x1e.mo.payments.v1.Payment.StatusB\x04\xe2\x41\x01\x03\x12\x19\n\x0b\x61\x63tive_debt\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12Q\n\x10\x63onsidered_loans\x18\x07 \x03(\x0b\x32\x31.mo.payments.v1.PaymentExplanation.ConsideredLoanB\x04\xe2\x41\x01\x03\x12?\n\x06\x62ounce\x18\x08 \x01(\x0b\x32).mo.payments.v1.PaymentExplanation.BounceB\x04\xe2\x41\x01\x03\x1a\xfe\x02\n\x0e\x43onsideredLoan\x12\x1e\n\x10loan_external_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x32\n\x08taken_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12 \n\x12outstanding_before\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x61mount\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1f\n\x11outstanding_after\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12P\n\x07outcome\x18\x06 \x01(\x0e\x32\x39.mo.payments.v1.PaymentExplanation.ConsideredLoan.OutcomeB\x04\xe2\x41\x01\x03\"m\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x10\n\x0cPAID_IN_FULL\x10\x01\x12\x10\n\x0cGOT_THE_REST\x10\x02\x12\x10\n\x0cNOTHING_LEFT\x10\x03\x12\x13\n\x0fPAYMENT_REFUSED\x10\x04\x1a\x87\x01\n\x0cRestoredLoan\x12\x1e\n\x10loan_external_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12 \n\x12outstanding_before\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x61mount\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1f\n\x11outstanding_after\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x1a\xa3\x01\n\x06\x42ounce\x12\x34\n\nbounced_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x14\n\x06reason\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12M\n\x0erestored_loans\x18\x03 \x03(\x0b\x32/.mo.payments.v1.PaymentExplanation.RestoredLoanB\x04\xe2\x41\x01\x03\"\x89\x03\n\x14\x43reatePaymentRequest\x12\x84\x02\n\x07payment\x18\x01 \x01(\x0b\x32\x17.mo.payments.v1.PaymentB\xd9\x01\xe2\x41\x01\x02\xbaH\xd1\x01\xba\x01;\n\x14\x65xternal_id.required\x12\x0bis required\x1a\x16this.external_id != \'\'\xba\x01M\n\x1d\x63ustomer_external_id.required\x12\x0bis required\x1a\x1fthis.customer_external_id != \'\'\xba\x01=\n\x15total_amount.required\x12\x0bis required\x1a\x17this.total_amount != \'\'\xc8\x01\x01\x12)\n\x0fidempotency_key\x18\x02 \x01(\tB\x10\xe2\x41\x01\x01\xbaH\tr\x04\xc0\xb5\x18\x01\xd8\x01\x01\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\"\n\rpreview_token\x18\x04 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18\x64\"_\n\x11GetPaymentRequest\x12\"\n\x0b\x65xternal_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x88\xb5\x18\x01\x12&\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x11.mo.as_of.v1.AsOfB\x04\xe2\x41\x01\x01\"\xf1\x01\n\x13ListPaymentsRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xc8\x01\x12.\n\x14\x63ustomer_external_id\x18\x03 \x01(\tB\x10\xe2\x41\x01\x01\xbaH\tr\x04\x88\xb5\x18\x01\xd8\x01\x01\x12*\n\x10loan_external_id\x18\x04 \x01(\tB\x10\xe2\x41\x01\x01\xbaH\tr\x04\x88\xb5\x18\x01\xd8\x01\x01\x12<\n\x06status\x18\x05 \x01(\x0e\x32\x1e.mo.payments.v1.Payment.StatusB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\"f\n\x14ListPaymentsResponse\x12/\n\x08payments\x18\x01 \x03(\x0b\x32\x17.mo.payments.v1.PaymentB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fnext_page_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\"\x9f\x01\n\x14RejectPaymentRequest\x12\"\n\x0b\x65xternal_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x88\xb5\x18\x01\x12\"\n\x06reason\x18\x02 \x01(\tB\x12\xe2\x41\x01\x02\xbaH\x0br\t\x10\x01\x18\xf4\x03\xb8\xb5\x18\x01\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\"\n\rpreview_token\x18\x04 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18\x64\";\n\x15\x45xplainPaymentRequest\x12\"\n\x0b\x65xternal_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x88\xb5\x18\x01\"\x87\x01\n\x1a\x42\x61tchCreatePaymentsRequest\x12L\n\x08requests\x18\x01 \x03(\x0b\x32$.mo.payments.v1.CreatePaymentRequestB\x14\xe2\x41\x01\x02\xbaH\r\x92\x01\n\x08\x01\x10\xe8\x07\"\x03\xd8\x01\x03\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\xdb\x01\n\x1b\x42\x61tchCreatePaymentsResponse\x12I\n\x07results\x18\x01 \x03(\x0b\x32\x32.mo.payments.v1.BatchCreatePaymentsResponse.ResultB\x04\xe2\x41\x01\x03\x1aq\n\x06Result\x12\x30\n\x07payment\x18\x01 \x01(\x0b\x32\x17.mo.payments.v1.PaymentB\x04\xe2\x41\x01\x03H\x00\x12*\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03H\x00\x42\t\n\x07outcome2\xfc\x05\n\x0ePaymentService\x12m\n\rCreatePayment\x12$.mo.payments.v1.CreatePaymentRequest\x1a\x17.mo.payments.v1.Payment\"\x1d\x82\xd3\xe4\x93\x02\x17\"\x0c/v1/payments:\x07payment\x12l\n\nGetPayment\x12!.mo.payments.v1.GetPaymentRequest\x1a\x17.mo.payments.v1.Payment\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/payments/{external_id}\x12o\n\x0cListPayments\x12#.mo.payments.v1.ListPaymentsRequest\x1a$.mo.payments.v1.ListPaymentsResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/payments\x12|\n\rRejectPayment\x12$.mo.payments.v1.RejectPaymentRequest\x1a\x17.mo.payments.v1.Payment\",\x82\xd3\xe4\x93\x02&\"!/v1/payments/{external_id}:reject:\x01*\x12\x87\x01\n\x0e\x45xplainPayment\x12%.mo.payments.v1.ExplainPaymentRequest\x1a\".mo.payments.v1.PaymentExplanation\"*\x82\xd3\xe4\x93\x02$\x12\"/v1/payments/{external_id}:explain\x12\x93\x01\n\x13\x42\x61tchCreatePayments\x12*.mo.payments.v1.BatchCreatePaymentsRequest\x1a+.mo.payments.v1.BatchCreatePaymentsResponse\"#\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/payments:batchCreate:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -65,12 +67,64 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PAYMENT'].fields_by_name['rejected_at']._serialized_options = b'\342A\001\003'
   _globals['_PAYMENT'].fields_by_name['rejection']._loaded_options = None
   _globals['_PAYMENT'].fields_by_name['rejection']._serialized_options = b'\342A\001\003'
+  _globals['_PAYMENT'].fields_by_name['balance_after']._loaded_options = None
+  _globals['_PAYMENT'].fields_by_name['balance_after']._serialized_options = b'\342A\001\003'
+  _globals['_PAYMENT'].fields_by_name['preview_token']._loaded_options = None
+  _globals['_PAYMENT'].fields_by_name['preview_token']._serialized_options = b'\342A\001\003'
+  _globals['_PAYMENTEXPLANATION_CONSIDEREDLOAN'].fields_by_name['loan_external_id']._loaded_options = None
+  _globals['_PAYMENTEXPLANATION_CONSIDEREDLOAN'].fields_by_name['loan_external_id']._serialized_options = b'\342A\001\003'
+  _globals['_PAYMENTEXPLANATION_CONSIDEREDLOAN'].fields_by_name['taken_at']._loaded_options = None
+  _globals['_PAYMENTEXPLANATION_CONSIDEREDLOAN'].fields_by_name['taken_at']._serialized_options = b'\342A\001\003'
+  _globals['_PAYMENTEXPLANATION_CONSIDEREDLOAN'].fields_by_name['outstanding_before']._loaded_options = None
+  _globals['_PAYMENTEXPLANATION_CONSIDEREDLOAN'].fields_by_name['outstanding_before']._serialized_options = b'\342A\001\003'
+  _globals['_PAYMENTEXPLANATION_CONSIDEREDLOAN'].fields_by_name['amount']._loaded_options = None
+  _globals['_PAYMENTEXPLANATION_CONSIDEREDLOAN'].fields_by_name['amount']._serialized_options = b'\342A\001\003'
+  _globals['_PAYMENTEXPLANATION_CONSIDEREDLOAN'].fields_by_name['outstanding_after']._loaded_options = None
+  _globals['_PAYMENTEXPLANATION_CONSIDEREDLOAN'].fields_by_name['outstanding_after']._serialized_options = b'\342A\001\003'
+  _globals['_PAYMENTEXPLANATION_CONSIDEREDLOAN'].fields_by_name['outcome']._loaded_options = None
+  _globals['_PAYMENTEXPLANATION_CONSIDEREDLOAN'].fields_by_name['outcome']._serialized_options = b'\342A\001\003'
+  _globals['_PAYMENTEXPLANATION_RESTOREDLOAN'].fields_by_name['loan_external_id']._loaded_options = None
+  _globals['_PAYMENTEXPLANATION_RESTOREDLOAN'].fields_by_name['loan_external_id']._serialized_options = b'\342A\001\003'
+  _globals['_PAYMENTEXPLANATION_RESTOREDLOAN'].fields_by_name['outstanding_before']._loaded_options = None
+  _globals['_PAYMENTEXPLANATION_RESTOREDLOAN'].fields_by_name['outstanding_before']._serialized_options = b'\342A\001\003'
+  _globals['_PAYMENTEXPLANATION_RESTOREDLOAN'].fields_by_name['amount']._loaded_options = None
+  _globals['_PAYMENTEXPLANATION_RESTOREDLOAN'].fields_by_name['amount']._serialized_options = b'\342A\001\003'
+  _globals['_PAYMENTEXPLANATION_RESTOREDLOAN'].fields_by_name['outstanding_after']._loaded_options = None
+  _globals['_PAYMENTEXPLANATION_RESTOREDLOAN'].fields_by_name['outstanding_after']._serialized_options = b'\342A\001\003'
+  _globals['_PAYMENTEXPLANATION_BOUNCE'].fields_by_name['bounced_at']._loaded_options = None
+  _globals['_PAYMENTEXPLANATION_BOUNCE'].fields_by_name['bounced_at']._serialized_options = b'\342A\001\003'
+  _globals['_PAYMENTEXPLANATION_BOUNCE'].fields_by_name['reason']._loaded_options = None
+  _globals['_PAYMENTEXPLANATION_BOUNCE'].fields_by_name['reason']._serialized_options = b'\342A\001\003'
+  _globals['_PAYMENTEXPLANATION_BOUNCE'].fields_by_name['restored_loans']._loaded_options = None
+  _globals['_PAYMENTEXPLANATION_BOUNCE'].fields_by_name['restored_loans']._serialized_options = b'\342A\001\003'
+  _globals['_PAYMENTEXPLANATION'].fields_by_name['external_id']._loaded_options = None
+  _globals['_PAYMENTEXPLANATION'].fields_by_name['external_id']._serialized_options = b'\342A\001\003'
+  _globals['_PAYMENTEXPLANATION'].fields_by_name['customer_external_id']._loaded_options = None
+  _globals['_PAYMENTEXPLANATION'].fields_by_name['customer_external_id']._serialized_options = b'\342A\001\003'
+  _globals['_PAYMENTEXPLANATION'].fields_by_name['total_amount']._loaded_options = None
+  _globals['_PAYMENTEXPLANATION'].fields_by_name['total_amount']._serialized_options = b'\342A\001\003'
+  _globals['_PAYMENTEXPLANATION'].fields_by_name['decided_at']._loaded_options = None
+  _globals['_PAYMENTEXPLANATION'].fields_by_name['decided_at']._serialized_options = b'\342A\001\003'
+  _globals['_PAYMENTEXPLANATION'].fields_by_name['decision']._loaded_options = None
+  _globals['_PAYMENTEXPLANATION'].fields_by_name['decision']._serialized_options = b'\342A\001\003'
+  _globals['_PAYMENTEXPLANATION'].fields_by_name['active_debt']._loaded_options = None
+  _globals['_PAYMENTEXPLANATION'].fields_by_name['active_debt']._serialized_options = b'\342A\001\003'
+  _globals['_PAYMENTEXPLANATION'].fields_by_name['considered_loans']._loaded_options = None
+  _globals['_PAYMENTEXPLANATION'].fields_by_name['considered_loans']._serialized_options = b'\342A\001\003'
+  _globals['_PAYMENTEXPLANATION'].fields_by_name['bounce']._loaded_options = None
+  _globals['_PAYMENTEXPLANATION'].fields_by_name['bounce']._serialized_options = b'\342A\001\003'
   _globals['_CREATEPAYMENTREQUEST'].fields_by_name['payment']._loaded_options = None
   _globals['_CREATEPAYMENTREQUEST'].fields_by_name['payment']._serialized_options = b'\342A\001\002\272H\321\001\272\001;\n\024external_id.required\022\013is required\032\026this.external_id != \'\'\272\001M\n\035customer_external_id.required\022\013is required\032\037this.customer_external_id != \'\'\272\001=\n\025total_amount.required\022\013is required\032\027this.total_amount != \'\'\310\001\001'
   _globals['_CREATEPAYMENTREQUEST'].fields_by_name['idempotency_key']._loaded_options = None
   _globals['_CREATEPAYMENTREQUEST'].fields_by_name['idempotency_key']._serialized_options = b'\342A\001\001\272H\tr\004\300\265\030\001\330\001\001'
+  _globals['_CREATEPAYMENTREQUEST'].fields_by_name['validate_only']._loaded_options = None
+  _globals['_CREATEPAYMENTREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
+  _globals['_CREATEPAYMENTREQUEST'].fields_by_name['preview_token']._loaded_options = None
+  _globals['_CREATEPAYMENTREQUEST'].fields_by_name['preview_token']._serialized_options = b'\342A\001\001\272H\004r\002\030d'
   _globals['_GETPAYMENTREQUEST'].fields_by_name['external_id']._loaded_options = None
   _globals['_GETPAYMENTREQUEST'].fields_by_name['external_id']._serialized_options = b'\342A\001\002\272H\006r\004\210\265\030\001'
+  _globals['_GETPAYMENTREQUEST'].fields_by_name['as_of']._loaded_options = None
+  _globals['_GETPAYMENTREQUEST'].fields_by_name['as_of']._serialized_options = b'\342A\001\001'
   _globals['_LISTPAYMENTSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTPAYMENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001\272H\004\032\002(\000'
   _globals['_LISTPAYMENTSREQUEST'].fields_by_name['page_token']._loaded_options = None
@@ -89,8 +143,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REJECTPAYMENTREQUEST'].fields_by_name['external_id']._serialized_options = b'\342A\001\002\272H\006r\004\210\265\030\001'
   _globals['_REJECTPAYMENTREQUEST'].fields_by_name['reason']._loaded_options = None
   _globals['_REJECTPAYMENTREQUEST'].fields_by_name['reason']._serialized_options = b'\342A\001\002\272H\013r\t\020\001\030\364\003\270\265\030\001'
+  _globals['_REJECTPAYMENTREQUEST'].fields_by_name['validate_only']._loaded_options = None
+  _globals['_REJECTPAYMENTREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
+  _globals['_REJECTPAYMENTREQUEST'].fields_by_name['preview_token']._loaded_options = None
+  _globals['_REJECTPAYMENTREQUEST'].fields_by_name['preview_token']._serialized_options = b'\342A\001\001\272H\004r\002\030d'
+  _globals['_EXPLAINPAYMENTREQUEST'].fields_by_name['external_id']._loaded_options = None
+  _globals['_EXPLAINPAYMENTREQUEST'].fields_by_name['external_id']._serialized_options = b'\342A\001\002\272H\006r\004\210\265\030\001'
   _globals['_BATCHCREATEPAYMENTSREQUEST'].fields_by_name['requests']._loaded_options = None
   _globals['_BATCHCREATEPAYMENTSREQUEST'].fields_by_name['requests']._serialized_options = b'\342A\001\002\272H\r\222\001\n\010\001\020\350\007\"\003\330\001\003'
+  _globals['_BATCHCREATEPAYMENTSREQUEST'].fields_by_name['validate_only']._loaded_options = None
+  _globals['_BATCHCREATEPAYMENTSREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
   _globals['_BATCHCREATEPAYMENTSRESPONSE_RESULT'].fields_by_name['payment']._loaded_options = None
   _globals['_BATCHCREATEPAYMENTSRESPONSE_RESULT'].fields_by_name['payment']._serialized_options = b'\342A\001\003'
   _globals['_BATCHCREATEPAYMENTSRESPONSE_RESULT'].fields_by_name['status']._loaded_options = None
@@ -105,34 +167,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PAYMENTSERVICE'].methods_by_name['ListPayments']._serialized_options = b'\202\323\344\223\002\016\022\014/v1/payments'
   _globals['_PAYMENTSERVICE'].methods_by_name['RejectPayment']._loaded_options = None
   _globals['_PAYMENTSERVICE'].methods_by_name['RejectPayment']._serialized_options = b'\202\323\344\223\002&\"!/v1/payments/{external_id}:reject:\001*'
+  _globals['_PAYMENTSERVICE'].methods_by_name['ExplainPayment']._loaded_options = None
+  _globals['_PAYMENTSERVICE'].methods_by_name['ExplainPayment']._serialized_options = b'\202\323\344\223\002$\022\"/v1/payments/{external_id}:explain'
   _globals['_PAYMENTSERVICE'].methods_by_name['BatchCreatePayments']._loaded_options = None
   _globals['_PAYMENTSERVICE'].methods_by_name['BatchCreatePayments']._serialized_options = b'\202\323\344\223\002\035\"\030/v1/payments:batchCreate:\001*'
-  _globals['_PAYMENT']._serialized_start=225
-  _globals['_PAYMENT']._serialized_end=1048
-  _globals['_PAYMENT_REJECTION']._serialized_start=762
-  _globals['_PAYMENT_REJECTION']._serialized_end=921
-  _globals['_PAYMENT_REJECTION_KIND']._serialized_start=857
-  _globals['_PAYMENT_REJECTION_KIND']._serialized_end=921
-  _globals['_PAYMENT_DETAIL']._serialized_start=923
-  _globals['_PAYMENT_DETAIL']._serialized_end=985
-  _globals['_PAYMENT_STATUS']._serialized_start=987
-  _globals['_PAYMENT_STATUS']._serialized_end=1048
-  _globals['_CREATEPAYMENTREQUEST']._serialized_start=1051
-  _globals['_CREATEPAYMENTREQUEST']._serialized_end=1379
-  _globals['_GETPAYMENTREQUEST']._serialized_start=1381
-  _globals['_GETPAYMENTREQUEST']._serialized_end=1436
-  _globals['_LISTPAYMENTSREQUEST']._serialized_start=1439
-  _globals['_LISTPAYMENTSREQUEST']._serialized_end=1680
-  _globals['_LISTPAYMENTSRESPONSE']._serialized_start=1682
-  _globals['_LISTPAYMENTSRESPONSE']._serialized_end=1784
-  _globals['_REJECTPAYMENTREQUEST']._serialized_start=1786
-  _globals['_REJECTPAYMENTREQUEST']._serialized_end=1880
-  _globals['_BATCHCREATEPAYMENTSREQUEST']._serialized_start=1882
-  _globals['_BATCHCREATEPAYMENTSREQUEST']._serialized_end=1988
-  _globals['_BATCHCREATEPAYMENTSRESPONSE']._serialized_start=1991
-  _globals['_BATCHCREATEPAYMENTSRESPONSE']._serialized_end=2210
-  _globals['_BATCHCREATEPAYMENTSRESPONSE_RESULT']._serialized_start=2097
-  _globals['_BATCHCREATEPAYMENTSRESPONSE_RESULT']._serialized_end=2210
-  _globals['_PAYMENTSERVICE']._serialized_start=2213
-  _globals['_PAYMENTSERVICE']._serialized_end=2839
+  _globals['_PAYMENT']._serialized_start=283
+  _globals['_PAYMENT']._serialized_end=1221
+  _globals['_PAYMENT_REJECTION']._serialized_start=917
+  _globals['_PAYMENT_REJECTION']._serialized_end=1076
+  _globals['_PAYMENT_REJECTION_KIND']._serialized_start=1012
+  _globals['_PAYMENT_REJECTION_KIND']._serialized_end=1076
+  _globals['_PAYMENT_DETAIL']._serialized_start=1078
+  _globals['_PAYMENT_DETAIL']._serialized_end=1140
+  _globals['_PAYMENT_STATUS']._serialized_start=1142
+  _globals['_PAYMENT_STATUS']._serialized_end=1203
+  _globals['_PAYMENTEXPLANATION']._serialized_start=1224
+  _globals['_PAYMENTEXPLANATION']._serialized_end=2309
+  _globals['_PAYMENTEXPLANATION_CONSIDEREDLOAN']._serialized_start=1623
+  _globals['_PAYMENTEXPLANATION_CONSIDEREDLOAN']._serialized_end=2005
+  _globals['_PAYMENTEXPLANATION_CONSIDEREDLOAN_OUTCOME']._serialized_start=1896
+  _globals['_PAYMENTEXPLANATION_CONSIDEREDLOAN_OUTCOME']._serialized_end=2005
+  _globals['_PAYMENTEXPLANATION_RESTOREDLOAN']._serialized_start=2008
+  _globals['_PAYMENTEXPLANATION_RESTOREDLOAN']._serialized_end=2143
+  _globals['_PAYMENTEXPLANATION_BOUNCE']._serialized_start=2146
+  _globals['_PAYMENTEXPLANATION_BOUNCE']._serialized_end=2309
+  _globals['_CREATEPAYMENTREQUEST']._serialized_start=2312
+  _globals['_CREATEPAYMENTREQUEST']._serialized_end=2705
+  _globals['_GETPAYMENTREQUEST']._serialized_start=2707
+  _globals['_GETPAYMENTREQUEST']._serialized_end=2802
+  _globals['_LISTPAYMENTSREQUEST']._serialized_start=2805
+  _globals['_LISTPAYMENTSREQUEST']._serialized_end=3046
+  _globals['_LISTPAYMENTSRESPONSE']._serialized_start=3048
+  _globals['_LISTPAYMENTSRESPONSE']._serialized_end=3150
+  _globals['_REJECTPAYMENTREQUEST']._serialized_start=3153
+  _globals['_REJECTPAYMENTREQUEST']._serialized_end=3312
+  _globals['_EXPLAINPAYMENTREQUEST']._serialized_start=3314
+  _globals['_EXPLAINPAYMENTREQUEST']._serialized_end=3373
+  _globals['_BATCHCREATEPAYMENTSREQUEST']._serialized_start=3376
+  _globals['_BATCHCREATEPAYMENTSREQUEST']._serialized_end=3511
+  _globals['_BATCHCREATEPAYMENTSRESPONSE']._serialized_start=3514
+  _globals['_BATCHCREATEPAYMENTSRESPONSE']._serialized_end=3733
+  _globals['_BATCHCREATEPAYMENTSRESPONSE_RESULT']._serialized_start=3620
+  _globals['_BATCHCREATEPAYMENTSRESPONSE_RESULT']._serialized_end=3733
+  _globals['_PAYMENTSERVICE']._serialized_start=3736
+  _globals['_PAYMENTSERVICE']._serialized_end=4500
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,8 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from mo.as_of.v1 import as_of_pb2 as _as_of_pb2
+from mo.customers.v1 import customers_pb2 as _customers_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -131,6 +133,8 @@ class Payment(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     REJECTED_AT_FIELD_NUMBER: _builtins.int
     REJECTION_FIELD_NUMBER: _builtins.int
+    BALANCE_AFTER_FIELD_NUMBER: _builtins.int
+    PREVIEW_TOKEN_FIELD_NUMBER: _builtins.int
     external_id: _builtins.str
     """Required. The client's id of the payment; unique among payments, and it never changes."""
     customer_external_id: _builtins.str
@@ -139,6 +143,10 @@ class Payment(_message.Message):
     """Required. The amount paid: a decimal string of up to 18 digits, more than zero, such as "99.90"."""
     status: Global___Payment.Status.ValueType
     """Output only. COMPLETED or REJECTED when it is created; RejectPayment turns COMPLETED into REJECTED."""
+    preview_token: _builtins.str
+    """Output only. In the answer of a preview (`validate_only`): send it with the same request, and the call takes effect as it was
+    shown or not at all.
+    """
     @_builtins.property
     def paid_at(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the payment was spread over loans; absent if it never was. A bounced payment keeps it."""
@@ -163,6 +171,10 @@ class Payment(_message.Message):
     def rejection(self) -> Global___Payment.Rejection:
         """Output only. Why the payment is REJECTED; absent while it is not."""
 
+    @_builtins.property
+    def balance_after(self) -> _customers_pb2.CustomerBalance:
+        """Output only. The customer's balance right after the change that this answers; absent in answers to reads and in lists."""
+
     def __init__(
         self,
         *,
@@ -176,14 +188,213 @@ class Payment(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         rejected_at: _timestamp_pb2.Timestamp | None = ...,
         rejection: Global___Payment.Rejection | None = ...,
+        balance_after: _customers_pb2.CustomerBalance | None = ...,
+        preview_token: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "paid_at", b"paid_at", "rejected_at", b"rejected_at", "rejection", b"rejection", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_preview_token", b"_preview_token", "balance_after", b"balance_after", "created_at", b"created_at", "paid_at", b"paid_at", "preview_token", b"preview_token", "rejected_at", b"rejected_at", "rejection", b"rejection", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "customer_external_id", b"customer_external_id", "external_id", b"external_id", "paid_at", b"paid_at", "payment_details", b"payment_details", "rejected_at", b"rejected_at", "rejection", b"rejection", "status", b"status", "total_amount", b"total_amount", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preview_token", b"_preview_token", "balance_after", b"balance_after", "created_at", b"created_at", "customer_external_id", b"customer_external_id", "external_id", b"external_id", "paid_at", b"paid_at", "payment_details", b"payment_details", "preview_token", b"preview_token", "rejected_at", b"rejected_at", "rejection", b"rejection", "status", b"status", "total_amount", b"total_amount", "updated_at", b"updated_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__preview_token: _TypeAlias = _typing.Literal["preview_token"]  # noqa: Y015
+    _WhichOneofArgType__preview_token: _TypeAlias = _typing.Literal["_preview_token", b"_preview_token"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__preview_token) -> _WhichOneofReturnType__preview_token | None: ...
+
+Global___Payment: _TypeAlias = Payment  # noqa: Y015
+
+@_typing.final
+class PaymentExplanation(_message.Message):
+    """How a payment was decided, and what became of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ConsideredLoan(_message.Message):
+        """A loan that was ACTIVE when the payment was made."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        class _Outcome:
+            ValueType = _typing.NewType("ValueType", _builtins.int)
+            V: _TypeAlias = ValueType  # noqa: Y015
+
+        class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[PaymentExplanation.ConsideredLoan._Outcome.ValueType], _builtins.type):
+            DESCRIPTOR: _descriptor.EnumDescriptor
+            OUTCOME_UNSPECIFIED: PaymentExplanation.ConsideredLoan._Outcome.ValueType  # 0
+            """Not specified."""
+            PAID_IN_FULL: PaymentExplanation.ConsideredLoan._Outcome.ValueType  # 1
+            """It paid all that was outstanding."""
+            GOT_THE_REST: PaymentExplanation.ConsideredLoan._Outcome.ValueType  # 2
+            """Less was left of the payment than was outstanding, and the loan got all of that."""
+            NOTHING_LEFT: PaymentExplanation.ConsideredLoan._Outcome.ValueType  # 3
+            """The loans before it had used the payment up."""
+            PAYMENT_REFUSED: PaymentExplanation.ConsideredLoan._Outcome.ValueType  # 4
+            """Nothing, since the payment was more than the ACTIVE debt."""
+
+        class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
+            """What a payment did for a loan."""
+
+        OUTCOME_UNSPECIFIED: PaymentExplanation.ConsideredLoan.Outcome.ValueType  # 0
+        """Not specified."""
+        PAID_IN_FULL: PaymentExplanation.ConsideredLoan.Outcome.ValueType  # 1
+        """It paid all that was outstanding."""
+        GOT_THE_REST: PaymentExplanation.ConsideredLoan.Outcome.ValueType  # 2
+        """Less was left of the payment than was outstanding, and the loan got all of that."""
+        NOTHING_LEFT: PaymentExplanation.ConsideredLoan.Outcome.ValueType  # 3
+        """The loans before it had used the payment up."""
+        PAYMENT_REFUSED: PaymentExplanation.ConsideredLoan.Outcome.ValueType  # 4
+        """Nothing, since the payment was more than the ACTIVE debt."""
+
+        LOAN_EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+        TAKEN_AT_FIELD_NUMBER: _builtins.int
+        OUTSTANDING_BEFORE_FIELD_NUMBER: _builtins.int
+        AMOUNT_FIELD_NUMBER: _builtins.int
+        OUTSTANDING_AFTER_FIELD_NUMBER: _builtins.int
+        OUTCOME_FIELD_NUMBER: _builtins.int
+        loan_external_id: _builtins.str
+        """Output only. The client's id of the loan."""
+        outstanding_before: _builtins.str
+        """Output only. What was outstanding before the payment."""
+        amount: _builtins.str
+        """Output only. How much of the payment it got; "0.00" for nothing."""
+        outstanding_after: _builtins.str
+        """Output only. What was outstanding after the payment."""
+        outcome: Global___PaymentExplanation.ConsideredLoan.Outcome.ValueType
+        """Output only. Why it got what it got."""
+        @_builtins.property
+        def taken_at(self) -> _timestamp_pb2.Timestamp:
+            """Output only. When the loan was paid out. The oldest comes first; of those of one moment, the first that was created."""
+
+        def __init__(
+            self,
+            *,
+            loan_external_id: _builtins.str = ...,
+            taken_at: _timestamp_pb2.Timestamp | None = ...,
+            outstanding_before: _builtins.str = ...,
+            amount: _builtins.str = ...,
+            outstanding_after: _builtins.str = ...,
+            outcome: Global___PaymentExplanation.ConsideredLoan.Outcome.ValueType = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["taken_at", b"taken_at"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "loan_external_id", b"loan_external_id", "outcome", b"outcome", "outstanding_after", b"outstanding_after", "outstanding_before", b"outstanding_before", "taken_at", b"taken_at"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class RestoredLoan(_message.Message):
+        """A loan that is owed again, because the payment bounced."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        LOAN_EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+        OUTSTANDING_BEFORE_FIELD_NUMBER: _builtins.int
+        AMOUNT_FIELD_NUMBER: _builtins.int
+        OUTSTANDING_AFTER_FIELD_NUMBER: _builtins.int
+        loan_external_id: _builtins.str
+        """Output only. The client's id of the loan."""
+        outstanding_before: _builtins.str
+        """Output only. What was outstanding before the bounce."""
+        amount: _builtins.str
+        """Output only. What the loan got back: what the payment had paid of it."""
+        outstanding_after: _builtins.str
+        """Output only. What was outstanding after the bounce."""
+        def __init__(
+            self,
+            *,
+            loan_external_id: _builtins.str = ...,
+            outstanding_before: _builtins.str = ...,
+            amount: _builtins.str = ...,
+            outstanding_after: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "loan_external_id", b"loan_external_id", "outstanding_after", b"outstanding_after", "outstanding_before", b"outstanding_before"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Bounce(_message.Message):
+        """That a payment bounced."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        BOUNCED_AT_FIELD_NUMBER: _builtins.int
+        REASON_FIELD_NUMBER: _builtins.int
+        RESTORED_LOANS_FIELD_NUMBER: _builtins.int
+        reason: _builtins.str
+        """Output only. The reason that was sent to RejectPayment."""
+        @_builtins.property
+        def bounced_at(self) -> _timestamp_pb2.Timestamp:
+            """Output only. When it bounced."""
+
+        @_builtins.property
+        def restored_loans(self) -> _containers.RepeatedCompositeFieldContainer[Global___PaymentExplanation.RestoredLoan]:
+            """Output only. The loans that are owed again, in the order of `considered_loans`."""
+
+        def __init__(
+            self,
+            *,
+            bounced_at: _timestamp_pb2.Timestamp | None = ...,
+            reason: _builtins.str = ...,
+            restored_loans: _abc.Iterable[Global___PaymentExplanation.RestoredLoan] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["bounced_at", b"bounced_at"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["bounced_at", b"bounced_at", "reason", b"reason", "restored_loans", b"restored_loans"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    CUSTOMER_EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    TOTAL_AMOUNT_FIELD_NUMBER: _builtins.int
+    DECIDED_AT_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    ACTIVE_DEBT_FIELD_NUMBER: _builtins.int
+    CONSIDERED_LOANS_FIELD_NUMBER: _builtins.int
+    BOUNCE_FIELD_NUMBER: _builtins.int
+    external_id: _builtins.str
+    """Output only. The client's id of the payment."""
+    customer_external_id: _builtins.str
+    """Output only. The client's id of the customer who paid."""
+    total_amount: _builtins.str
+    """Output only. The amount paid."""
+    decision: Global___Payment.Status.ValueType
+    """Output only. The decision: COMPLETED, or REJECTED if the payment was more than the `active_debt`. A bounce does not change
+    it.
+    """
+    active_debt: _builtins.str
+    """Output only. What was outstanding on the customer's ACTIVE loans before the payment."""
+    @_builtins.property
+    def decided_at(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When the payment was decided."""
+
+    @_builtins.property
+    def considered_loans(self) -> _containers.RepeatedCompositeFieldContainer[Global___PaymentExplanation.ConsideredLoan]:
+        """Output only. The customer's ACTIVE loans before the payment, in the order in which a payment pays them."""
+
+    @_builtins.property
+    def bounce(self) -> Global___PaymentExplanation.Bounce:
+        """Output only. That the payment bounced later; absent if it did not."""
+
+    def __init__(
+        self,
+        *,
+        external_id: _builtins.str = ...,
+        customer_external_id: _builtins.str = ...,
+        total_amount: _builtins.str = ...,
+        decided_at: _timestamp_pb2.Timestamp | None = ...,
+        decision: Global___Payment.Status.ValueType = ...,
+        active_debt: _builtins.str = ...,
+        considered_loans: _abc.Iterable[Global___PaymentExplanation.ConsideredLoan] | None = ...,
+        bounce: Global___PaymentExplanation.Bounce | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bounce", b"bounce", "decided_at", b"decided_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_debt", b"active_debt", "bounce", b"bounce", "considered_loans", b"considered_loans", "customer_external_id", b"customer_external_id", "decided_at", b"decided_at", "decision", b"decision", "external_id", b"external_id", "total_amount", b"total_amount"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Payment: _TypeAlias = Payment  # noqa: Y015
+Global___PaymentExplanation: _TypeAlias = PaymentExplanation  # noqa: Y015
 
 @_typing.final
 class CreatePaymentRequest(_message.Message):
@@ -193,10 +404,20 @@ class CreatePaymentRequest(_message.Message):
 
     PAYMENT_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    PREVIEW_TOKEN_FIELD_NUMBER: _builtins.int
     idempotency_key: _builtins.str
     """Optional. A key that makes retries safe: with the same key, this payment takes effect once, however often it is sent.
     1 to 255 visible ASCII characters. It is meant for the items of BatchCreatePayments; for CreatePayment, send the metadata
     `idempotency-key` instead, which overrides this field.
+    """
+    validate_only: _builtins.bool
+    """Optional. Only show what would happen: the same refusals and the same answer, but nothing is changed (AIP-163). An
+    idempotency key is not looked at.
+    """
+    preview_token: _builtins.str
+    """Optional. The `preview_token` of a preview of the same request. The call then takes effect as it was shown, or is ABORTED
+    (PREVIEW_STALE) if something has happened to the customer since.
     """
     @_builtins.property
     def payment(self) -> Global___Payment:
@@ -207,10 +428,12 @@ class CreatePaymentRequest(_message.Message):
         *,
         payment: Global___Payment | None = ...,
         idempotency_key: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        preview_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "payment", b"payment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "payment", b"payment", "preview_token", b"preview_token", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -223,16 +446,22 @@ class GetPaymentRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     external_id: _builtins.str
     """Required. The client's id of the payment."""
+    @_builtins.property
+    def as_of(self) -> _as_of_pb2.AsOf:
+        """Optional. The instant of the past as of which to answer; now if unset."""
+
     def __init__(
         self,
         *,
         external_id: _builtins.str = ...,
+        as_of: _as_of_pb2.AsOf | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "external_id", b"external_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -312,23 +541,57 @@ class RejectPaymentRequest(_message.Message):
 
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    PREVIEW_TOKEN_FIELD_NUMBER: _builtins.int
     external_id: _builtins.str
     """Required. The client's id of the payment."""
     reason: _builtins.str
     """Required. Why the payment is rejected, in words: 1 to 500 characters."""
+    validate_only: _builtins.bool
+    """Optional. Only show what would happen: the same refusals and the same answer, but nothing is changed (AIP-163). An
+    idempotency key is not looked at.
+    """
+    preview_token: _builtins.str
+    """Optional. The `preview_token` of a preview of the same request. The call then takes effect as it was shown, or is ABORTED
+    (PREVIEW_STALE) if something has happened to the customer since.
+    """
     def __init__(
         self,
         *,
         external_id: _builtins.str = ...,
         reason: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        preview_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id", "preview_token", b"preview_token", "reason", b"reason", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RejectPaymentRequest: _TypeAlias = RejectPaymentRequest  # noqa: Y015
+
+@_typing.final
+class ExplainPaymentRequest(_message.Message):
+    """The request of ExplainPayment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    external_id: _builtins.str
+    """Required. The client's id of the payment."""
+    def __init__(
+        self,
+        *,
+        external_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainPaymentRequest: _TypeAlias = ExplainPaymentRequest  # noqa: Y015
 
 @_typing.final
 class BatchCreatePaymentsRequest(_message.Message):
@@ -337,6 +600,11 @@ class BatchCreatePaymentsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUESTS_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    validate_only: _builtins.bool
+    """Optional. Only show what would happen to the payments, one after the other; nothing is changed (AIP-163). It is said here, not
+    in the items; a `preview_token` belongs to an item.
+    """
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___CreatePaymentRequest]:
         """Required. The payments to take, 1 to 1,000, in this order. Each is validated by itself."""
@@ -345,10 +613,11 @@ class BatchCreatePaymentsRequest(_message.Message):
         self,
         *,
         requests: _abc.Iterable[Global___CreatePaymentRequest] | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

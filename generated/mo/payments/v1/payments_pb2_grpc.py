@@ -55,6 +55,11 @@ class PaymentServiceStub:
                 request_serializer=mo_dot_payments_dot_v1_dot_payments__pb2.RejectPaymentRequest.SerializeToString,
                 response_deserializer=mo_dot_payments_dot_v1_dot_payments__pb2.Payment.FromString,
                 _registered_method=True)
+        self.ExplainPayment = channel.unary_unary(
+                '/mo.payments.v1.PaymentService/ExplainPayment',
+                request_serializer=mo_dot_payments_dot_v1_dot_payments__pb2.ExplainPaymentRequest.SerializeToString,
+                response_deserializer=mo_dot_payments_dot_v1_dot_payments__pb2.PaymentExplanation.FromString,
+                _registered_method=True)
         self.BatchCreatePayments = channel.unary_unary(
                 '/mo.payments.v1.PaymentService/BatchCreatePayments',
                 request_serializer=mo_dot_payments_dot_v1_dot_payments__pb2.BatchCreatePaymentsRequest.SerializeToString,
@@ -80,7 +85,7 @@ class PaymentServiceServicer:
     def GetPayment(self, request, context):
         """Gets one payment with its details.
 
-        Returns NOT_FOUND if it does not exist.
+        Returns NOT_FOUND if it does not exist, and the errors of `AsOf` for an instant of the past.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,6 +106,17 @@ class PaymentServiceServicer:
         increases again, and a PAID loan is ACTIVE again. The details are kept as history, but no longer count.
 
         Returns NOT_FOUND if there is no such payment, FAILED_PRECONDITION if it is not COMPLETED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainPayment(self, request, context):
+        """Explains a payment: which loans were considered, in which order, what each got and why, or why the payment was refused;
+        and, if it bounced, what that restored. It is recomputed from the journal and compared with what was done.
+
+        Returns NOT_FOUND if there is no such payment, INTERNAL (JOURNAL_INCONSISTENT) if the journal does not explain what was
+        done.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,6 +154,11 @@ def add_PaymentServiceServicer_to_server(servicer, server):
                     servicer.RejectPayment,
                     request_deserializer=mo_dot_payments_dot_v1_dot_payments__pb2.RejectPaymentRequest.FromString,
                     response_serializer=mo_dot_payments_dot_v1_dot_payments__pb2.Payment.SerializeToString,
+            ),
+            'ExplainPayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainPayment,
+                    request_deserializer=mo_dot_payments_dot_v1_dot_payments__pb2.ExplainPaymentRequest.FromString,
+                    response_serializer=mo_dot_payments_dot_v1_dot_payments__pb2.PaymentExplanation.SerializeToString,
             ),
             'BatchCreatePayments': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchCreatePayments,
@@ -254,6 +275,33 @@ class PaymentService:
             '/mo.payments.v1.PaymentService/RejectPayment',
             mo_dot_payments_dot_v1_dot_payments__pb2.RejectPaymentRequest.SerializeToString,
             mo_dot_payments_dot_v1_dot_payments__pb2.Payment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainPayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mo.payments.v1.PaymentService/ExplainPayment',
+            mo_dot_payments_dot_v1_dot_payments__pb2.ExplainPaymentRequest.SerializeToString,
+            mo_dot_payments_dot_v1_dot_payments__pb2.PaymentExplanation.FromString,
             options,
             channel_credentials,
             insecure,

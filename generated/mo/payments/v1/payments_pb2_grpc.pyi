@@ -43,7 +43,7 @@ class PaymentServiceStub:
     GetPayment: _grpc.UnaryUnaryMultiCallable[_payments_pb2.GetPaymentRequest, _payments_pb2.Payment]
     """Gets one payment with its details.
 
-    Returns NOT_FOUND if it does not exist.
+    Returns NOT_FOUND if it does not exist, and the errors of `AsOf` for an instant of the past.
     """
     ListPayments: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ListPaymentsRequest, _payments_pb2.ListPaymentsResponse]
     """Lists the payments, newest first. For a customer or loan that does not exist, the list is empty. A page is
@@ -56,6 +56,13 @@ class PaymentServiceStub:
     increases again, and a PAID loan is ACTIVE again. The details are kept as history, but no longer count.
 
     Returns NOT_FOUND if there is no such payment, FAILED_PRECONDITION if it is not COMPLETED.
+    """
+    ExplainPayment: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ExplainPaymentRequest, _payments_pb2.PaymentExplanation]
+    """Explains a payment: which loans were considered, in which order, what each got and why, or why the payment was refused;
+    and, if it bounced, what that restored. It is recomputed from the journal and compared with what was done.
+
+    Returns NOT_FOUND if there is no such payment, INTERNAL (JOURNAL_INCONSISTENT) if the journal does not explain what was
+    done.
     """
     BatchCreatePayments: _grpc.UnaryUnaryMultiCallable[_payments_pb2.BatchCreatePaymentsRequest, _payments_pb2.BatchCreatePaymentsResponse]
     """Takes up to 1,000 payments in one call, in their order. Each has a result of its own: one that fails does not stop the
@@ -79,7 +86,7 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     GetPayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.GetPaymentRequest, _payments_pb2.Payment]  # type: ignore[assignment]
     """Gets one payment with its details.
 
-    Returns NOT_FOUND if it does not exist.
+    Returns NOT_FOUND if it does not exist, and the errors of `AsOf` for an instant of the past.
     """
     ListPayments: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListPaymentsRequest, _payments_pb2.ListPaymentsResponse]  # type: ignore[assignment]
     """Lists the payments, newest first. For a customer or loan that does not exist, the list is empty. A page is
@@ -92,6 +99,13 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     increases again, and a PAID loan is ACTIVE again. The details are kept as history, but no longer count.
 
     Returns NOT_FOUND if there is no such payment, FAILED_PRECONDITION if it is not COMPLETED.
+    """
+    ExplainPayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.ExplainPaymentRequest, _payments_pb2.PaymentExplanation]  # type: ignore[assignment]
+    """Explains a payment: which loans were considered, in which order, what each got and why, or why the payment was refused;
+    and, if it bounced, what that restored. It is recomputed from the journal and compared with what was done.
+
+    Returns NOT_FOUND if there is no such payment, INTERNAL (JOURNAL_INCONSISTENT) if the journal does not explain what was
+    done.
     """
     BatchCreatePayments: _aio.UnaryUnaryMultiCallable[_payments_pb2.BatchCreatePaymentsRequest, _payments_pb2.BatchCreatePaymentsResponse]  # type: ignore[assignment]
     """Takes up to 1,000 payments in one call, in their order. Each has a result of its own: one that fails does not stop the
@@ -124,7 +138,7 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_payments_pb2.Payment, _abc.Awaitable[_payments_pb2.Payment]]:
         """Gets one payment with its details.
 
-        Returns NOT_FOUND if it does not exist.
+        Returns NOT_FOUND if it does not exist, and the errors of `AsOf` for an instant of the past.
         """
 
     @_abc_1.abstractmethod
@@ -149,6 +163,19 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         increases again, and a PAID loan is ACTIVE again. The details are kept as history, but no longer count.
 
         Returns NOT_FOUND if there is no such payment, FAILED_PRECONDITION if it is not COMPLETED.
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainPayment(
+        self,
+        request: _payments_pb2.ExplainPaymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.PaymentExplanation, _abc.Awaitable[_payments_pb2.PaymentExplanation]]:
+        """Explains a payment: which loans were considered, in which order, what each got and why, or why the payment was refused;
+        and, if it bounced, what that restored. It is recomputed from the journal and compared with what was done.
+
+        Returns NOT_FOUND if there is no such payment, INTERNAL (JOURNAL_INCONSISTENT) if the journal does not explain what was
+        done.
         """
 
     @_abc_1.abstractmethod

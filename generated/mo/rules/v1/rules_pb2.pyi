@@ -18,6 +18,7 @@ KEY_ID_FIELD_NUMBER: _builtins.int
 ONE_LINE_FIELD_NUMBER: _builtins.int
 NO_NULL_FIELD_NUMBER: _builtins.int
 IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+NUMBER_FIELD_NUMBER: _builtins.int
 external_id: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
 """The id that the client gave a customer, a loan or a payment: 1 to 60 characters of `A–Z a–z 0–9 . _ ~ -`, the first a
 letter or a digit, so that it needs no escaping in a URL path.
@@ -38,3 +39,5 @@ no_null: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _b
 """Text that PostgreSQL can keep: no U+0000."""
 idempotency_key: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
 """A key that identifies the retries of a call."""
+number: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
+"""A number that the service gave something, as an id."""

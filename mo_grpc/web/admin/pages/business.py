@@ -12,18 +12,20 @@ from mo.payments.v1 import payments_pb2
 from starlette.responses import Response
 
 from mo_grpc.customers.rules import Status as CustomerStatus
-from mo_grpc.formats import is_external_id
+from mo_grpc.errors import JournalInconsistent
 from mo_grpc.loans.rules import Status as LoanStatus
+from mo_grpc.payments.explanations import explain
 from mo_grpc.payments.rules import RejectionKind
 from mo_grpc.payments.rules import Status as PaymentStatus
 from mo_grpc.web.admin.charts import customer as charts
 from mo_grpc.web.admin.charts.plots import twice
 from mo_grpc.web.admin.context import NotHereError, RequestContext
 from mo_grpc.web.admin.filters import choices, money, words
+from mo_grpc.web.admin.pages.finding import find_one, id_of
 from mo_grpc.web.admin.pages.listing import Export, ListPage
 from mo_grpc.web.admin.queries import resources
 from mo_grpc.web.admin.queries.lists import CUSTOMERS, LOANS, PAYMENTS
-from mo_grpc.web.admin.rules import chosen, used
+from mo_grpc.web.admin.rules import chosen, used, whole_number
 from mo_grpc.web.admin.site import Site
 
 _DETAILS_IN_LIST = 10
@@ -102,6 +104,10 @@ class BusinessPages:
         spread_over = sorted((loan for loan in loans if loan["taken_at"]), key=lambda loan: (loan["taken_at"], loan["id"]))
         parts = await self._database.read(lambda c: resources.parts_of_loans(c, [loan["id"] for loan in spread_over]))
         over = max(Decimal(0), -found["available"])
+        before = whole_number(context.request.query_params.get("before", ""))
+        events: resources.Rows = []
+        if context.person.may("events:read"):
+            events = await self._database.read(lambda c: resources.latest_events(c, found["id"], before))
         return self._site.render.page(
             context,
             "customer.html",
@@ -115,11 +121,14 @@ class BusinessPages:
             spread=twice(partial(charts.spread, loans=spread_over, parts=parts)) if spread_over else "",
             legend=charts.legend(parts),
             most=resources.MAX_SHOWN,
+            events=events[: resources.EVENTS_SHOWN],
+            older=len(events) > resources.EVENTS_SHOWN,
+            newest=before is None,
         )
 
     async def change_customer(self, context: RequestContext) -> Response:
         """Change a customer's line or status, unless they have changed since the page was loaded."""
-        external_id = self._id(context)
+        external_id = id_of(context)
         customer = customers_pb2.Customer(
             external_id=external_id,
             score=context.form.get("score", "").strip(),
@@ -160,7 +169,7 @@ class BusinessPages:
 
     async def change_loan(self, context: RequestContext) -> Response:
         """Activate or reject a loan."""
-        external_id, verb = self._id(context), self._verb(context)
+        external_id, verb = id_of(context), self._verb(context)
         to = f"loans/{external_id}"
         if verb == "activate":
             request = loans_pb2.ActivateLoanRequest(external_id=external_id)
@@ -177,6 +186,11 @@ class BusinessPages:
         parts = await self._database.read(lambda c: resources.parts_of_loans(c, [loan["id"] for loan in loans]))
         mine = {part["loan_id"]: part["amount"] for part in parts if part["payment_id"] == found["id"]}
         draw = partial(charts.spread, loans=loans, parts=parts, payment_id=found["id"])
+        explanation = fault = None
+        try:
+            explanation = await self._database.write(lambda c: explain(c, found["external_id"]))
+        except JournalInconsistent as error:
+            fault = error.message
         return self._site.render.page(
             context,
             "payment.html",
@@ -184,6 +198,9 @@ class BusinessPages:
             loans=loans,
             mine=mine,
             spread=twice(draw) if loans else "",
+            explanation=explanation,
+            fault=fault,
+            most=resources.MAX_SHOWN,
         )
 
     async def confirm_rejection(self, context: RequestContext) -> Response:
@@ -202,27 +219,17 @@ class BusinessPages:
 
     async def reject_payment(self, context: RequestContext) -> Response:
         """Reject a payment that bounced."""
-        external_id = self._id(context)
+        external_id = id_of(context)
         request = payments_pb2.RejectPaymentRequest(external_id=external_id, reason=context.form.get("reason", "").strip())
         rpc = self._site.client.payments.RejectPayment
         done = f"Payment {external_id} is rejected; its loans are owed again."
         return await self._site.call_rpc(context, rpc, request, done=done, to=f"payments/{external_id}")
 
     async def _one(self, context: RequestContext, find: Any, kind: str) -> Mapping[str, Any]:
-        external_id = self._id(context)
-        found: Mapping[str, Any] | None = await self._database.read(lambda c: find(c, external_id))
-        if found is None:
-            raise NotHereError(f"There is no {kind} {external_id}.")
-        return found
+        return await find_one(self._database, context, find, kind)
 
     def _verb(self, context: RequestContext) -> str:
         verb = str(context.request.path_params["verb"])
         if verb not in _DONE:
             raise NotHereError("There is no such page.")
         return verb
-
-    def _id(self, context: RequestContext) -> str:
-        external_id = str(context.request.path_params["external_id"])
-        if not is_external_id(external_id):
-            raise NotHereError("There is nothing with this id.")
-        return external_id

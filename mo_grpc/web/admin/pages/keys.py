@@ -43,6 +43,9 @@ class KeyPages:
         scopes = context.lists.get("scope", [])
         key = api_keys_pb2.ApiKey(name=context.form.get("name", "").strip(), scopes=scopes)
         key.allowed_networks.extend(context.form.get("networks", "").replace(",", " ").split())
+        key.customer_external_ids.extend(context.form.get("customers", "").replace(",", " ").split())
+        if prefix := context.form.get("prefix", "").strip():
+            key.customer_external_id_prefix = prefix
         try:
             key.calls_per_second = int(context.form.get("calls_per_second") or 0)
             if ends := context.form.get("expires"):

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.customers.debt import OPEN
 from mo_grpc.customers.rules import available_amount
+from mo_grpc.journal.rules import Kind
 from mo_grpc.loans.rules import Status
 from mo_grpc.web.admin.rules import Person
 
@@ -15,6 +16,8 @@ Rows = Sequence[Mapping[str, Any]]
 
 MAX_SHOWN = 40
 """Loans and payments in one chart; more would be too small to see."""
+EVENTS_SHOWN = 20
+"""Events on one page of a customer's."""
 
 _PERSON = text("""
     SELECT users.id, email, first_name, last_name, role, otp_enabled_at IS NOT NULL
@@ -63,6 +66,14 @@ _PARTS = text("""
     WHERE loan_id = ANY(:loan_ids) ORDER BY loan_id, payment_id LIMIT :limit
 """)
 
+_EVENTS = text(f"""
+    SELECT number, recorded_at, kind, actor, backfilled, amount, score_before, score_after, debt_before, debt_after,
+        status_before, status_after, (SELECT external_id FROM payments WHERE id = payment_id) AS payment,
+        CASE WHEN kind BETWEEN {Kind.LOAN_CREATED} AND {Kind.LOAN_PAID}
+            THEN (SELECT external_id FROM loans WHERE id = loan_ids[1]) END AS loan
+    FROM journal_events WHERE customer_id = :customer_id AND number < :before ORDER BY number DESC LIMIT :limit
+""")  # noqa: S608 - constants
+
 _DETAILS = text("""
     SELECT payment_id, loans.external_id AS loan, payment_details.amount
     FROM unnest(CAST(:payment_ids AS bigint[])) AS wanted (id), LATERAL (
@@ -78,7 +89,7 @@ _IMPORT_ERRORS = text(
 
 _KEY = text("""
     SELECT id, name, scopes, created_at, expires_at, revoked_at, last_used_at, previous_expires_at, allowed_networks,
-        calls_per_second, calls_per_day, created_by
+        calls_per_second, calls_per_day, created_by, customer_external_ids, customer_external_id_prefix
     FROM api_keys WHERE id = :id
 """)
 
@@ -138,6 +149,12 @@ async def loans_of_payment(connection: AsyncConnection, payment_id: int) -> Rows
 async def parts_of_loans(connection: AsyncConnection, loan_ids: Sequence[int]) -> Rows:
     """What went to loans, payment by payment."""
     return await _all(connection, _PARTS, loan_ids=list(loan_ids), limit=2000)
+
+
+async def latest_events(connection: AsyncConnection, customer_id: int, before: int | None) -> Rows:
+    """A page of what happened to a customer, the newest first, before an event of some number; and the event after it."""
+    limit, newest = EVENTS_SHOWN + 1, 2**63 - 1
+    return await _all(connection, _EVENTS, customer_id=customer_id, before=newest if before is None else before, limit=limit)
 
 
 async def details_of_payments(connection: AsyncConnection, payment_ids: Sequence[int], each: int) -> Rows:

@@ -1,0 +1,1 @@
+"""The journal: what happened to customers, loans and payments, in order."""

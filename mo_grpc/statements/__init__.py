@@ -1,0 +1,1 @@
+"""Statements of customers: what happened to their debts in a period."""

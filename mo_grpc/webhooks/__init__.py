@@ -1,0 +1,1 @@
+"""Webhooks: the events of the journal, sent to others."""
