@@ -52,7 +52,8 @@ async def sequence(url: URL) -> None:
                 raise
             failures += 1
             seconds = pause(failures, LONGEST_PAUSE)
-            log.warning("the journal cannot be sequenced", cause=repr(error.__cause__ or error), retry_in=round(seconds, 1))
+            cause = repr(error.__cause__ or error)
+            log.warning("background task waits", task="positions of events", cause=cause, retry_in=round(seconds, 1))
             await asyncio.sleep(seconds)
 
 

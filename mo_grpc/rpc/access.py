@@ -47,9 +47,9 @@ ACCESS: Final = {
     f"{_IMPORTS}CancelImport": "imports:write",
     f"{_IMPORTS}WatchImport": "imports:read",
     f"{_JOURNAL}ListEvents": "events:read",
-    f"{_STATEMENTS}GetStatement": "events:read",
     f"{_JOURNAL}WatchEvents": "events:read",
     f"{_JOURNAL}StreamEvents": "events:read",
+    f"{_STATEMENTS}GetStatement": "events:read",
     f"{_WEBHOOKS}CreateWebhook": "webhooks:write",
     f"{_WEBHOOKS}GetWebhook": "webhooks:read",
     f"{_WEBHOOKS}ListWebhooks": "webhooks:read",
@@ -117,9 +117,9 @@ BOUND: Final = {
     f"{_PAYMENTS}ExplainPayment": Bound.OWNED,
     f"{_PAYMENTS}BatchCreatePayments": Bound.ITEMS,
     f"{_JOURNAL}ListEvents": Bound.LIST,
-    f"{_STATEMENTS}GetStatement": Bound.CUSTOMER,
     f"{_JOURNAL}WatchEvents": Bound.STREAM,
     f"{_JOURNAL}StreamEvents": Bound.STREAM,
+    f"{_STATEMENTS}GetStatement": Bound.CUSTOMER,
     **{method: Bound.NEVER for method in ACCESS if method.startswith((_IMPORTS, _WEBHOOKS, _KEYS))},
 }
 """How each RPC that takes an API key serves a bound one; an RPC that is not in it refuses bound keys."""

@@ -5,8 +5,10 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Coroutine
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 import grpc
 import structlog
@@ -71,6 +73,18 @@ def _listen(server: grpc.aio.Server, settings: Settings, worker: int) -> None:
             raise WorkersError(f"{name} cannot be used.") from None
 
 
+def background_work(settings: Settings, database: Database, state: ServerState) -> dict[str, Coroutine[Any, Any, None]]:
+    """The work that a server does beside the calls, by name; other servers go on with it."""
+    work = {
+        "cleaning up": clean_up(database, timedelta(hours=settings.mo_idempotency_retention_hours)),
+        "imports": state.background.follow(),
+        "uploads without an import": remove_for_ever(database, state.background.runner.objects),
+    }
+    if not settings.use_celery:
+        work["webhooks"] = Deliverer(database, state.sender).follow()
+    return work
+
+
 async def serve_async(settings: Settings, worker: int, supervisor: int | None) -> bool:
     """Serve until the supervisor ends it (SIGHUP); then report NOT_SERVING, finish the running calls, and close the database.
 
@@ -95,23 +109,15 @@ async def serve_async(settings: Settings, worker: int, supervisor: int | None) -
         await first_contact(state)
         _listen(built.server, settings, worker)
         await built.server.start()
-        retention = timedelta(hours=settings.mo_idempotency_retention_hours)
-        jobs = {
-            "health": report_health(built.health, state, supervisor),
-            "cleaning up": clean_up(database, retention),
-            "imports": state.background.follow(),
-            "uploads without an import": remove_for_ever(database, state.background.runner.objects),
-        }
-        if not settings.use_celery:
-            jobs["webhooks"] = Deliverer(database, state.sender).follow()
-        for name, job in jobs.items():
-            tasks.start(name, job)
+        work = background_work(settings, database, state) | {"health": report_health(built.health, state, supervisor)}
+        for name, each in work.items():
+            tasks.start(name, each)
         # Until the calls have ended, whose events get their positions.
         tasks.start("positions of events", sequence(url))
         log.info("serving", address=settings.grpc_address, worker=worker)
         await stop.wait()
         log.info("draining", grace_seconds=settings.mo_shutdown_grace_seconds, worker=worker)
-        await tasks.stop(*jobs)
+        await tasks.stop(*work)
         await drain(built, settings.mo_shutdown_grace_seconds)
     await database.close()
     log.info("stopped", worker=worker)

@@ -210,6 +210,8 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     *[("refresh_tokens_token_hash_check", {"token_hash": bad}) for bad in (b"", HASH + b"x")],
     ("api_keys_allowed_networks_check", {"allowed_networks": [ip_network("192.0.2.0/24")] * 33}),
     ("api_keys_calls_per_second_check", {"calls_per_second": -1}),
+    ("api_keys_customer_external_ids_check", {"customer_external_ids": ["c"] * 101}),
+    *[("api_keys_customer_external_id_prefix_check", {"customer_external_id_prefix": bad}) for bad in NOT_IDS[1:]],
     ("api_keys_calls_per_day_check", {"calls_per_day": -1}),
     ("honeypot_attempts_pkey", {"id": 1}),
     ("honeypot_attempts_user_agent_check", {"user_agent": "x" * 301}),

@@ -9,7 +9,7 @@ import pytest
 from mo_grpc.auth.users.rules import Role
 from tests.auth.users.conftest import NewUser, basic, new_user, no_login_failures  # noqa: F401 - fixtures
 from tests.conftest import ORIGIN, TLS, Stack
-from tests.doors import Json
+from tests.doors import GrpcDoor, Json, Refused
 from tests.e2e.test_edge import exchange, refusal
 from tests.factories import SOME_DAY, new_id
 from tests.repository import ROOT
@@ -204,7 +204,7 @@ def test_a_key_with_another_if_match_is_another_request(rest: httpx.Client, cust
 
 
 def test_every_line_of_the_table_is_tested_below() -> None:
-    assert EDGE_TABLE.count("\n| ") - 1 == 8, "a new line needs a new test"
+    assert EDGE_TABLE.count("\n| ") - 1 == 9, "a new line needs a new test"
 
 
 def test_of_a_query_parameter_that_comes_twice_the_last_counts(rest: httpx.Client, customer: str) -> None:
@@ -226,6 +226,15 @@ def test_null_is_not_set_and_among_items_no_item(rest: httpx.Client, customer: s
     answer = rest.post("/v1/payments:batchCreate", json={"requests": [None, item, None]})
     assert [result["payment"]["external_id"] for result in answer.json()["results"]] == [item["payment"]["external_id"]]
     refusal(rest.post("/v1/payments:batchCreate", json={"requests": [None]}), 400, 3, "INVALID_FIELDS")
+
+
+def test_an_unknown_name_of_an_enum_is_malformed_and_over_grpc_an_unknown_number_a_field(
+    rest: httpx.Client, over_grpc: GrpcDoor
+) -> None:
+    refusal(rest.get("/v1/events?kinds=LOAN_FORGIVEN"), 400, 3, "MALFORMED_REQUEST")
+    with pytest.raises(Refused) as refused:
+        over_grpc("journal.ListEvents", kinds=[99])
+    assert refused.value.reason == "INVALID_FIELDS"
 
 
 def test_long_headers_are_431_over_http_1_and_end_the_stream_over_http_2(rest: httpx.Client, stack: Stack) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,10 @@ from mo_grpc.audit_log import refusals
 from mo_grpc.auth.api_keys import keyring, limits
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database
+from mo_grpc.journal.sequencer import sequence
 from mo_grpc.process.tasks import Tasks
 from mo_grpc.server import cleaning
+from mo_grpc.server.serve import background_work
 from mo_grpc.server.state import ServerState, server_state
 from tests.conftest import KEY, Stack, run_cli
 from tests.databases import connect, migrated_database
@@ -64,8 +65,9 @@ def run(own: Own, folder: Path, work: Callable[[ServerState, Tasks], Awaitable[N
         tasks = Tasks()
         try:
             async with server_state(own.settings(folder), database, tasks) as state:
-                tasks.start("imports", state.background.follow())
-                tasks.start("cleaning up", cleaning.clean_up(database, timedelta(days=1)))
+                for name, each in background_work(own.settings(folder), database, state).items():
+                    tasks.start(name, each)
+                tasks.start("positions of events", sequence(own.url))
                 await work(state, tasks)
         finally:
             await database.close()

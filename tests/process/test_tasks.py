@@ -46,6 +46,8 @@ RIGHTS = {
     "refused calls": "INSERT ON events",
     "imports": "SELECT ON imports",
     "cleaning up": "DELETE ON login_failures",
+    "webhooks": "SELECT ON webhooks",
+    "positions of events": "INSERT ON journal_positions",
 }
 
 
@@ -76,7 +78,7 @@ def waits(logs: list[EventDict]) -> set[str]:
 
 @pytest.mark.usefixtures("at_once")
 def test_every_task_outlasts_an_absent_database(own: Own, stack: Stack, tmp_path: Path) -> None:
-    everybody = {*RIGHTS, "mo_api_keys", "mo_people"} - {"API keys", "tokens"}
+    everybody = {*RIGHTS, "mo_api_keys", "mo_people", "mo_journal"} - {"API keys", "tokens"}
 
     async def work(state: ServerState, tasks: Tasks) -> None:
         await use(state, own.api_key)
