@@ -26,7 +26,9 @@ TLS = ssl.create_default_context()
 ORIGIN = "https://shop.example"
 
 # The files that take longest, by `make test ARGS=--durations=0`. They are begun first, so that they end together with the rest.
+# The very first reads the whole journal, again and again: while it is short.
 LONGEST = (
+    "journal/test_events_guide.py",
     "run/test_up.py",
     "faults/test_faults.py",
     "run/test_workers.py",

@@ -79,7 +79,8 @@ def test_a_customers_events_say_what_happened(door: Door, story: dict[str, str])
 def test_each_filter_leaves_what_it_says(door: Door, story: dict[str, str]) -> None:
     customer = {"customer_external_id": story["customer"]}
     everything = events(door, **customer)
-    whole = [event for event in events(door) if event["customer_external_id"] == story["customer"]]
+    begin = {"after_position": int(everything[0]["position"]) - 1}
+    whole = [event for event in events(door, **begin) if event["customer_external_id"] == story["customer"]]
     assert whole == everything
     assert kinds(events(door, loan_external_id=story["second"])) == [
         "LOAN_CREATED", "LOAN_ACTIVATED", "PAYMENT_COMPLETED", "PAYMENT_BOUNCED"
@@ -92,7 +93,7 @@ def test_each_filter_leaves_what_it_says(door: Door, story: dict[str, str]) -> N
     for wanted in (["LOAN_PAID"], ["LOAN_CREATED", "PAYMENT_BOUNCED"], ["PAYMENT_COMPLETED"], KINDS):
         ours = [event for event in everything if event["kind"] in wanted]
         assert events(door, kinds=wanted, **customer) == ours
-        assert [e for e in events(door, kinds=wanted) if e["customer_external_id"] == story["customer"]] == ours
+        assert [e for e in events(door, kinds=wanted, **begin) if e["customer_external_id"] == story["customer"]] == ours
     for nobody in ("customer_external_id", "loan_external_id", "payment_external_id"):
         assert events(door, **{nobody: new_id("nobody")}) == []
 
@@ -147,12 +148,25 @@ def test_pages_have_each_event_once_while_events_are_added(
         assert (len(found) > len(before)) is not newest_first
 
 
-def test_a_list_begins_behind_any_position_and_ends_at_the_first(door: Door, story: dict[str, str]) -> None:
-    everything = positions(events(door, page_size=1000))
-    assert everything == list(range(1, len(everything) + 1))
-    for after in (0, 1, len(everything) // 2, len(everything) - 1, len(everything)):
-        assert positions(events(door, after_position=after)) == everything[after:]
-        assert positions(events(door, after_position=after, newest_first=True)) == everything[after:][::-1]
+def test_a_list_begins_at_the_first_position_or_behind_any_and_ends_at_the_last(
+    door: Door, stack: Stack, story: dict[str, str]
+) -> None:
+    assert positions(door("journal.ListEvents", page_size=7)["events"]) == [1, 2, 3, 4, 5, 6, 7]
+    last = settle(stack)
+    for count in (0, 1, 2, 9, 100):
+        behind = list(range(max(0, last - count) + 1, last + 1))
+        after = {"after_position": max(0, last - count)}
+        assert positions(events(door, page_size=10, **after)) == behind
+        assert positions(events(door, page_size=10, newest_first=True, **after)) == behind[::-1]
+
+
+def test_the_oldest_page_ends_at_the_first_position(door: Door, story: dict[str, str]) -> None:
+    token, found = "", [0]
+    while token or found == [0]:
+        page = door("journal.ListEvents", page_size=1000, page_token=token, newest_first=True, kinds=["LOAN_REJECTED"])
+        found, token = positions(page["events"]), page["next_page_token"]
+    [first] = positions(door("journal.ListEvents", page_size=1, kinds=["LOAN_REJECTED"])["events"])
+    assert found[-1] == first
 
 
 def test_what_is_not_there_yet_or_is_no_kind_is_refused(door: Door, stack: Stack, story: dict[str, str]) -> None:
