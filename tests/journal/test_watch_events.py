@@ -68,7 +68,8 @@ def test_a_stream_resumes_behind_every_position(over_grpc: GrpcDoor, stack: Stac
         with closing(Watch(over_grpc.channel, stack.api_key, after_position=begin + place)) as watch:
             assert watch.events(len(everything) - place) == everything[place:] or place == len(everything)
     with closing(Watch(over_grpc.channel, stack.api_key, after_position=0)) as watch:
-        assert positions(watch.events(begin + 1)) == list(range(1, begin + 2))
+        first = min(begin + 1, 1000)  # other tests' events, of which there may be many
+        assert positions(watch.events(first)) == list(range(1, first + 1))
 
 
 def test_a_stream_begins_with_its_position_and_goes_on_with_what_happens(over_grpc: GrpcDoor, stack: Stack) -> None:
