@@ -20,7 +20,7 @@ from mo_grpc.process.tasks import is_outage, pause
 
 log = structlog.get_logger()
 
-BUSY = 0.02
+BUSY = 0.05
 """Seconds between two looks for new events while there are some."""
 
 IDLE = 0.1
