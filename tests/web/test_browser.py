@@ -10,6 +10,7 @@ from tests.databases import owner
 from tests.doors import GrpcDoor
 from tests.factories import a_customer
 
+
 def test_swagger_tries_a_call_out_with_a_key(page: Page, stack: Stack, over_grpc: GrpcDoor) -> None:
     customer = a_customer(over_grpc)
     page.goto("/swagger/")
