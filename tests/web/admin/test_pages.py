@@ -1,7 +1,12 @@
 """Every page, for everybody: in light and dark, on a phone, by keyboard, and for screen readers."""
 
+import re
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -152,3 +157,31 @@ def test_the_dashboard_tells_in_words_what_its_charts_show(logged_in: LoggedIn, 
         assert page.get_by_role("img", name=chart).first.locator("desc").text_content()
     page.get_by_text("Figures by status").click()
     assert page.get_by_role("region", name="Figures by status").locator("tbody tr").count() == 4
+
+
+def test_outstanding_over_time_is_what_the_events_say(
+    stack: Stack, logged_in: LoggedIn, over_grpc: GrpcDoor, tmp_path: Path
+) -> None:
+    visitor = logged_in(Role.VIEWER)
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    stack.cli("demo", "--customers", "6", "--seed", "7301", "--until", today.date().isoformat())
+    with the_pages(stack, tmp_path) as pages:
+        pages.cookies.set("mo_admin", visitor.cookie()["value"])
+        dashboard = pages.get("/grappelli/").text
+    [table] = re.findall(r'<div [^>]*aria-label="Outstanding over time">.*?</table>', dashboard, re.DOTALL)
+    amounts = [Decimal(amount.replace(",", "")) for amount in re.findall(r'<td class="n">([^<]+)</td>', table)]
+    changes: dict[int, Decimal] = defaultdict(Decimal)
+    signs = {"LOAN_ACTIVATED": 1, "PAYMENT_COMPLETED": -1, "PAYMENT_BOUNCED": 1}
+    span = {"start_time": (today - timedelta(days=60)).isoformat(), "end_time": today.isoformat()}
+    token = ""
+    while True:
+        page = over_grpc("journal.ListEvents", kinds=[*signs], page_size=1000, page_token=token, **span)
+        for event in page["events"]:
+            days_ago = (today - datetime.fromisoformat(event["recorded_at"])).days + 1
+            changes[days_ago] += signs[event["kind"]] * Decimal(event["amount"])
+        if not (token := page["next_page_token"]):
+            break
+    # From yesterday backwards: what one day has more than the day before.
+    by_day = [after - before for after, before in pairwise(amounts[1:])]
+    assert by_day == [changes[days_ago] for days_ago in range(1, 59)]
+    assert max(changes.values()) > 0 > min(changes.values())

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mo_grpc.customers.debt import debt_of, debts
 from mo_grpc.db.engine import Database
+from mo_grpc.journal.rules import Kind
 from mo_grpc.loans.rules import Status as LoanStatus
-from mo_grpc.payments.rules import RejectionKind
 from mo_grpc.payments.rules import Status as PaymentStatus
 
 DAYS = 60
@@ -33,21 +33,18 @@ _LOANS = text(f"""
         count(*) FILTER (WHERE {_OVERDUE}), sum(outstanding) FILTER (WHERE {_OVERDUE})
     FROM loans GROUP BY status
 """)  # noqa: S608 - constants
-_LENT = text("""
-    SELECT CAST(taken_at AS date), sum(amount) FROM loans WHERE taken_at >= :since GROUP BY 1
-""")
 _PAYMENTS = text(f"""
     SELECT CAST(created_at AS date), count(*) FILTER (WHERE status = {PaymentStatus.COMPLETED}),
         count(*) FILTER (WHERE status = {PaymentStatus.REJECTED}),
         coalesce(sum(total_amount) FILTER (WHERE status = {PaymentStatus.COMPLETED}), 0)
     FROM payments WHERE created_at >= :since GROUP BY 1
 """)  # noqa: S608 - constants
-# A bounced payment counted from its payment to its bounce.
-_REPAID = text(f"""
-    SELECT CAST(paid_at AS date), sum(total_amount) FROM payments WHERE paid_at >= :since GROUP BY 1
-    UNION ALL
-    SELECT CAST(rejected_at AS date), -sum(total_amount) FROM payments
-    WHERE rejected_at >= :since AND rejection_kind = {RejectionKind.BOUNCED} GROUP BY 1
+# What was lent, less what was repaid; a bounce takes back what its payment had repaid.
+_OUTSTANDING = text(f"""
+    SELECT CAST(recorded_at AS date), sum(CASE kind WHEN {Kind.PAYMENT_COMPLETED} THEN -amount ELSE amount END)
+    FROM journal_events
+    WHERE recorded_at >= :since AND kind IN ({Kind.LOAN_ACTIVATED}, {Kind.PAYMENT_COMPLETED}, {Kind.PAYMENT_BOUNCED})
+    GROUP BY 1
 """)  # noqa: S608 - constants
 _TOP = text(f"""
     SELECT external_id, status, score, debt FROM ({debts()} ORDER BY debt DESC LIMIT 10) AS top
@@ -129,35 +126,31 @@ async def _read(connection: AsyncConnection) -> Figures:
     since = {"since": datetime(first.year, first.month, first.day, tzinfo=UTC)}
     sampled = estimate > 2 * SAMPLED
     loans = [LoanFigures(*row) for row in await rows(_LOANS)]
-    lent = {row[0]: row[1] for row in await rows(_LENT, since)}
     payments = {row[0]: row[1:] for row in await rows(_PAYMENTS, since)}
-    repaid: dict[date, Decimal] = {}
-    for day, amount in await rows(_REPAID, since):
-        repaid[day] = repaid.get(day, Decimal(0)) + amount
+    changes = {row[0]: row[1] for row in await rows(_OUTSTANDING, since)}
     bars = await rows(_SAMPLE, {"percent": 100 * SAMPLED / estimate}) if sampled else await rows(_WHOLE)
     top = [dict(row._mapping) for row in await rows(_TOP)]
     looked_at = sum(number for _, number in bars)
     factor = estimate / looked_at if sampled and looked_at else 1
     utilisation = {int(bar): round(number * factor) for bar, number in bars}
     outstanding = sum((each.outstanding for each in loans if each.status == LoanStatus.ACTIVE), Decimal(0))
-    days = _days(now.date(), outstanding, lent, repaid, payments)
+    days = _days(now.date(), outstanding, changes, payments)
     return Figures(now, loans, days, utilisation, looked_at if sampled else 0, top, sum(utilisation.values()))
 
 
 def _days(
     today: date,
     outstanding: Decimal,
-    lent: Mapping[date, Decimal],
-    repaid: Mapping[date, Decimal],
+    changes: Mapping[date, Decimal],
     payments: Mapping[date, Sequence[Any]],
 ) -> list[DayFigures]:
-    """Go back from what is owed now, day by day."""
+    """Go back from what is outstanding now, day by day, by what the journal says changed it."""
     days = []
     for back in range(DAYS):
         day = today - timedelta(days=back)
         completed, rejected, amount = payments.get(day, (0, 0, Decimal(0)))
         days.append(DayFigures(day, outstanding, completed, rejected, amount))
-        outstanding += repaid.get(day, Decimal(0)) - lent.get(day, Decimal(0))
+        outstanding -= changes.get(day, Decimal(0))
     return days[::-1]
 
 
