@@ -71,15 +71,20 @@ class Batches:
         self._clock = clock
         self._slots = asyncio.Semaphore(slots)
 
-    async def read(self, batch: BatchRead[C, R], queries: Sequence[C], locks: Locks) -> Sequence[R | ServiceError]:
+    async def read(
+        self, read: BatchRead[C, R], queries: Sequence[C], locks: Locks, batch: Batch[C, R]
+    ) -> Sequence[R | ServiceError]:
         """Run a read. Only one that waits for a table's lock needs a transaction, for its setting."""
-        statements = batch.statements(queries)
+        statements = read.statements(queries)
+        work = batch.work
         async with self._pool.pipeline() as pipeline:
+            work.end_phase("pool")
             if locks is Locks.WAIT:
                 _, *rows = await pipeline.run([_WAIT_FOR_LOCKS, *statements], first=_BEGIN, last=_COMMIT)
             else:
                 rows = await pipeline.run(statements)
-        return batch.results(queries, iter(rows))
+            work.end_phase("lock" if locks is Locks.WAIT else "read")
+        return read.results(queries, iter(rows))
 
     async def write(
         self, write: BatchWrite[C, R], commands: Sequence[C], locks: Locks, batch: Batch[C, R]
@@ -94,11 +99,16 @@ class Batches:
             settings.append(Statement(_SET_CLOCK, {"now": self._clock().isoformat()}))
         statements = [*settings, *write.lock(commands, locks)]
         # So that reads find a connection while writes wait for a standby.
+        work = batch.work
         async with slot(self._slots), self._pool.pipeline() as pipeline:
+            work.end_phase("pool")
             rows = await pipeline.run(statements, first=_BEGIN)
+            work.end_phase("lock" if locks is Locks.WAIT else "read")
             results, effects = write.decide(commands, iter(rows[len(settings) :]), locks)
+            work.end_phase("decide")
             with batch.committing():
                 await _commit(pipeline, effects or [_BARRIER])
+            work.end_phase("write")
         return results
 
 

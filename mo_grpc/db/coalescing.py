@@ -4,10 +4,12 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from time import perf_counter
 from typing import Generic, TypeVar
 
 from mo_grpc.db.locks import Locked, LockedError, Locks
 from mo_grpc.errors import OutcomeUnknown, Overloaded, ServiceError
+from mo_grpc.telemetry.calls import Ride, Work, begin_batch, current_call
 
 C = TypeVar("C")
 R = TypeVar("R")
@@ -38,19 +40,21 @@ CONFIRMATION = 10.0
 class _Call(Generic[C, R]):
     """One waiting or running call."""
 
-    __slots__ = ("answer", "batch", "command", "key")
+    __slots__ = ("answer", "asked", "batch", "command", "key", "observed")
 
     def __init__(self, command: C, key: Hashable, answer: "asyncio.Future[R]") -> None:
         self.command = command
         self.key = key
         self.answer = answer
+        self.observed = current_call()
+        self.asked = perf_counter()
         self.batch: Batch[C, R] | None = None
 
 
 class Batch(Generic[C, R]):
     """Calls that run together, and how many of their callers still wait."""
 
-    __slots__ = ("_commits", "awaited", "calls", "keys", "task")
+    __slots__ = ("_commits", "awaited", "calls", "keys", "task", "work")
 
     def __init__(self, calls: Sequence[_Call[C, R]]) -> None:
         self.calls = calls
@@ -58,8 +62,12 @@ class Batch(Generic[C, R]):
         self.awaited = len(calls)
         self.task: asyncio.Task[None] | None = None
         self._commits = False
+        first = calls[0].observed
+        self.work = Work(first.method if first else "", len(calls))
         for call in calls:
             call.batch = self
+            if call.observed:
+                call.observed.rides.append(Ride(self.work, call.asked))
 
     def abandon(self) -> None:
         """Note that a caller has left; when all have, cancel the batch, to free its connection, unless it is committing."""
@@ -217,9 +225,11 @@ class Coalescer(Generic[C, R]):
     async def _run_together(self, batch: Batch[C, R]) -> None:
         """Run a batch; its calls that are locked elsewhere continue, key by key, in batches of their own that may wait."""
         locked: list[_Call[C, R]] = []
+        begin_batch(batch.work)
         try:
             locked = await self._run_calls(batch.calls, Locks.TRY, batch)
         finally:
+            batch.work.end()
             self._running -= 1
             groups: dict[Hashable, list[_Call[C, R]]] = {}
             for call in locked:
@@ -230,6 +240,7 @@ class Coalescer(Generic[C, R]):
 
     async def _run_waiting(self, batch: Batch[C, R]) -> None:
         """Run a batch that waits for its lock, without occupying the slot of one that does not."""
+        begin_batch(batch.work)
         try:
             async with self._lock_wait_slots:
                 # Again without waiting: if an idempotency key is in flight elsewhere by now, its call is answered at once.
@@ -237,6 +248,7 @@ class Coalescer(Generic[C, R]):
                 if locked:
                     await self._run_calls(locked, Locks.WAIT, batch)
         finally:
+            batch.work.end()
             self._release(batch.keys)
 
     def _release(self, keys: set[Hashable]) -> None:

@@ -24,6 +24,7 @@ from mo_grpc.db.locks import Locked, LockedError, Locks
 from mo_grpc.db.pipeline import gather_warnings
 from mo_grpc.db.pool import DEMOTED, POOL_TIMEOUT, Disconnected, PipelinePool
 from mo_grpc.errors import Conflict, OutcomeUnknown, ServiceError, Unavailable
+from mo_grpc.telemetry.calls import Work, current_work, working
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -87,6 +88,12 @@ def _gather_warnings(_: DBAPIConnection, record: ConnectionPoolEntry) -> None:
     record.info[_WARNINGS] = gather_warnings(cast("psycopg.AsyncConnection[Any]", record.driver_connection))
 
 
+def _count_statement(*_: object) -> None:
+    if work := current_work():
+        work.statements += 1
+        work.round_trips += 1
+
+
 def _leave_demoted(context: ExceptionContext) -> None:
     """Treat a connection that cannot write any more as broken."""
     if getattr(context.original_exception, "sqlstate", None) == DEMOTED:
@@ -117,6 +124,7 @@ class Database:
         )
         event.listen(self._engine.sync_engine, "handle_error", _leave_demoted)
         event.listen(self._engine.sync_engine, "connect", _gather_warnings)
+        event.listen(self._engine.sync_engine, "before_cursor_execute", _count_statement)
         # Two at least, so that reads continue while a write waits for a lock.
         for_batches = max(2, pool_size - shared)
         self._pool = PipelinePool(url, for_batches)
@@ -137,11 +145,11 @@ class Database:
     def reader(self, read: BatchRead[C, R]) -> Coalescer[C, R]:
         """Coalesce the calls of a store's read."""
 
-        async def run(queries: Sequence[C], _: Locks, __: Batch[C, R]) -> Sequence[R | ServiceError]:
+        async def run(queries: Sequence[C], _: Locks, batch: Batch[C, R]) -> Sequence[R | ServiceError]:
             try:
-                return await attempt(lambda: self._batches.read(read, queries, Locks.TRY))
+                return await attempt(lambda: self._batches.read(read, queries, Locks.TRY, batch))
             except LockedError:
-                return await attempt(lambda: self._batches.read(read, queries, Locks.WAIT))
+                return await attempt(lambda: self._batches.read(read, queries, Locks.WAIT, batch))
 
         return Coalescer(run)
 
@@ -180,11 +188,20 @@ class Database:
         return await attempt(lambda: self._write(locks, work))
 
     async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        async with self._engine.connect() as connection:
-            return await work(connection)
+        with working() as observed:
+            async with self._engine.connect() as connection:
+                observed.end_phase("pool")
+                result = await work(connection)
+                observed.end_phase("statements")
+                return result
 
     async def _write(self, locks: Locks, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        with working() as observed:
+            return await self._transact(locks, work, observed)
+
+    async def _transact(self, locks: Locks, work: Callable[[AsyncConnection], Awaitable[T]], observed: Work) -> T:
         async with self._engine.connect() as connection:
+            observed.end_phase("pool")
             # Not as an option of the engine, which would wait here while it connects, and lose the connection if that is
             # cancelled.
             await connection.execution_options(isolation_level="READ COMMITTED")
@@ -193,12 +210,14 @@ class Database:
             if self._clock:
                 await connection.execute(_SET_CLOCK, {"now": self._clock().isoformat()})
             result = await work(connection)
+            observed.end_phase("statements")
             commit = asyncio.ensure_future(_commit(connection))
             try:
                 await _confirmed(commit)
             finally:
                 if not commit.done():
                     await connection.invalidate()  # PostgreSQL is not told, and continues
+            observed.end_phase("commit")
             return result
 
 

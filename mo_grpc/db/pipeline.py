@@ -18,6 +18,8 @@ from psycopg.errors import Diagnostic
 from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 
+from mo_grpc.telemetry.calls import current_work
+
 Rows: TypeAlias = "list[tuple[Any, ...]]"
 
 _PLACEHOLDER = re.compile(r"(?<!:):(\w+)")
@@ -118,6 +120,9 @@ class Pipeline:
             libpq.send_query_params(last, None)
             answers.append(b"")
         libpq.pipeline_sync()
+        if work := current_work():
+            work.round_trips += 1
+            work.statements += len(statements)
         while libpq.flush():
             await self._room()
         rows, failed = await self._collect(answers)

@@ -14,6 +14,7 @@ from mo_grpc.rpc.access import ACCESS, BOUND, Bound
 from mo_grpc.rpc.caller import Caller, known_caller, set_caller
 from mo_grpc.rpc.context import Context
 from mo_grpc.rpc.metadata import Addresses, credentials
+from mo_grpc.telemetry.calls import current_call
 
 
 class Admission:
@@ -67,6 +68,8 @@ class Admission:
                 metadata={"header": self._header},
             )
         set_caller(who)
+        if call := current_call():
+            call.caller = who.id
         if key and key.allowed_networks and not key.allows(address := self._addresses(context)):
             raise NetworkNotAllowed(address)
         if scope is None or scope not in who.scopes:

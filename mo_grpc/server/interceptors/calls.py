@@ -15,9 +15,10 @@ from mo_grpc.rpc.access import ACCESS, BASIC, PUBLIC
 from mo_grpc.rpc.context import Context
 from mo_grpc.server.interceptors.admission import Admission
 from mo_grpc.server.interceptors.draining import RunningCalls
-from mo_grpc.server.interceptors.errors import end_call
+from mo_grpc.server.interceptors.errors import end_call, request_id
 from mo_grpc.server.interceptors.streams import guarded
 from mo_grpc.server.interceptors.validation import check
+from mo_grpc.telemetry.calls import Call
 
 # Quoted, because it is generic for the type checker alone.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -66,6 +67,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         async def unary(request: Any, context: Context) -> Any:
             task = calls.enter()
+            call = Call(method, request_id(context))
             try:
                 if calls.held:
                     await calls.released()
@@ -73,17 +75,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     await admission.enter(method, context)
                 if not sends:
                     check(method, request)
-                return await behavior(request, context)
+                response = await behavior(request, context)
+                call.end(grpc.StatusCode.OK)
+                return response
             except grpc.aio.AbortError:
+                call.end(context.code())
                 raise
             except asyncio.CancelledError:
                 if not calls.ended(task):
                     raise
-                return await self._fail(method, Stopping(), context)
+                return await self._fail(call, Stopping(), context)
             except Exception as error:
-                return await self._fail(method, error, context)
+                return await self._fail(call, error, context)
             finally:
                 calls.leave(task)
+                if call.runs:
+                    call.end(_cancelled(context))
 
         return unary
 
@@ -95,6 +102,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
             task = calls.enter(streams=True)
+            call = Call(method, request_id(context))
             try:
                 if restricted:
                     await admission.enter(method, context)
@@ -106,22 +114,32 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                         yield answer
                 else:  # a handler that writes to the context instead of yielding
                     await answers
+                call.end(grpc.StatusCode.OK)
             except grpc.aio.AbortError:
+                call.end(context.code())
                 raise
             except asyncio.CancelledError:
                 if not calls.ended(task):
                     raise
-                await self._fail(method, Stopping(), context)
+                await self._fail(call, Stopping(), context)
             except Exception as error:
-                await self._fail(method, error, context)
+                await self._fail(call, error, context)
             finally:
                 calls.leave(task)
+                if call.runs:
+                    call.end(_cancelled(context))
 
         return stream
 
-    async def _fail(self, method: str, error: Exception, context: Context) -> None:
-        self._admission.note_refusal(method, error, context)
-        await end_call(method, error, context)
+    async def _fail(self, call: Call, error: Exception, context: Context) -> None:
+        self._admission.note_refusal(call.method, error, context)
+        await end_call(call, error, context)
+
+
+def _cancelled(context: Context) -> grpc.StatusCode:
+    """What a client sees of a call that was cancelled, by itself or by its deadline."""
+    left = context.time_remaining()
+    return grpc.StatusCode.CANCELLED if left is None or left > 0 else grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 def _tolerant(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:

@@ -1,7 +1,7 @@
 """Turns whatever a call raises into a `google.rpc.Status` with details; nothing else ends a call with an error."""
 
 import math
-import uuid
+import random
 
 import grpc
 import structlog
@@ -11,6 +11,7 @@ from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.errors import Internal, ServiceError
 from mo_grpc.rpc.context import Context
+from mo_grpc.telemetry.calls import Call
 
 log = structlog.get_logger()
 
@@ -26,15 +27,15 @@ _CHALLENGES = {
 }
 
 
-async def end_call(method: str, error: Exception, context: Context) -> None:
+async def end_call(call: Call, error: Exception, context: Context) -> None:
     """End the call with the status of `error`. A fault of ours answers INTERNAL and a request id; the log has the rest."""
     if not isinstance(error, ServiceError):
-        request_id = _request_id(context)
-        log.error("call failed", method=method, request_id=request_id, exc_info=error)
-        error = Internal(request_id)
+        log.error("call failed", method=call.method, request_id=call.request_id, exc_info=error)
+        error = Internal(call.request_id)
     status = error.to_status()
+    code = _CODES[status.code]
     if status.code == code_pb2.UNAVAILABLE:
-        log.warning("call unavailable", method=method, request_id=_request_id(context), cause=repr(error.__cause__))
+        log.warning("call unavailable", method=call.method, request_id=call.request_id, cause=repr(error.__cause__))
     trailing: list[tuple[str, str | bytes]] = [(_DETAILS_KEY, status.SerializeToString())]
     # The header that HTTP's clients know (RFC 9110, 10.2.3), in whole seconds.
     trailing += [
@@ -44,12 +45,14 @@ async def end_call(method: str, error: Exception, context: Context) -> None:
     ]
     if status.code == code_pb2.UNAUTHENTICATED:
         trailing.append(("www-authenticate", _CHALLENGES.get(error.reason, 'Bearer realm="mo"')))
-    await context.abort(_CODES[status.code], status.message, trailing_metadata=tuple(trailing))
+    call.reason = ErrorReason.Name(error.reason)
+    call.end(code)
+    await context.abort(code, status.message, trailing_metadata=tuple(trailing))
 
 
-def _request_id(context: Context) -> str:
+def request_id(context: Context) -> str:
     """The edge's request id, or a new one for a direct call."""
     for key, value in context.invocation_metadata() or ():
         if key == "x-request-id" and isinstance(value, str):
             return value[:64]
-    return str(uuid.uuid4())
+    return f"{random.getrandbits(128):032x}"
