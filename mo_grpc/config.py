@@ -177,6 +177,10 @@ class Settings(BaseSettings):
 
     mo_log_level: Literal["debug", "info", "warning", "error"] = "info"
     mo_log_format: Literal["json", "console"] = "json"
+    # Which part of the calls that went well has a line in the log; by default, the first ten of each second.
+    mo_log_calls_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
+    # After how long a call is slow; 0 means never.
+    mo_slow_call_seconds: Annotated[float, Field(ge=0)] = 1.0
     mo_shutdown_grace_seconds: Annotated[float, Field(ge=0)] = 20.0
 
     @field_validator("mo_database_url", "mo_migration_database_url")

@@ -22,6 +22,7 @@
     ├── Stopping            UNAVAILABLE + RetryInfo
     ├── Overloaded          RESOURCE_EXHAUSTED + RetryInfo
     ├── TooManyRequests     RESOURCE_EXHAUSTED + RetryInfo
+    ├── UnknownMethod       UNIMPLEMENTED
     ├── JournalInconsistent INTERNAL
     └── Internal            INTERNAL
 
@@ -287,6 +288,15 @@ class TooManyRequests(ServiceError):
 
     def __init__(self, reason: ErrorReason.ValueType, message: str, seconds: float) -> None:
         super().__init__(reason, message, [retry_after(round(seconds * 1000))])
+
+
+class UnknownMethod(ServiceError):
+    """There is no such RPC, or it is switched off."""
+
+    code = code_pb2.UNIMPLEMENTED
+
+    def __init__(self) -> None:
+        super().__init__(ErrorReason.RPC_NOT_FOUND, "There is no such method.")
 
 
 class JournalInconsistent(ServiceError):

@@ -3,6 +3,8 @@
 import logging
 import os
 import sys
+import traceback
+from typing import Any, TextIO
 
 import structlog
 
@@ -47,6 +49,36 @@ def _lost(lines: int) -> logging.LogRecord:
     return logging.LogRecord(__name__, logging.WARNING, __file__, 0, "log lines lost: %d", (lines,), None)
 
 
+# Tracebacks never have the values of local variables, among which are keys and what customers owe. And they have the first line
+# of an exception's text alone: in the others, PostgreSQL shows the row that it refused.
+
+
+class _Tracebacks(structlog.tracebacks.ExceptionDictTransformer):
+    """A traceback for machines."""
+
+    def __init__(self) -> None:
+        super().__init__(show_locals=False)
+
+    def __call__(self, exc_info: structlog.typing.ExcInfo) -> list[dict[str, Any]]:
+        return _shortened(super().__call__(exc_info))
+
+
+def _shortened(stacks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for stack in stacks:
+        stack["exc_value"] = stack["exc_value"].partition("\n")[0]
+        stack["exc_notes"] = []
+        for group in stack["exceptions"]:
+            _shortened(group)
+    return stacks
+
+
+def _write_traceback(file: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    """Write a traceback for people."""
+    parts = traceback.format_exception(*exc_info)
+    # Frames are indented, and what leads from one exception to another begins with an empty line.
+    file.writelines(part if part[0] in " \n" else part.partition("\n")[0] + "\n" for part in parts)
+
+
 def configure(level_name: str, log_format: str) -> None:
     """Set up structlog for this process, as MO_LOG_LEVEL and MO_LOG_FORMAT say, and pass the libraries' warnings through it."""
     level = getattr(logging, level_name.upper())
@@ -54,15 +86,13 @@ def configure(level_name: str, log_format: str) -> None:
     renderer = (
         structlog.processors.JSONRenderer()
         if as_json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_write_traceback)
     )
     shared: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    # Never with the values of local variables, among which are keys and what customers owe.
-    frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-    tracebacks: list[structlog.typing.Processor] = [structlog.processors.ExceptionRenderer(frames)] if as_json else []
+    tracebacks: list[structlog.typing.Processor] = [structlog.processors.ExceptionRenderer(_Tracebacks())] if as_json else []
     structlog.configure(
         # All that may fail happens in the handler.
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

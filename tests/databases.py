@@ -93,6 +93,19 @@ def locked(data_dir: Path, customer: str) -> Iterator[Connection]:
         connection.rollback()
 
 
+@contextmanager
+def unwelcome(connection: Connection, customer: str) -> Iterator[None]:
+    """Let PostgreSQL refuse a customer for a reason that the service does not know; it shows the row that it refused."""
+    check = sql.SQL("ALTER TABLE customers ADD CONSTRAINT unwelcome CHECK (external_id <> {}) NOT VALID").format(customer)
+    connection.execute(check)
+    connection.commit()
+    try:
+        yield
+    finally:
+        connection.execute("ALTER TABLE customers DROP CONSTRAINT unwelcome")
+        connection.commit()
+
+
 def waiting(connection: Connection) -> int:
     """How many others wait for what this connection holds."""
     connection.execute("SELECT pg_stat_clear_snapshot()")  # or a transaction would see who was there when it first looked

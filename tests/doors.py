@@ -39,6 +39,7 @@ class Refused(Exception):
     code: int
     message: str
     details: list[Json] = field(default_factory=list)
+    request_id: str = field(default="", compare=False)
 
     @property
     def info(self) -> Json:
@@ -62,6 +63,7 @@ class Door(Protocol):
     """Calls an RPC, such as `customers.GetCustomer`, with a JSON request in the proto's names."""
 
     replayed: bool
+    request_id: str
 
     def keyed(self, key: str) -> "Door": ...
 
@@ -93,6 +95,8 @@ class GrpcDoor:
     timeout: float = 30
     replayed: bool = False
     """Whether the last answer was one given before."""
+    request_id: str = ""
+    """That of the last answer."""
 
     def keyed(self, key: str) -> "GrpcDoor":
         """The same door, with an idempotency key on every call."""
@@ -113,6 +117,7 @@ class GrpcDoor:
         try:
             answer, details = call.with_call(message, metadata=self.metadata, timeout=self.timeout)
             self.replayed = ("idempotency-replayed", "true") in details.initial_metadata()
+            self.request_id = str(dict(details.trailing_metadata())["x-request-id"])
             content = to_json(answer)
             secrets.answered(content)
             return content
@@ -120,18 +125,21 @@ class GrpcDoor:
             self.replayed = isinstance(error, grpc.Call) and ("idempotency-replayed", "true") in (
                 error.initial_metadata() or ()
             )
-            raise refused(error) from error
+            refusal = refused(error)
+            self.request_id = refusal.request_id
+            raise refusal from error
 
 
 def refused(error: grpc.RpcError) -> Refused:
     """The status that a gRPC call ended with; checks that its parts agree."""
     assert isinstance(error, grpc.Call)
     code = error.code().value[0]
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            status = Status.FromString(value)
-            assert (status.code, status.message) == (code, error.details())
-            return Refused(code, status.message, to_json(status)["details"])
+    trailing = dict(error.trailing_metadata() or ())
+    if details := trailing.get("grpc-status-details-bin"):
+        status = Status.FromString(details)
+        assert (status.code, status.message) == (code, error.details())
+        return Refused(code, status.message, to_json(status)["details"], trailing["x-request-id"])
+    # The client itself, or the library, says so.
     return Refused(code, error.details() or "")
 
 
@@ -141,6 +149,8 @@ class RestDoor:
     headers: dict[str, str] = field(default_factory=dict)
     replayed: bool = False
     """Whether the last answer was one given before."""
+    request_id: str = ""
+    """That of the last answer."""
 
     def keyed(self, key: str) -> "RestDoor":
         """The same door, with an idempotency key on every call."""
@@ -160,6 +170,7 @@ class RestDoor:
             body = query.pop(rule.body, {})
         answer = self.client.request(verb.upper(), path, json=body, params=query, headers=self.headers)
         self.replayed = answer.headers.get("idempotency-replayed") == "true"
+        self.request_id = answer.headers["x-request-id"]
         assert answer.headers["content-type"] == "application/json"
         assert not [name for name in answer.headers if name.startswith("grpc-")]
         content: Json = answer.json()
@@ -167,7 +178,7 @@ class RestDoor:
         if answer.status_code == 200:
             return content
         assert answer.status_code == HTTP_STATUS[content["code"]]
-        raise Refused(**content)
+        raise Refused(**content, request_id=self.request_id)
 
 
 def take(request: Json, path: list[str]) -> Any:

@@ -139,9 +139,13 @@ def test_a_message_over_the_limit(over_grpc: GrpcDoor) -> None:
 )
 def test_an_unknown_rpc(grpc_channel: grpc.Channel, stack: Stack, name: str) -> None:
     for metadata in ((), (("x-api-key", stack.api_key),)):
-        with pytest.raises(grpc.RpcError) as caught:
+        with pytest.raises(grpc.RpcError) as one:
             grpc_channel.unary_unary(f"/{name}", bytes, bytes)(b"", metadata=metadata)
-        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        with pytest.raises(grpc.RpcError) as many:
+            list(grpc_channel.stream_stream(f"/{name}", bytes, bytes)(iter([b"1", b"2"]), metadata=metadata))
+        for caught in (one, many):
+            found = refused(caught.value)
+            assert (found.code, found.reason) == (12, "RPC_NOT_FOUND")
 
 
 @pytest.mark.parametrize("deadline", ["soon", "", "1", "-1S", "1.5S", "1s", "123456789S", "1S, 2S"])

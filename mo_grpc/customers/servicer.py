@@ -44,7 +44,7 @@ class CustomerServicer(customers_pb2_grpc.CustomerServiceServicer):
         if bound is not None and not bound.allows(customer.external_id):
             raise CustomerNotAllowed(customer.external_id)
         preapproved_at = moment(customer.preapproved_at, "preapproved_at") if customer.HasField("preapproved_at") else None
-        command = NewCustomer(customer.external_id, parse_money(customer.score), preapproved_at, origin(request, context))
+        command = NewCustomer(customer.external_id, parse_money(customer.score), preapproved_at, origin(request))
         return await self._create(command, request, request_key(request, context), context)
 
     async def GetCustomer(self, request: customers_pb2.GetCustomerRequest, context: Context) -> customers_pb2.Customer:
@@ -65,7 +65,7 @@ class CustomerServicer(customers_pb2_grpc.CustomerServiceServicer):
 
     async def UpdateCustomer(self, request: customers_pb2.UpdateCustomerRequest, context: Context) -> customers_pb2.Customer:
         heed_if_match(request, context)
-        command = to_change(request, origin(request, context))
+        command = to_change(request, origin(request))
         _require(command.external_id)
         return await self._change(command, request, request_key(request, context), context)
 

@@ -76,14 +76,13 @@ class Batches:
     ) -> Sequence[R | ServiceError]:
         """Run a read. Only one that waits for a table's lock needs a transaction, for its setting."""
         statements = read.statements(queries)
-        work = batch.work
+        batch.work.begin("pool")
         async with self._pool.pipeline() as pipeline:
-            work.end_phase("pool")
+            batch.work.begin("lock" if locks is Locks.WAIT else "read")
             if locks is Locks.WAIT:
                 _, *rows = await pipeline.run([_WAIT_FOR_LOCKS, *statements], first=_BEGIN, last=_COMMIT)
             else:
                 rows = await pipeline.run(statements)
-            work.end_phase("lock" if locks is Locks.WAIT else "read")
         return read.results(queries, iter(rows))
 
     async def write(
@@ -100,15 +99,15 @@ class Batches:
         statements = [*settings, *write.lock(commands, locks)]
         # So that reads find a connection while writes wait for a standby.
         work = batch.work
+        work.begin("pool")
         async with slot(self._slots), self._pool.pipeline() as pipeline:
-            work.end_phase("pool")
+            work.begin("lock" if locks is Locks.WAIT else "read")
             rows = await pipeline.run(statements, first=_BEGIN)
-            work.end_phase("lock" if locks is Locks.WAIT else "read")
+            work.begin("decide")
             results, effects = write.decide(commands, iter(rows[len(settings) :]), locks)
-            work.end_phase("decide")
+            work.begin("write")
             with batch.committing():
                 await _commit(pipeline, effects or [_BARRIER])
-            work.end_phase("write")
         return results
 
 

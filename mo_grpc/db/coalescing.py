@@ -260,6 +260,7 @@ class Coalescer(Generic[C, R]):
         try:
             results = await self._run([call.command for call in calls], locks, batch)
         except LockedError:
+            batch.work.phase = "lock"  # what it was doing was to wait for one
             if locks is Locks.TRY:
                 return await self._run_calls(calls, Locks.SKIP, batch)
             return [call for call in calls if not call.answer.cancelled()]

@@ -51,6 +51,8 @@ _SETTINGS = {
     "max_connections": "100",
     "shared_buffers": "128MB",
     "password_encryption": "scram-sha-256",
+    # No details of errors in the log, which are what was in a row.
+    "log_error_verbosity": "terse",
 }
 
 

@@ -149,6 +149,7 @@ class Database:
             try:
                 return await attempt(lambda: self._batches.read(read, queries, Locks.TRY, batch))
             except LockedError:
+                batch.work.phase = "lock"  # what it was doing was to wait for one
                 return await attempt(lambda: self._batches.read(read, queries, Locks.WAIT, batch))
 
         return Coalescer(run)
@@ -190,10 +191,8 @@ class Database:
     async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         with working() as observed:
             async with self._engine.connect() as connection:
-                observed.end_phase("pool")
-                result = await work(connection)
-                observed.end_phase("statements")
-                return result
+                observed.begin("statements")
+                return await work(connection)
 
     async def _write(self, locks: Locks, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         with working() as observed:
@@ -201,7 +200,7 @@ class Database:
 
     async def _transact(self, locks: Locks, work: Callable[[AsyncConnection], Awaitable[T]], observed: Work) -> T:
         async with self._engine.connect() as connection:
-            observed.end_phase("pool")
+            observed.begin("statements")
             # Not as an option of the engine, which would wait here while it connects, and lose the connection if that is
             # cancelled.
             await connection.execution_options(isolation_level="READ COMMITTED")
@@ -210,14 +209,13 @@ class Database:
             if self._clock:
                 await connection.execute(_SET_CLOCK, {"now": self._clock().isoformat()})
             result = await work(connection)
-            observed.end_phase("statements")
+            observed.begin("commit")
             commit = asyncio.ensure_future(_commit(connection))
             try:
                 await _confirmed(commit)
             finally:
                 if not commit.done():
                     await connection.invalidate()  # PostgreSQL is not told, and continues
-            observed.end_phase("commit")
             return result
 
 

@@ -1,7 +1,6 @@
 """The values of an event, and how events of a customer follow each other, without any SQL."""
 
 import hashlib
-import re
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -10,9 +9,6 @@ from typing import Final, NamedTuple
 
 NO_HASH: Final = bytes(32)
 """What stands for the hash before a customer's first event."""
-
-_REQUEST_ID_LENGTH: Final = 64
-_UNSAFE = re.compile(r"[^A-Za-z0-9._:~-]")
 
 
 class Kind(IntEnum):
@@ -30,7 +26,7 @@ class Kind(IntEnum):
 
 
 class Origin(NamedTuple):
-    """Who makes a change, and the `x-request-id` of the call; without what is not of `A-Z a-z 0-9 . _ : ~ -`.
+    """Who makes a change, and the id of the call, which is of `A-Z a-z 0-9 . _ : ~ -`, so that it needs no escaping.
 
     If the caller was shown a preview, the number of the customer's last event then is the `expected` one.
     """
@@ -38,11 +34,6 @@ class Origin(NamedTuple):
     actor: str
     request_id: str = ""
     expected: int | None = None
-
-
-def safe_text(text: str) -> str:
-    """As much of a text that a caller sent as an event keeps, so that it needs no escaping."""
-    return _UNSAFE.sub("", text[:_REQUEST_ID_LENGTH])
 
 
 class LoanChange(NamedTuple):

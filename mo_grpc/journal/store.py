@@ -27,7 +27,7 @@ def append(events: Sequence[Event]) -> list[Statement]:
 def _literal(event: Event) -> str:
     """An element of an array of `new_journal_event`; one literal is read sooner than an array for each column.
 
-    None of the values needs escaping (`rules.safe_text`), but arrays of several elements must be quoted.
+    None of the values needs escaping (`rules.Origin`), but arrays of several elements must be quoted.
     """
     new, number, recorded_at, digest = event
     origin, customer = new.origin, new.customer

@@ -40,7 +40,7 @@ class LoanServicer(loans_pb2_grpc.LoanServiceServicer):
             amount=parse_money(loan.amount),
             contract_version=loan.contract_version if loan.HasField("contract_version") else None,
             maximum_payment_date=moment(loan.maximum_payment_date, "maximum_payment_date"),
-            origin=origin(request, context),
+            origin=origin(request),
         )
         require_customer(command.customer_external_id, CUSTOMER, command.customer_external_id)
         return await self._create(command, request, request_key(request, context), context)
@@ -65,12 +65,12 @@ class LoanServicer(loans_pb2_grpc.LoanServiceServicer):
 
     async def ActivateLoan(self, request: loans_pb2.ActivateLoanRequest, context: Context) -> loans_pb2.Loan:
         await self._require(request.external_id)
-        command = LoanTransition(request.external_id, origin(request, context))
+        command = LoanTransition(request.external_id, origin(request))
         return await self._activate(command, request, request_key(request, context), context)
 
     async def RejectLoan(self, request: loans_pb2.RejectLoanRequest, context: Context) -> loans_pb2.Loan:
         await self._require(request.external_id)
-        command = LoanTransition(request.external_id, origin(request, context))
+        command = LoanTransition(request.external_id, origin(request))
         return await self._reject(command, request, request_key(request, context), context)
 
     async def _find(self, external_id: str) -> Loan:

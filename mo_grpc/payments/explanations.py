@@ -5,7 +5,6 @@ from decimal import Decimal
 from enum import IntEnum
 from typing import NamedTuple
 
-import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,8 +17,6 @@ from mo_grpc.loans.rules import Status as LoanStatus
 from mo_grpc.loans.store import past_loans
 from mo_grpc.payments import rules, store
 from mo_grpc.payments.rules import Detail, Payment, RejectionKind
-
-log = structlog.get_logger()
 
 _NOTHING = Decimal(0)
 
@@ -73,7 +70,6 @@ async def explain(connection: AsyncConnection, external_id: str) -> Explanation:
             expected.append(Written(Kind.PAYMENT_BOUNCED, payment.total_amount, _written(restored)))
         if payment.details == (details or ()) and [event.written for event in events] == expected:
             return Explanation(payment, outcomes(active, details), restored)
-    log.error("the journal does not explain a payment", payment=external_id)
     raise JournalInconsistent(external_id)
 
 

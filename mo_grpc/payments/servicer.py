@@ -50,7 +50,7 @@ class PaymentServicer(payments_pb2_grpc.PaymentServiceServicer):
 
     async def CreatePayment(self, request: payments_pb2.CreatePaymentRequest, context: Context) -> payments_pb2.Payment:
         key = request_key(request, context) or item_key(request)
-        return await self._create(to_command(request, origin(request, context)), request, key, context)
+        return await self._create(to_command(request, origin(request)), request, key, context)
 
     async def GetPayment(self, request: payments_pb2.GetPaymentRequest, context: Context) -> payments_pb2.Payment:
         payment = await self._find(request.external_id)
@@ -71,7 +71,7 @@ class PaymentServicer(payments_pb2_grpc.PaymentServiceServicer):
     async def RejectPayment(self, request: payments_pb2.RejectPaymentRequest, context: Context) -> payments_pb2.Payment:
         if caller().customers is not None:  # before it is locked; its customer never changes
             await self._find(request.external_id)
-        command = PaymentRejection(request.external_id, request.reason, origin(request, context))
+        command = PaymentRejection(request.external_id, request.reason, origin(request))
         return await self._bounce(command, request, request_key(request, context), context)
 
     async def ExplainPayment(
@@ -83,7 +83,7 @@ class PaymentServicer(payments_pb2_grpc.PaymentServiceServicer):
     async def BatchCreatePayments(
         self, request: payments_pb2.BatchCreatePaymentsRequest, context: Context
     ) -> payments_pb2.BatchCreatePaymentsResponse:
-        made_by = origin(request, context)
+        made_by = origin(request)
         items = tuple(to_item(item, f"requests[{index}].", made_by) for index, item in enumerate(request.requests))
         if request.validate_only:
             return await self._show_batch(items, request)

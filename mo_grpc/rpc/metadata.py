@@ -2,15 +2,27 @@
 
 import base64
 import binascii
+import re
 
 from mo_grpc.rpc.addresses import believed_address
 from mo_grpc.rpc.context import Context
+
+REQUEST_ID = "x-request-id"
+"""By what an answer, the lines of the logs and the events of a call are found."""
 
 NO_STORE = (("cache-control", "no-store"),)
 """Initial metadata, and so HTTP headers, of answers with a secret: they are for nobody's cache (RFC 6749, 5.1).
 
 To be sent last: a refusal that comes after initial metadata can bring no HTTP headers of its own, such as `retry-after`.
 """
+
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._:~-]")
+
+
+def safe_id(text: str) -> str:
+    """As much of a request id that a caller sent as is used: what needs no escaping anywhere."""
+    return _UNSAFE.sub("", text[:64])
 
 
 def credentials(context: Context, header: str, scheme: str) -> str | None:

@@ -24,6 +24,8 @@ from mo_grpc.server.cleaning import clean_up
 from mo_grpc.server.health import NOT_SERVING, SERVING, HealthServicer
 from mo_grpc.server.server import Built, make_server
 from mo_grpc.server.state import ServerState, server_state
+from mo_grpc.telemetry.call_log import CallLog
+from mo_grpc.telemetry.calls import observers
 from mo_grpc.webhooks.deliverer import Deliverer
 
 log = structlog.get_logger()
@@ -105,6 +107,7 @@ async def serve_async(settings: Settings, worker: int, supervisor: int | None) -
     database = Database(url, await affordable_pool_size(url, settings))
     tasks = Tasks(on_failure=stop.set)
     async with server_state(settings, database, tasks) as state:
+        observers.append(CallLog(worker, settings.mo_log_calls_ratio, settings.mo_slow_call_seconds))
         built = make_server(settings, database, state)
         await first_contact(state)
         _listen(built.server, settings, worker)

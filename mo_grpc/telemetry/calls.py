@@ -13,6 +13,9 @@ from typing import NamedTuple
 
 import grpc
 
+UNKNOWN_METHOD = "/unknown/unknown"
+"""Stands for the names of all methods that there are not, since a caller may invent any number of them."""
+
 
 class Phase(NamedTuple):
     """A part of some work; the times are seconds of `perf_counter`."""
@@ -27,14 +30,17 @@ class Work:
 
     Its phases follow each other: of a batch, `pool` (waiting for a connection), `read` (or `lock`, if rows were locked by
     others and it waited for them), `decide`, and `write` (with the COMMIT); of a transaction, `pool`, `statements`, `commit`.
+    If it is tried again, there are more of them.
     """
 
-    __slots__ = ("began", "ended", "method", "phases", "round_trips", "size", "span", "statements")
+    __slots__ = ("began", "ended", "method", "phase", "phases", "round_trips", "size", "span", "statements")
 
     def __init__(self, method: str, size: int = 1) -> None:
         """Begin work for `size` calls, the first of which is of `method`; "" is work that no call waits for."""
         self.method = method
         self.size = size
+        self.phase = "pool"
+        """What is being done, since `ended`; empty when all is done."""
         self.phases: list[Phase] = []
         self.statements = 0
         self.round_trips = 0
@@ -43,14 +49,16 @@ class Work:
         for observer in observers:
             observer.work_began(self)
 
-    def end_phase(self, name: str) -> None:
-        """Note that what has been done since the last phase was this one."""
-        began, self.ended = self.ended, perf_counter()
-        self.phases.append(Phase(name, began, self.ended))
+    def begin(self, phase: str) -> None:
+        """Note that a phase ends and another one begins."""
+        if phase != self.phase:
+            began, self.ended = self.ended, perf_counter()
+            self.phases.append(Phase(self.phase, began, self.ended))
+            self.phase = phase
 
     def end(self) -> None:
         """Note that the work is done, well or not."""
-        self.ended = perf_counter()
+        self.begin("")
         for observer in observers:
             observer.work_ended(self)
 
@@ -65,17 +73,35 @@ class Ride(NamedTuple):
 class Call:
     """A call of an RPC, from when the server begins to look at it until it is answered."""
 
-    __slots__ = ("began", "caller", "code", "ended", "method", "reason", "request_id", "rides", "runs", "span")
+    __slots__ = (
+        "began",
+        "caller",
+        "code",
+        "ended",
+        "error",
+        "method",
+        "reason",
+        "request_id",
+        "rides",
+        "runs",
+        "span",
+        "streams",
+    )
 
-    def __init__(self, method: str, request_id: str) -> None:
+    def __init__(self, method: str, request_id: str, *, streams: bool = False) -> None:
         self.method = method
+        """The full name of the RPC, as `/package.Service/Method`, or `UNKNOWN_METHOD`."""
         self.request_id = request_id
+        self.streams = streams
+        """Whether it lasts for as long as its caller likes."""
         self.caller = ""
         """The id of its API key, or `user-5`; empty while it is not known."""
         self.runs = True
         self.code = grpc.StatusCode.OK
         self.reason = ""
         """The reason of a refusal (`ErrorInfo.reason`)."""
+        self.error: Exception | None = None
+        """What ended it, if that was an exception; known to its observers while they are told of the end."""
         self.rides: list[Ride] = []
         self.span: object = None
         self.began = self.ended = perf_counter()
@@ -83,13 +109,15 @@ class Call:
         for observer in observers:
             observer.call_began(self)
 
-    def end(self, code: grpc.StatusCode) -> None:
+    def end(self, code: grpc.StatusCode, error: Exception | None = None) -> None:
         """Note how the call ended."""
         self.runs = False
         self.code = code
+        self.error = error
         self.ended = perf_counter()
         for observer in observers:
             observer.call_ended(self)
+        self.error = None  # its traceback has the call, and would keep both
 
     @property
     def seconds(self) -> float:

@@ -16,7 +16,7 @@ from mo.customers.v1 import customers_pb2
 
 from mo_grpc.config import Settings
 from tests.conftest import Stack
-from tests.doors import GrpcDoor, Refused
+from tests.doors import GrpcDoor, Refused, refused
 
 LIMIT = Settings.model_fields["mo_max_request_bytes"].default
 GET_CUSTOMER = "/mo.customers.v1.CustomerService/GetCustomer"
@@ -35,6 +35,7 @@ def refusal(answer: httpx.Response, status: int, code: int, reason: str) -> str:
     assert answer.headers["content-type"] == "application/json"
     body = answer.json()
     assert body.keys() == {"code", "message", "details"}
+    assert answer.headers["x-request-id"]
     assert body["code"] == code
     assert body["details"][0] == {
         "@type": "type.googleapis.com/google.rpc.ErrorInfo",
@@ -121,6 +122,7 @@ def test_what_is_no_http_is_refused_in_the_same_shape(stack: Stack, request_byte
     head, _, body = exchange(stack, request_bytes, b"}]").partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert b"content-type: application/json" in head
+    assert b"x-request-id: " in head
     assert b'"MALFORMED_REQUEST"' in body
 
 
@@ -146,7 +148,7 @@ def test_without_a_key_rest_is_401(stack: Stack) -> None:
 def test_rest_answers_say_nothing_of_grpc_nor_of_envoy(rest: httpx.Client, path: str) -> None:
     names = set(rest.get(path).headers)
     assert not {name for name in names if name.startswith(("grpc-", "x-envoy-", "server"))}
-    assert "x-content-type-options" in names
+    assert {"x-content-type-options", "x-request-id"} <= names
 
 
 def test_each_answer_has_a_request_id_of_ours(rest: httpx.Client) -> None:
@@ -181,7 +183,7 @@ def test_grpc_health_and_reflection_pass(through_edge: grpc.Channel) -> None:
 def test_an_unknown_grpc_method_is_unimplemented(through_edge: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         through_edge.unary_unary("/mo.customers.v1.CustomerService/Frobnicate", bytes, bytes)(b"")
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert refused(caught.value).reason == "RPC_NOT_FOUND"
 
 
 @pytest.mark.parametrize("text", [False, True])

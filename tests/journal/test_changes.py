@@ -1,6 +1,7 @@
 """Each change writes the one event that is right, and nothing else writes any (docs/rules.md, R79)."""
 
 import random
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -127,11 +128,14 @@ def test_an_event_says_who_did_it_in_which_request(stack: Stack, over_grpc: Grpc
     named = GrpcDoor(over_grpc.channel, (*over_grpc.metadata, ("x-request-id", odd)))
     customer = a_customer(named)
     a_loan(over_grpc, customer, activate=False)
+    answered = over_grpc.request_id
     changed = rest.patch(f"/v1/customers/{customer}", json={"score": "1"})
     found = history(stack, over_grpc, customer)
     assert {event["actor"] for event in found} == {stack.api_key.split("_")[1]}
     kept = "abcdef-._:~" + (64 - len('a b"c\\,d{e}(f)/-._:~')) * "9"
-    assert [event["request_id"] for event in found] == [kept, "", changed.headers["x-request-id"]]
+    assert [event["request_id"] for event in found] == [kept, answered, changed.headers["x-request-id"]]
+    assert named.request_id == kept
+    assert re.fullmatch("[0-9a-f]{32}", answered)
     assert {event["backfilled"] for event in found} == {False}
 
 

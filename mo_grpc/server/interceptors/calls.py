@@ -10,15 +10,16 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health
 
-from mo_grpc.errors import Stopping
+from mo_grpc.errors import Stopping, UnknownMethod
 from mo_grpc.rpc.access import ACCESS, BASIC, PUBLIC
 from mo_grpc.rpc.context import Context
 from mo_grpc.server.interceptors.admission import Admission
+from mo_grpc.server.interceptors.beginning import begin_call
 from mo_grpc.server.interceptors.draining import RunningCalls
-from mo_grpc.server.interceptors.errors import end_call, request_id
+from mo_grpc.server.interceptors.errors import end_call
 from mo_grpc.server.interceptors.streams import guarded
 from mo_grpc.server.interceptors.validation import check
-from mo_grpc.telemetry.calls import Call
+from mo_grpc.telemetry.calls import UNKNOWN_METHOD, Call
 
 # Quoted, because it is generic for the type checker alone.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -38,13 +39,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        """Answer the handler of a method, wrapped; the same each time."""
+    ) -> Handler:
+        """Answer the handler of a method, wrapped; the same each time. Where there is none, answer one that says so."""
         method = handler_call_details.method
         if method not in self._wrapped:
             handler = await continuation(handler_call_details)
-            if handler is None:  # no such method: gRPC answers UNIMPLEMENTED
-                return None
+            if handler is None:
+                return _UNKNOWN  # not kept: callers may invent any number of names
             self._wrapped[method] = self._wrap(method, handler)
         return self._wrapped[method]
 
@@ -67,7 +68,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         async def unary(request: Any, context: Context) -> Any:
             task = calls.enter()
-            call = Call(method, request_id(context))
+            call = begin_call(method, context, streams=sends)
             try:
                 if calls.held:
                     await calls.released()
@@ -102,7 +103,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
             task = calls.enter(streams=True)
-            call = Call(method, request_id(context))
+            call = begin_call(method, context, streams=True)
             try:
                 if restricted:
                     await admission.enter(method, context)
@@ -134,6 +135,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _fail(self, call: Call, error: Exception, context: Context) -> None:
         self._admission.note_refusal(call.method, error, context)
         await end_call(call, error, context)
+
+
+async def _refuse(_: AsyncIterator[bytes], context: Context) -> None:
+    await end_call(begin_call(UNKNOWN_METHOD, context), UnknownMethod(), context)
+
+
+_UNKNOWN: Handler = grpc.stream_stream_rpc_method_handler(_refuse)
+"""Takes calls of all kinds, since it reads nothing of them."""
 
 
 def _cancelled(context: Context) -> grpc.StatusCode:

@@ -1,19 +1,16 @@
 """Turns whatever a call raises into a `google.rpc.Status` with details; nothing else ends a call with an error."""
 
 import math
-import random
 
 import grpc
-import structlog
 from google.rpc import code_pb2
 from google.rpc.error_details_pb2 import RetryInfo
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.errors import Internal, ServiceError
 from mo_grpc.rpc.context import Context
+from mo_grpc.rpc.metadata import REQUEST_ID
 from mo_grpc.telemetry.calls import Call
-
-log = structlog.get_logger()
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -28,31 +25,19 @@ _CHALLENGES = {
 
 
 async def end_call(call: Call, error: Exception, context: Context) -> None:
-    """End the call with the status of `error`. A fault of ours answers INTERNAL and a request id; the log has the rest."""
-    if not isinstance(error, ServiceError):
-        log.error("call failed", method=call.method, request_id=call.request_id, exc_info=error)
-        error = Internal(call.request_id)
-    status = error.to_status()
+    """End the call with the status of `error`. A fault of ours answers INTERNAL and a request id; its observers get all."""
+    told = error if isinstance(error, ServiceError) else Internal(call.request_id)
+    status = told.to_status()
     code = _CODES[status.code]
-    if status.code == code_pb2.UNAVAILABLE:
-        log.warning("call unavailable", method=call.method, request_id=call.request_id, cause=repr(error.__cause__))
-    trailing: list[tuple[str, str | bytes]] = [(_DETAILS_KEY, status.SerializeToString())]
+    trailing: list[tuple[str, str | bytes]] = [(REQUEST_ID, call.request_id), (_DETAILS_KEY, status.SerializeToString())]
     # The header that HTTP's clients know (RFC 9110, 10.2.3), in whole seconds.
     trailing += [
         ("retry-after", str(math.ceil(detail.retry_delay.ToMilliseconds() / 1000)))
-        for detail in error.details
+        for detail in told.details
         if isinstance(detail, RetryInfo)
     ]
     if status.code == code_pb2.UNAUTHENTICATED:
-        trailing.append(("www-authenticate", _CHALLENGES.get(error.reason, 'Bearer realm="mo"')))
-    call.reason = ErrorReason.Name(error.reason)
-    call.end(code)
+        trailing.append(("www-authenticate", _CHALLENGES.get(told.reason, 'Bearer realm="mo"')))
+    call.reason = ErrorReason.Name(told.reason)
+    call.end(code, error)
     await context.abort(code, status.message, trailing_metadata=tuple(trailing))
-
-
-def request_id(context: Context) -> str:
-    """The edge's request id, or a new one for a direct call."""
-    for key, value in context.invocation_metadata() or ():
-        if key == "x-request-id" and isinstance(value, str):
-            return value[:64]
-    return f"{random.getrandbits(128):032x}"

@@ -19,6 +19,7 @@ from mo.loans.v1 import loans_pb2_grpc
 from mo.payments.v1 import payments_pb2_grpc
 
 from mo_grpc.imports.form import disposition
+from mo_grpc.rpc.metadata import REQUEST_ID, safe_id
 from mo_grpc.web.admin.context import RequestContext
 from mo_grpc.web.admin.sessions import BrowserSession
 
@@ -61,27 +62,29 @@ class Client:
         self._header = token_header
         self._renewals: dict[str, tuple[float, asyncio.Task[tokens_pb2.Tokens]]] = {}
 
-    async def log_in(self, email: str, password: str, address: str, **request: str) -> tokens_pb2.CreateTokenResponse:
+    async def log_in(
+        self, email: str, password: str, context: RequestContext, **request: str
+    ) -> tokens_pb2.CreateTokenResponse:
         """Try to log in.
 
         Raises:
             CallFailed: it is not allowed.
         """
         basic = base64.b64encode(f"{email}:{password}".encode()).decode()
-        metadata = ((self._header, f"Basic {basic}"), *_forwarded(address))
+        metadata = ((self._header, f"Basic {basic}"), *_forwarded(context))
         answer: tokens_pb2.CreateTokenResponse = await self._call(
             self._tokens.CreateToken, tokens_pb2.CreateTokenRequest(**request), metadata
         )
         return answer
 
-    async def answer_challenge(self, challenge: str, code: str, address: str) -> tokens_pb2.CreateTokenResponse:
+    async def answer_challenge(self, challenge: str, code: str, context: RequestContext) -> tokens_pb2.CreateTokenResponse:
         """Answer the login's challenge with a one-time code.
 
         Raises:
             CallFailed: it is not right.
         """
         request = tokens_pb2.CreateTokenRequest(challenge=challenge, code=code)
-        answer: tokens_pb2.CreateTokenResponse = await self._call(self._tokens.CreateToken, request, _forwarded(address))
+        answer: tokens_pb2.CreateTokenResponse = await self._call(self._tokens.CreateToken, request, _forwarded(context))
         return answer
 
     async def log_out(self, context: RequestContext) -> None:
@@ -171,7 +174,7 @@ class Client:
         session = context.session
         if session.access_expires - _MARGIN < time.time():
             self.keep(session, await self._renewed(session.refresh_token))
-        return ((self._header, f"Bearer {session.access_token}"), *_forwarded(context.address))
+        return ((self._header, f"Bearer {session.access_token}"), *_forwarded(context))
 
     async def _renewed(self, refresh_token: str) -> tokens_pb2.Tokens:
         """The new pair of tokens. A refresh token can be used once, and two tabs may use the same one."""
@@ -202,8 +205,10 @@ def login_id(access_token: str) -> str:
     return str(json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["sid"])
 
 
-def _forwarded(address: str) -> Metadata:
-    return (("x-forwarded-for", address),) if address else ()
+def _forwarded(context: RequestContext) -> Metadata:
+    """What the edge says of the request, for the call that it leads to."""
+    told = {"x-forwarded-for": context.address, REQUEST_ID: safe_id(context.request.headers.get(REQUEST_ID, ""))}
+    return tuple((name, value) for name, value in told.items() if value)
 
 
 def _reason(error: grpc.aio.AioRpcError) -> str:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import grpc
 import structlog
+from mo.errors.v1.error_reason_pb2 import ErrorReason
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -16,6 +17,7 @@ from mo_grpc.config import Settings
 from mo_grpc.crypto import Vault
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import ServiceError
+from mo_grpc.rpc.metadata import REQUEST_ID
 from mo_grpc.web.admin.client import CallFailed, Client
 from mo_grpc.web.admin.context import NOBODY, BadFormError, NotAllowedError, NotHereError, RequestContext
 from mo_grpc.web.admin.queries import resources
@@ -56,6 +58,8 @@ class Site:
         async def endpoint(request: Request) -> Response:
             session, before = self._cookies.read(request)
             context = RequestContext(request, session, NOBODY, address_of(request, settings.mo_trusted_edges))
+            # Not the path, which has ids of customers.
+            about = {"page": handler.__qualname__, "request_id": request.headers.get(REQUEST_ID, "")}
             try:
                 response = await self._answer(context, handler, scope, public=public, streams=streams)
             except NotAllowedError as error:
@@ -67,11 +71,11 @@ class Site:
             except CallFailed as failure:
                 response = self._failed(context, failure)
             except ServiceError as error:
-                log.warning("page failed", path=context.path, error=error.message)
+                log.warning("page failed", **about, reason=ErrorReason.Name(error.reason))
                 response = self.render.message(context, HTTPStatus.SERVICE_UNAVAILABLE, "Not available", error.message)
             except Exception:
                 # Left to uvicorn, it would end the connection, and with it the next visitor's request.
-                log.exception("page failed", path=context.path)
+                log.exception("page failed", **about)
                 status = HTTPStatus.INTERNAL_SERVER_ERROR
                 response = self.render.message(context, status, "Not available", "This page does not work.")
             self._cookies.write(request, response, context.session, before)

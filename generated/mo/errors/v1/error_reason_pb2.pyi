@@ -161,6 +161,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """PERMISSION_DENIED: the API key is bound to customers, and the customer to create is none of them. Metadata: `external_id`."""
     JOURNAL_INCONSISTENT: _ErrorReason.ValueType  # 62
     """INTERNAL: the journal does not explain what was done; `mo-grpc audit` finds it, too. Metadata: `external_id`."""
+    RPC_NOT_FOUND: _ErrorReason.ValueType  # 63
+    """UNIMPLEMENTED: there is no such method, or it is switched off."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused: the `reason` of the `google.rpc.ErrorInfo` (domain `mo`) that every error carries. The names are
@@ -306,4 +308,6 @@ CUSTOMER_NOT_ALLOWED: ErrorReason.ValueType  # 61
 """PERMISSION_DENIED: the API key is bound to customers, and the customer to create is none of them. Metadata: `external_id`."""
 JOURNAL_INCONSISTENT: ErrorReason.ValueType  # 62
 """INTERNAL: the journal does not explain what was done; `mo-grpc audit` finds it, too. Metadata: `external_id`."""
+RPC_NOT_FOUND: ErrorReason.ValueType  # 63
+"""UNIMPLEMENTED: there is no such method, or it is switched off."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

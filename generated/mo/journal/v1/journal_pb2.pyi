@@ -145,8 +145,8 @@ class Event(_message.Message):
     Empty if it was `backfilled`.
     """
     request_id: _builtins.str
-    """Output only. The `x-request-id` of the call, without what is not of `A–Z a–z 0–9 . _ : ~ -`, up to 64 characters; empty if
-    it had none.
+    """Output only. The `x-request-id` of the call, which its answer has, too; up to 64 characters of `A–Z a–z 0–9 . _ : ~ -`. Empty
+    if no call did it, but an import.
     """
     backfilled: _builtins.bool
     """Output only. True if the event was made later, of what was stored before there was a journal."""

@@ -38,7 +38,7 @@ class LoginPages:
         """Take the one-time code."""
         try:
             challenge, code = context.session.challenge, context.form.get("code", "").strip()
-            answer = await self._site.client.answer_challenge(challenge, code, context.address)
+            answer = await self._site.client.answer_challenge(challenge, code, context)
         except CallFailed as failure:
             return self._again(context, "code.html", failure, "The code is not right, or the login took too long.")
         return await self._enter(context, answer.tokens)
@@ -70,7 +70,7 @@ class LoginPages:
 
     async def _attempt(self, context: RequestContext, page: str, email: str, password: str, **request: str) -> Response:
         try:
-            answer = await self._site.client.log_in(email, password, context.address, **request)
+            answer = await self._site.client.log_in(email, password, context, **request)
         except CallFailed as failure:
             if failure.reason == "PASSWORD_CHANGE_REQUIRED" and page != "password.html":
                 context.session.email = email
