@@ -30,6 +30,7 @@ CORS_HEADERS = (
     "last-event-id",
     "x-authorization",
     "x-grpc-web",
+    "x-server-timing",
     "x-user-agent",
 )
 

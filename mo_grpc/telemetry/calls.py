@@ -86,14 +86,17 @@ class Call:
         "runs",
         "span",
         "streams",
+        "timed",
     )
 
-    def __init__(self, method: str, request_id: str, *, streams: bool = False) -> None:
+    def __init__(self, method: str, request_id: str, *, streams: bool = False, timed: bool = False) -> None:
         self.method = method
         """The full name of the RPC, as `/package.Service/Method`, or `UNKNOWN_METHOD`."""
         self.request_id = request_id
         self.streams = streams
         """Whether it lasts for as long as its caller likes."""
+        self.timed = timed
+        """Whether its caller wants to know where the time went."""
         self.caller = ""
         """The id of its API key, or `user-5`; empty while it is not known."""
         self.runs = True

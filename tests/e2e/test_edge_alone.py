@@ -142,7 +142,7 @@ def test_a_preflight_of_an_allowed_origin(open_edge: str) -> None:
     assert answer.headers["access-control-allow-origin"] == ORIGIN
     assert answer.headers["access-control-allow-credentials"] == "true"
     allowed = set(answer.headers["access-control-allow-headers"].split(", "))
-    assert {"x-api-key", "idempotency-key", "content-type", "x-grpc-web", "grpc-timeout"} <= allowed
+    assert {"x-api-key", "idempotency-key", "content-type", "x-grpc-web", "grpc-timeout", "x-server-timing"} <= allowed
     assert {"GET", "POST", "PATCH"} <= set(answer.headers["access-control-allow-methods"].split(", "))
 
 
@@ -151,7 +151,7 @@ def test_an_allowed_origin_may_read_answers_refusals_included(open_edge: str) ->
         answer = httpx.get(open_edge + path, headers={"origin": ORIGIN})
         assert answer.headers["access-control-allow-origin"] == ORIGIN
         exposed = set(answer.headers["access-control-expose-headers"].split(", "))
-        assert {"idempotency-replayed", "grpc-status", "grpc-message", "x-request-id"} <= exposed
+        assert {"idempotency-replayed", "grpc-status", "grpc-message", "x-request-id", "server-timing"} <= exposed
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", f"{ORIGIN}.evil.example", "http://app.example", "null"])

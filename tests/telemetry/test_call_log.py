@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
+from mo.customers.v1.customers_pb2 import GetCustomerRequest
 
 from mo_grpc.telemetry.call_log import GOOD_PER_SECOND, STRANGERS_PER_SECOND
 from tests.conftest import Stack
 from tests.databases import locked, owner, unwelcome, waiting
-from tests.doors import GrpcDoor, Refused
+from tests.doors import GrpcDoor, Refused, RestDoor
 from tests.factories import a_customer, a_loan, new_id, pay
 from tests.servers import a_server
 from tests.waiting import eventually
@@ -116,6 +119,36 @@ def test_a_slow_call_is_a_warning_that_says_where_the_time_went(door: GrpcDoor, 
     assert parts["lock"] > SLOW * 1000 * 0.8
     assert {"queue", "pool", "lock", "decide", "write", "rest"} <= parts.keys()
     assert math.isclose(sum(parts.values()), line["duration_ms"], abs_tol=0.1)
+
+
+def parts_of(server_timing: str) -> dict[str, float]:
+    return {name: float(duration) for name, duration in re.findall(r"(\w+);dur=([0-9.]+)", server_timing)}
+
+
+def test_who_asks_is_told_where_the_time_went_in_trailing_metadata(door: GrpcDoor) -> None:
+    get = door.channel.unary_unary("/mo.customers.v1.CustomerService/GetCustomer", bytes, bytes)
+    customer = a_customer(door)
+    request = GetCustomerRequest(external_id=customer).SerializeToString()
+    _, quiet = get.with_call(request, metadata=door.metadata)
+    assert "server-timing" not in dict((*quiet.initial_metadata(), *quiet.trailing_metadata()))
+    _, told = get.with_call(request, metadata=(*door.metadata, ("x-server-timing", "1")))
+    parts = parts_of(str(dict(told.trailing_metadata())["server-timing"]))
+    assert {"queue", "pool", "read", "rest"} == parts.keys()
+    assert sum(parts.values()) > 0
+
+
+def test_rest_has_it_as_a_header_of_answers_and_refusals(over_rest: RestDoor) -> None:
+    asking = {**over_rest.headers, "x-server-timing": "1"}
+    key, body = {"idempotency-key": new_id("key")}, {"external_id": new_id("customer"), "score": "1"}
+
+    def post(**more: str) -> httpx.Response:
+        return over_rest.client.post("/v1/customers", json=body, headers={**asking, **more})
+
+    assert {"queue", "read", "write"} <= parts_of(post(**key).headers["server-timing"]).keys()
+    refused = post()
+    assert (refused.status_code, "read" in parts_of(refused.headers["server-timing"])) == (409, True)
+    replayed = post(**key)
+    assert (replayed.status_code, replayed.headers["idempotency-replayed"]) == (200, "true")
 
 
 def test_a_call_that_gave_up_says_what_it_waited_for(door: GrpcDoor, log: Log, stack: Stack) -> None:

@@ -14,7 +14,7 @@ from mo_grpc.errors import Stopping, UnknownMethod
 from mo_grpc.rpc.access import ACCESS, BASIC, PUBLIC
 from mo_grpc.rpc.context import Context
 from mo_grpc.server.interceptors.admission import Admission
-from mo_grpc.server.interceptors.beginning import begin_call
+from mo_grpc.server.interceptors.beginning import begin_call, tell_timing
 from mo_grpc.server.interceptors.draining import RunningCalls
 from mo_grpc.server.interceptors.errors import end_call
 from mo_grpc.server.interceptors.streams import guarded
@@ -78,6 +78,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     check(method, request)
                 response = await behavior(request, context)
                 call.end(grpc.StatusCode.OK)
+                if call.timed:
+                    await tell_timing(call, context)
                 return response
             except grpc.aio.AbortError:
                 call.end(context.code())

@@ -9,7 +9,7 @@ from mo.errors.v1.error_reason_pb2 import ErrorReason
 
 from mo_grpc.errors import Internal, ServiceError
 from mo_grpc.rpc.context import Context
-from mo_grpc.rpc.metadata import REQUEST_ID
+from mo_grpc.server.interceptors.beginning import ending
 from mo_grpc.telemetry.calls import Call
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -29,7 +29,9 @@ async def end_call(call: Call, error: Exception, context: Context) -> None:
     told = error if isinstance(error, ServiceError) else Internal(call.request_id)
     status = told.to_status()
     code = _CODES[status.code]
-    trailing: list[tuple[str, str | bytes]] = [(REQUEST_ID, call.request_id), (_DETAILS_KEY, status.SerializeToString())]
+    call.reason = ErrorReason.Name(told.reason)
+    call.end(code, error)
+    trailing: list[tuple[str, str | bytes]] = [*ending(call), (_DETAILS_KEY, status.SerializeToString())]
     # The header that HTTP's clients know (RFC 9110, 10.2.3), in whole seconds.
     trailing += [
         ("retry-after", str(math.ceil(detail.retry_delay.ToMilliseconds() / 1000)))
@@ -38,6 +40,4 @@ async def end_call(call: Call, error: Exception, context: Context) -> None:
     ]
     if status.code == code_pb2.UNAUTHENTICATED:
         trailing.append(("www-authenticate", _CHALLENGES.get(told.reason, 'Bearer realm="mo"')))
-    call.reason = ErrorReason.Name(told.reason)
-    call.end(code, error)
     await context.abort(code, status.message, trailing_metadata=tuple(trailing))
