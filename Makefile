@@ -55,6 +55,7 @@ generate: .venv/.synced ## Rebuild generated/ from protos/.
 .PHONY: screenshots
 screenshots: .venv/.synced ## Take the pictures of the README from a service of its own; needs Chromium.
 	@$(BIN)/python -m tests.screenshots
+	@$(BIN)/python -m tests.trace_picture
 
 .PHONY: breaking
 breaking: .venv/.synced ## Check that the protos do not break clients of main.

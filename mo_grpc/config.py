@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
@@ -181,6 +182,10 @@ class Settings(BaseSettings):
     mo_log_calls_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
     # After how long a call is slow; 0 means never.
     mo_slow_call_seconds: Annotated[float, Field(ge=0)] = 1.0
+    # An OpenTelemetry collector that takes OTLP over gRPC; without one, nothing is traced.
+    mo_traces_endpoint: str | None = None
+    # The part of the calls that is traced.
+    mo_traces_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
     mo_shutdown_grace_seconds: Annotated[float, Field(ge=0)] = 20.0
 
     @field_validator("mo_database_url", "mo_migration_database_url")
@@ -194,6 +199,20 @@ class Settings(BaseSettings):
         except ValueError:
             raise ValueError("must be a postgresql:// URL") from None
         return value
+
+    @field_validator("mo_traces_endpoint")
+    @classmethod
+    def _is_collector(cls, value: str | None) -> str | None:
+        """Complete the URL with OTLP's port for gRPC; such a URL has no path."""
+        if value is None:
+            return None
+        url = urlsplit(value)
+        host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
+        address = f"{url.scheme}://{host}"
+        complete = f"{address}:{url.port or 4317}"
+        if url.scheme not in ("http", "https") or not host or value.lower().rstrip("/") not in (address, complete):
+            raise ValueError("must be http://HOST:PORT or https://HOST:PORT")
+        return complete
 
     @field_validator("api_key_custom_header")
     @classmethod

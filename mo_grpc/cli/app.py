@@ -264,7 +264,7 @@ def main() -> None:
 
 
 # The extra that brings a module which is not always there.
-_EXTRAS = {"boto3": "s3", "celery": "celery", "kombu": "celery"}
+_EXTRAS = {"boto3": "s3", "celery": "celery", "kombu": "celery", "opentelemetry": "traces"}
 
 
 def _sentence(error: Exception) -> str | None:
@@ -284,6 +284,6 @@ def _sentence(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, LockedError | ServiceError | SQLAlchemyError | psycopg.Error):
         return explain(error) or str(error)
-    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
-        return f"{error.name} is not installed: `pip install 'mo-grpc[{_EXTRAS[error.name]}]'` brings it."
+    if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").partition(".")[0]) in _EXTRAS:
+        return f"{package} is not installed: `pip install 'mo-grpc[{_EXTRAS[package]}]'` brings it."
     return None

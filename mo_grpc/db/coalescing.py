@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from mo_grpc.db.locks import Locked, LockedError, Locks
 from mo_grpc.errors import OutcomeUnknown, Overloaded, ServiceError
-from mo_grpc.telemetry.calls import Ride, Work, begin_batch, current_call
+from mo_grpc.telemetry.calls import Work, begin_batch, current_call
 
 C = TypeVar("C")
 R = TypeVar("R")
@@ -63,11 +63,11 @@ class Batch(Generic[C, R]):
         self.task: asyncio.Task[None] | None = None
         self._commits = False
         first = calls[0].observed
-        self.work = Work(first.method if first else "", len(calls))
+        self.work = Work(first.method if first else "", len(calls), batch=True)
         for call in calls:
             call.batch = self
             if call.observed:
-                call.observed.rides.append(Ride(self.work, call.asked))
+                call.observed.ride(self.work, call.asked)
 
     def abandon(self) -> None:
         """Note that a caller has left; when all have, cancel the batch, to free its connection, unless it is committing."""

@@ -88,10 +88,14 @@ def _gather_warnings(_: DBAPIConnection, record: ConnectionPoolEntry) -> None:
     record.info[_WARNINGS] = gather_warnings(cast("psycopg.AsyncConnection[Any]", record.driver_connection))
 
 
-def _count_statement(*_: object) -> None:
+def _begin_trip(*_: object) -> None:
     if work := current_work():
-        work.statements += 1
-        work.round_trips += 1
+        work.begin_trip(1)
+
+
+def _end_trip(connection: object, cursor: object, sql: str, *_: object) -> None:
+    if (work := current_work()) and work.riders:
+        work.end_trip([sql])
 
 
 def _leave_demoted(context: ExceptionContext) -> None:
@@ -124,7 +128,8 @@ class Database:
         )
         event.listen(self._engine.sync_engine, "handle_error", _leave_demoted)
         event.listen(self._engine.sync_engine, "connect", _gather_warnings)
-        event.listen(self._engine.sync_engine, "before_cursor_execute", _count_statement)
+        event.listen(self._engine.sync_engine, "before_cursor_execute", _begin_trip)
+        event.listen(self._engine.sync_engine, "after_cursor_execute", _end_trip)
         # Two at least, so that reads continue while a write waits for a lock.
         for_batches = max(2, pool_size - shared)
         self._pool = PipelinePool(url, for_batches)

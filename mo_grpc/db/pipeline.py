@@ -121,11 +121,13 @@ class Pipeline:
             answers.append(b"")
         libpq.pipeline_sync()
         if work := current_work():
-            work.round_trips += 1
-            work.statements += len(statements)
+            work.begin_trip(len(statements))
         while libpq.flush():
             await self._room()
         rows, failed = await self._collect(answers)
+        if work and work.riders:
+            sent = (first, *(each.query.sql for each in statements), last)
+            work.end_trip([sql.decode() for sql in sent if sql])
         if failed:
             raise _error(failed)
         return rows

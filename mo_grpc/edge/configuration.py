@@ -5,8 +5,10 @@ import ipaddress
 import json
 import re
 import socket
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
@@ -72,6 +74,7 @@ def render(settings: Settings, secrets: Path | None = None, admin_socket: Path |
     files = FileDescriptorSet.FromString(descriptor)
     paths = rest_paths(files)
     upstreams = settings.mo_edge_upstream_host
+    collector = urlsplit(settings.mo_traces_endpoint) if settings.mo_traces_endpoint else None
     hsts = {"strict-transport-security": f"max-age={settings.mo_hsts_seconds}"}
     return _template("envoy.yaml.j2").render(
         listen_host=_listen_address(settings.mo_http_host),
@@ -92,6 +95,11 @@ def render(settings: Settings, secrets: Path | None = None, admin_socket: Path |
         max_connections=settings.mo_max_connections,
         memory_bytes=settings.mo_edge_memory_mb * 1024 * 1024,
         access_log=settings.mo_access_log,
+        traces=collector,
+        traces_cluster_type="STATIC" if collector and _is_ip(collector.hostname or "") else "STRICT_DNS",
+        traces_percent=settings.mo_traces_sample_ratio * 100,
+        # Of an Envoy elsewhere, it is not known; this is where Debian has them.
+        authorities=ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt",
         json_logs=settings.mo_log_format == "json",
         # On the same machine, each worker at its private socket; elsewhere, whoever answers at the shared port.
         pipes=[] if upstreams else [str(path) for path in worker_sockets(settings)],

@@ -4,7 +4,7 @@ import base64
 import binascii
 import re
 
-from mo_grpc.rpc.addresses import believed_address
+from mo_grpc.rpc.addresses import believed_address, is_trusted
 from mo_grpc.rpc.context import Context
 
 REQUEST_ID = "x-request-id"
@@ -59,7 +59,15 @@ class Addresses:
 
     def __call__(self, context: Context) -> str:
         """The address; empty if it is not known."""
-        kind, _, rest = context.peer().partition(":")
-        peer = rest.rpartition(":")[0].replace("%5B", "[").replace("%5D", "]").strip("[]")
         hops = [str(value) for key, value in context.invocation_metadata() or () if key == "x-forwarded-for"]
-        return believed_address(None if kind == "unix" else peer, hops[-1] if hops else "", self._trusted)
+        return believed_address(_peer(context), hops[-1] if hops else "", self._trusted)
+
+    def is_edge(self, context: Context) -> bool:
+        """Whether it is Envoy that calls, or the web server: others do not reach the private socket."""
+        return is_trusted(_peer(context), self._trusted)
+
+
+def _peer(context: Context) -> str | None:
+    """The address of the connection; None for the private socket."""
+    kind, _, rest = context.peer().partition(":")
+    return None if kind == "unix" else rest.rpartition(":")[0].replace("%5B", "[").replace("%5D", "]").strip("[]")

@@ -27,6 +27,7 @@ from mo_grpc.errors import ServiceError
 from mo_grpc.process.children import AlreadyLockedError, FileLock
 from mo_grpc.process.supervisor import become
 from mo_grpc.run.services import SIGNALS, Plan
+from mo_grpc.telemetry.traces import require_library
 
 KEY_LIFETIME = timedelta(days=1)
 """The key of a run that was killed, and that no other run follows, ends by itself."""
@@ -79,6 +80,7 @@ def _ignore_signals() -> None:
 
 def _run(settings: Settings, cleanup: ExitStack) -> NoReturn:
     """Start PostgreSQL, migrate, and become the supervisor; `cleanup` is for what goes wrong before."""
+    require_library(settings)
     data_dir = settings.mo_data_dir.resolve()
     logs = data_dir / "log"
     try:

@@ -184,7 +184,11 @@ def run_workers(settings: "Settings") -> NoReturn:
 
     Raises:
         WorkersError: the port is taken, or the folder of the private sockets is not ours.
+        ModuleNotFoundError: traces are on, and what they need is not installed.
     """
+    from mo_grpc.telemetry.traces import require_library  # not for the supervisor that this becomes
+
+    require_library(settings)
     make_run_dir(settings)
     claim(settings, serving_socket(settings))
     _reserve(settings.mo_grpc_host, settings.mo_grpc_port)

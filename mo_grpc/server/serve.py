@@ -20,12 +20,14 @@ from mo_grpc.imports.orphans import remove_for_ever
 from mo_grpc.journal.sequencer import sequence
 from mo_grpc.process.sockets import READY, REPLACE, WorkersError, claim, notify, worker_socket
 from mo_grpc.process.tasks import Tasks
+from mo_grpc.rpc.metadata import Addresses
 from mo_grpc.server.cleaning import clean_up
 from mo_grpc.server.health import NOT_SERVING, SERVING, HealthServicer
 from mo_grpc.server.server import Built, make_server
 from mo_grpc.server.state import ServerState, server_state
 from mo_grpc.telemetry.call_log import CallLog
 from mo_grpc.telemetry.calls import observers
+from mo_grpc.telemetry.traces import traced
 from mo_grpc.webhooks.deliverer import Deliverer
 
 log = structlog.get_logger()
@@ -149,8 +151,10 @@ def serve(settings: Settings, worker: int, supervisor: int | None) -> None:
     """
     # The garbage collector stops all calls while it looks at every object there is. What has been imported stays, so it need
     # not be looked at, and the calls' own objects go by their reference counts: p99 was 60 ms before, and is 20 ms.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 50)
-    if not uvloop.run(serve_async(settings, worker, supervisor)):
+    with traced(settings, worker, Addresses(settings.mo_trusted_edges).is_edge):
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(100_000, 20, 50)
+        well = uvloop.run(serve_async(settings, worker, supervisor))
+    if not well:
         sys.exit(os.EX_SOFTWARE)

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable
 
 import grpc
 import structlog
@@ -13,6 +12,7 @@ from mo.errors.v1.error_reason_pb2 import ErrorReason
 from mo_grpc.errors import ServiceError
 from mo_grpc.telemetry.calls import Call, Observer
 from mo_grpc.telemetry.timing import timing
+from mo_grpc.telemetry.traces import trace_id
 
 GOOD_PER_SECOND = 10
 """Lines a second for calls that went well, unless the settings say which part of these is logged."""
@@ -32,21 +32,17 @@ _GRPCS_OWN = "/grpc."
 class CallLog(Observer):
     """Writes the lines of one worker. They have no value of a request or an answer: no amount, no id of a customer, no key."""
 
-    def __init__(
-        self, worker: int, ratio: float | None, slow_seconds: float, trace_id: Callable[[Call], str] = lambda _: ""
-    ) -> None:
+    def __init__(self, worker: int, ratio: float | None, slow_seconds: float) -> None:
         """Begin to log.
 
         Args:
             worker: its number, which is in each line.
             ratio: from 0 to 1; None means the first `GOOD_PER_SECOND` of each second.
             slow_seconds: after so many, a call is slow; 0 means never.
-            trace_id: the id of a call's trace; empty if it has none.
         """
         self._log = structlog.get_logger().bind(worker=worker)
         self._ratio = ratio
         self._slow = slow_seconds or float("inf")
-        self._trace_id = trace_id
         self._good = _PerSecond(GOOD_PER_SECOND)
         self._strangers = _PerSecond(STRANGERS_PER_SECOND)
         self._left_out: Counter[str] = Counter()
@@ -78,7 +74,7 @@ class CallLog(Observer):
             "duration_ms": round(call.seconds * 1000, 2),
             "request_id": call.request_id,
         }
-        optional = {"caller": call.caller, "reason": call.reason, "trace_id": self._trace_id(call)}
+        optional = {"caller": call.caller, "reason": call.reason, "trace_id": trace_id(call)}
         line |= {name: value for name, value in optional.items() if value}
         if call.rides:
             line["batch_size"] = max(ride.work.size for ride in call.rides)

@@ -5,11 +5,11 @@ Without observers it costs a call a few attributes, and no clock is read more th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -25,6 +25,22 @@ class Phase(NamedTuple):
     ended: float
 
 
+class RoundTrip(NamedTuple):
+    """Statements that were sent together; the times are seconds of `perf_counter`."""
+
+    statements: tuple[str, ...]
+    """Their SQL, which has placeholders for all values."""
+    began: float
+    ended: float
+
+
+class Rider(NamedTuple):
+    """A traced call for which work was done, as its span, and since when (`perf_counter`) it had waited for that."""
+
+    span: object
+    asked: float
+
+
 class Work:
     """Work in the database: a batch that many calls ride in, or a transaction of one call.
 
@@ -33,19 +49,36 @@ class Work:
     If it is tried again, there are more of them.
     """
 
-    __slots__ = ("began", "ended", "method", "phase", "phases", "round_trips", "size", "span", "statements")
+    __slots__ = (
+        "_sent",
+        "batch",
+        "began",
+        "ended",
+        "method",
+        "phase",
+        "phases",
+        "riders",
+        "round_trips",
+        "size",
+        "statements",
+        "trips",
+    )
 
-    def __init__(self, method: str, size: int = 1) -> None:
+    def __init__(self, method: str, size: int = 1, *, batch: bool = False) -> None:
         """Begin work for `size` calls, the first of which is of `method`; "" is work that no call waits for."""
         self.method = method
+        self.batch = batch
         self.size = size
         self.phase = "pool"
         """What is being done, since `ended`; empty when all is done."""
         self.phases: list[Phase] = []
         self.statements = 0
         self.round_trips = 0
-        self.span: object = None
-        self.began = self.ended = perf_counter()
+        self.riders: list[Rider] = []
+        """The traced calls among those that it is for."""
+        self.trips: list[RoundTrip] = []
+        """Its round trips, if it has riders."""
+        self.began = self.ended = self._sent = perf_counter()
         for observer in observers:
             observer.work_began(self)
 
@@ -55,6 +88,16 @@ class Work:
             began, self.ended = self.ended, perf_counter()
             self.phases.append(Phase(self.phase, began, self.ended))
             self.phase = phase
+
+    def begin_trip(self, statements: int) -> None:
+        """Note that so many statements are sent together."""
+        self.round_trips += 1
+        self.statements += statements
+        self._sent = perf_counter()
+
+    def end_trip(self, statements: Sequence[str]) -> None:
+        """Note what the last round trip was; nobody asks for it where there are no riders."""
+        self.trips.append(RoundTrip(tuple(statements), self._sent, perf_counter()))
 
     def end(self) -> None:
         """Note that the work is done, well or not."""
@@ -70,6 +113,10 @@ class Ride(NamedTuple):
     asked: float
 
 
+MOST_RIDES = 100
+"""How much of its work a call remembers: a stream may read for days."""
+
+
 class Call:
     """A call of an RPC, from when the server begins to look at it until it is answered."""
 
@@ -77,6 +124,7 @@ class Call:
         "began",
         "caller",
         "code",
+        "context",
         "ended",
         "error",
         "method",
@@ -89,7 +137,15 @@ class Call:
         "timed",
     )
 
-    def __init__(self, method: str, request_id: str, *, streams: bool = False, timed: bool = False) -> None:
+    def __init__(
+        self,
+        method: str,
+        request_id: str,
+        context: grpc.aio.ServicerContext[Any, Any],
+        *,
+        streams: bool = False,
+        timed: bool = False,
+    ) -> None:
         self.method = method
         """The full name of the RPC, as `/package.Service/Method`, or `UNKNOWN_METHOD`."""
         self.request_id = request_id
@@ -97,6 +153,7 @@ class Call:
         """Whether it lasts for as long as its caller likes."""
         self.timed = timed
         """Whether its caller wants to know where the time went."""
+        self.context = context
         self.caller = ""
         """The id of its API key, or `user-5`; empty while it is not known."""
         self.runs = True
@@ -106,11 +163,20 @@ class Call:
         self.error: Exception | None = None
         """What ended it, if that was an exception; known to its observers while they are told of the end."""
         self.rides: list[Ride] = []
+        """The work that was done for it, or the first `MOST_RIDES`."""
         self.span: object = None
+        """Its span, if it is traced."""
         self.began = self.ended = perf_counter()
         _CALL.set(self)
         for observer in observers:
             observer.call_began(self)
+
+    def ride(self, work: Work, asked: float) -> None:
+        """Note that work is done for this call, which has waited for it since `asked`."""
+        if len(self.rides) < MOST_RIDES:
+            self.rides.append(Ride(work, asked))
+            if self.span is not None:
+                work.riders.append(Rider(self.span, asked))
 
     def end(self, code: grpc.StatusCode, error: Exception | None = None) -> None:
         """Note how the call ended."""
@@ -170,7 +236,7 @@ def working() -> Iterator[Work]:
     call = _CALL.get()
     work = Work(call.method if call else "")
     if call:
-        call.rides.append(Ride(work, work.began))
+        call.ride(work, work.began)
     before = _WORK.set(work)
     try:
         yield work

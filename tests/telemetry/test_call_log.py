@@ -153,7 +153,7 @@ def test_rest_has_it_as_a_header_of_answers_and_refusals(over_rest: RestDoor) ->
 
 def test_a_call_that_gave_up_says_what_it_waited_for(door: GrpcDoor, log: Log, stack: Stack) -> None:
     customer = a_customer(door)
-    hasty = GrpcDoor(door.channel, (*door.metadata, ("x-request-id", new_id("hasty"))), timeout=SLOW * 2)
+    hasty = GrpcDoor(door.channel, (*door.metadata, ("x-request-id", new_id("hasty"))), timeout=SLOW * 5)
     with locked(stack.data_dir, customer):
         with pytest.raises(Refused) as caught:
             pay(hasty, customer, "1")

@@ -28,7 +28,7 @@ def begin_call(method: str, context: Context, *, streams: bool = False) -> Call:
             given = safe_id(str(value))
         elif name == TIMING_WANTED:
             timed = True
-    call = Call(method, given or f"{random.getrandbits(128):032x}", streams=streams, timed=timed)
+    call = Call(method, given or f"{random.getrandbits(128):032x}", context, streams=streams, timed=timed)
     context.set_trailing_metadata(ending(call))
     return call
 

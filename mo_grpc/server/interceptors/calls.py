@@ -24,6 +24,9 @@ from mo_grpc.telemetry.calls import UNKNOWN_METHOD, Call
 # Quoted, because it is generic for the type checker alone.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
+DEADLINE_PRECISION = 0.05
+"""Seconds by which a client may give up before the deadline that the server knows: the two count from different moments."""
+
 _ENDS_ITSELF = f"/{health.SERVICE_NAME}/Watch"
 
 
@@ -150,7 +153,7 @@ _UNKNOWN: Handler = grpc.stream_stream_rpc_method_handler(_refuse)
 def _cancelled(context: Context) -> grpc.StatusCode:
     """What a client sees of a call that was cancelled, by itself or by its deadline."""
     left = context.time_remaining()
-    return grpc.StatusCode.CANCELLED if left is None or left > 0 else grpc.StatusCode.DEADLINE_EXCEEDED
+    return grpc.StatusCode.CANCELLED if left is None or left > DEADLINE_PRECISION else grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 def _tolerant(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
