@@ -122,8 +122,8 @@ def test_what_is_others_does_not_exist_for_a_bound_key(door: Door, bound: Door, 
             )
         )
         assert hidden.code == 5
-        assert vars(hidden) == with_id(vars(absent), missing, existing)
-        assert vars(absent) == vars(unbound)
+        assert hidden == Refused(**with_id(vars(absent), missing, existing))
+        assert absent == unbound
         assert door(rpc, **request, **way), "and it was not touched: it takes effect for others"
 
 
