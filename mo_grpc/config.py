@@ -70,6 +70,9 @@ CommaSecrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split
 PagePath = Annotated[str, BeforeValidator(_page_path), Field(pattern=r"^/([A-Za-z0-9_~-]+/)+$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
+METRICS_PORT = 9464
+EDGE_METRICS_PORT = 9465
+
 
 class Settings(BaseSettings):
     """The settings of one process. Empty values count as unset."""
@@ -186,6 +189,16 @@ class Settings(BaseSettings):
     mo_traces_endpoint: str | None = None
     # The part of the calls that is traced.
     mo_traces_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
+    # Turns the metrics on, at the usual ports unless others are given, and has `up` write a scrape configuration.
+    mo_telemetry: bool = False
+    # Where Prometheus finds the metrics of all processes of this host; without a port, there are none.
+    mo_metrics_host: str = "127.0.0.1"
+    mo_metrics_port: Port | None = None
+    mo_metrics_token: SecretStr | None = None
+    # Without histograms, there are sums and counts alone, of which no quantiles can be had.
+    mo_metrics_histograms: bool = True
+    # Where Prometheus finds Envoy's own metrics.
+    mo_edge_metrics_port: Port | None = None
     mo_shutdown_grace_seconds: Annotated[float, Field(ge=0)] = 20.0
 
     @field_validator("mo_database_url", "mo_migration_database_url")
@@ -241,6 +254,16 @@ class Settings(BaseSettings):
         return self.mo_tls_certificate is not None
 
     @property
+    def metrics_port(self) -> int | None:
+        """The port of the metrics, if they are on."""
+        return self.mo_metrics_port or (METRICS_PORT if self.mo_telemetry else None)
+
+    @property
+    def edge_metrics_port(self) -> int | None:
+        """The port of Envoy's metrics, if they are on."""
+        return self.mo_edge_metrics_port or (EDGE_METRICS_PORT if self.mo_telemetry else None)
+
+    @property
     def token_header(self) -> str:
         """The header, or metadata, of users' credentials; another one where a proxy needs `authorization` for its own."""
         return "x-authorization" if self.auth_jwt_behind_basic else "authorization"
@@ -289,6 +312,11 @@ def forget_owner() -> None:
     """Let no process that is started from now on find the owner's secrets in its environment."""
     for name in [name for name in os.environ if name.lower() in OWNERS_SECRETS]:  # noqa: TID251 - here it is read
         del os.environ[name]  # noqa: TID251 - as above
+
+
+def name_metrics_folder(folder: Path) -> None:
+    """Tell prometheus_client, which knows no other way, where the processes of this host share their metrics."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # noqa: TID251 - as above
 
 
 def unknown_names() -> dict[str, str]:

@@ -74,6 +74,8 @@ class Stack:
     grpc_address: str
     http_url: str
     greeting: str
+    metrics_url: str
+    edge_metrics_url: str
 
     @property
     def database_url(self) -> str:
@@ -137,8 +139,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     environment = settings_environment(
         data_dir, MO_WORKERS="2", CORS_ALLOWED_ORIGINS=ORIGIN, MO_ACCESS_LOG="stdout", MO_LOG_LEVEL="debug"
     )
+    # Of the run alone: servers beside it would answer at the same port.
+    telemetry = {"MO_TELEMETRY": "1", "MO_METRICS_PORT": str(free_port()), "MO_EDGE_METRICS_PORT": str(free_port())}
     process = subprocess.Popen(
-        [sys.executable, "-m", "mo_grpc", "up"], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-m", "mo_grpc", "up"],
+        env=environment | telemetry,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         greeting = read_greeting(process)
@@ -155,6 +163,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             grpc_address=f"127.0.0.1:{environment['MO_GRPC_PORT']}",
             http_url=f"http://127.0.0.1:{environment['MO_HTTP_PORT']}",
             greeting=greeting,
+            metrics_url=f"http://127.0.0.1:{telemetry['MO_METRICS_PORT']}/metrics",
+            edge_metrics_url=f"http://127.0.0.1:{telemetry['MO_EDGE_METRICS_PORT']}/stats/prometheus",
         )
     finally:
         process.send_signal(signal.SIGTERM)

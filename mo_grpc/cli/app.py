@@ -76,15 +76,21 @@ def _with_key() -> "Settings":
 _KNOWN = "The end of a stream as an earlier audit printed it: that event must still be there. May be repeated."
 
 
+_AUDIT_METRICS = "Write what was found for Prometheus, as a text file; one in MO_DATA_DIR/metrics is scraped with the service."
+
+
 @app.command()
-def audit(known: Annotated[list[str] | None, typer.Option(metavar="STREAM:NUMBER:SEAL", help=_KNOWN)] = None) -> None:
+def audit(
+    known: Annotated[list[str] | None, typer.Option(metavar="STREAM:NUMBER:SEAL", help=_KNOWN)] = None,
+    metrics: Annotated[Path | None, typer.Option(metavar="FILE.prom", help=_AUDIT_METRICS)] = None,
+) -> None:
     """Check that all amounts add up and that the audit log is complete. Other work goes on meanwhile.
 
     Exit status 1 if something is wrong, and 2 if it could not be checked.
     """
     from mo_grpc.cli.audit import run
 
-    run(known or [])
+    run(known or [], metrics)
 
 
 @app.command()
@@ -279,8 +285,9 @@ def _sentence(error: Exception) -> str | None:
     from mo_grpc.edge.configuration import EdgeError
     from mo_grpc.errors import ServiceError
     from mo_grpc.process.sockets import WorkersError
+    from mo_grpc.telemetry.metrics import MetricsError
 
-    if isinstance(error, EdgeError | EmbeddedPostgresError | MigrationError | VaultError | WorkersError):
+    if isinstance(error, EdgeError | EmbeddedPostgresError | MetricsError | MigrationError | VaultError | WorkersError):
         return str(error)
     if isinstance(error, LockedError | ServiceError | SQLAlchemyError | psycopg.Error):
         return explain(error) or str(error)

@@ -2,8 +2,10 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
+from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
@@ -22,8 +24,10 @@ from mo_grpc.integrity.rules import SHOWN, Finding
 from mo_grpc.integrity.store import audit
 
 
-def run(known: Sequence[str]) -> None:
+def run(known: Sequence[str], metrics: Path | None = None) -> None:
     """Audit, and print what was found; `known` are the ends of streams that earlier audits printed.
+
+    With a file for `metrics`, what was found is written there, too; an audit that could not be made leaves the file as it was.
 
     Raises:
         typer.Exit: 1 if something is wrong, and 2 if it could not be checked.
@@ -40,11 +44,13 @@ def run(known: Sequence[str]) -> None:
     except (EmbeddedPostgresError, LockedError, ServiceError, SQLAlchemyError) as error:
         print(explain(error) or error, file=sys.stderr)
         raise typer.Exit(2) from None
+    if metrics:
+        _write_metrics(metrics, findings, chains)
     table = Table("invariant", "rows", "broken", title="Audit")
     for finding in findings:
         table.add_row(finding.name, f"{finding.checked:,}", f"{finding.broken:,}")
     for chain in chains:
-        table.add_row(f"The audit log of {chain.end.stream} is complete", f"{chain.end.number:,}", f"{len(chain.faults):,}")
+        table.add_row(_name(chain), f"{chain.end.number:,}", f"{len(chain.faults):,}")
     console = terminal.console()
     console.print(table)
     for finding in findings:
@@ -56,6 +62,29 @@ def run(known: Sequence[str]) -> None:
     print(f"To keep elsewhere, for the next audit: {ends}")
     if any(finding.broken for finding in findings) or any(chain.faults for chain in chains):
         raise typer.Exit(1)
+
+
+def _name(chain: Chain) -> str:
+    return f"The audit log of {chain.end.stream} is complete"
+
+
+def _write_metrics(path: Path, findings: Sequence[Finding], chains: Sequence[Chain]) -> None:
+    registry = CollectorRegistry()
+    broken = Gauge("mo_audit_broken_rows", "How many rows break an invariant?", ["invariant"], registry=registry)
+    checked = Gauge("mo_audit_checked_rows", "How many rows were checked?", ["invariant"], registry=registry)
+    for finding in findings:
+        broken.labels(finding.name).set(finding.broken)
+        checked.labels(finding.name).set(finding.checked)
+    for chain in chains:
+        broken.labels(_name(chain)).set(len(chain.faults))
+        checked.labels(_name(chain)).set(chain.end.number)
+    made = Gauge("mo_audit_timestamp_seconds", "When was the last audit?", registry=registry)
+    made.set_to_current_time()
+    try:
+        write_to_textfile(str(path), registry)
+    except OSError as error:
+        print(f"{path} cannot be written: {error.strerror}.", file=sys.stderr)
+        raise typer.Exit(2) from None
 
 
 def _complain(console: Console, table: str, rows: Sequence[tuple[str, str]], broken: int) -> None:

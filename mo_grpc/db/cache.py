@@ -35,14 +35,15 @@ class Cache(ABC):
     """Rows in memory, which `mo_grpc.db.listen.follow` keeps current."""
 
     def __init__(self) -> None:
-        self._current_at = -MAX_AGE
+        self.current_at = -MAX_AGE
+        """When the rows were last known to be those of the database, by `time.monotonic`."""
         self._lookup = asyncio.Lock()
         self._next_lookup = 0.0
 
     @property
     def is_current(self) -> bool:
         """Whether the rows are known to be those of the database, some seconds ago at most."""
-        return time.monotonic() - self._current_at < MAX_AGE
+        return time.monotonic() - self.current_at < MAX_AGE
 
     def require_current(self) -> None:
         """Refuse to answer from what may be out of date.
@@ -51,12 +52,12 @@ class Cache(ABC):
             Unavailable: the database has been out of reach for so long that a revocation may have been missed.
         """
         # Not by `is_current`, which would cost every call a little.
-        if time.monotonic() - self._current_at >= MAX_AGE:
+        if time.monotonic() - self.current_at >= MAX_AGE:
             raise Unavailable
 
     def note_contact(self, current: bool) -> None:
         """Note that everything is current now, or that it is not."""
-        self._current_at = time.monotonic() if current else -MAX_AGE
+        self.current_at = time.monotonic() if current else -MAX_AGE
 
     @abstractmethod
     async def load(self, change: str | Look) -> None:

@@ -25,6 +25,7 @@ from mo_grpc.db.pipeline import gather_warnings
 from mo_grpc.db.pool import DEMOTED, POOL_TIMEOUT, Disconnected, PipelinePool
 from mo_grpc.errors import Conflict, OutcomeUnknown, ServiceError, Unavailable
 from mo_grpc.telemetry.calls import Work, current_work, working
+from mo_grpc.telemetry.counts import Happening, count
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -38,7 +39,7 @@ NOTICE = 0.2
 
 # serialization_failure, deadlock_detected, and unique_violation: the stores look for taken ids under the customers' locks, so a
 # unique violation means that another customer's call took the id in between. The next attempt sees it.
-_RETRYABLE = {"40001", "40P01", "23505"}
+_RETRYABLE = {"40001": "serialization", "40P01": "deadlock", "23505": "id taken meanwhile"}
 
 _LOCK_NOT_AVAILABLE = "55P03"
 
@@ -108,6 +109,7 @@ class Database:
     """A pool of connections that act as the service's role.
 
     `clock`, when given, is the time of the stores instead of the database's; the demo creates a whole year with it.
+    `pool_sizes` are how many connections there may be: for batches, and for single statements.
     """
 
     def __init__(self, url: URL, pool_size: int, clock: Callable[[], datetime] | None = None) -> None:
@@ -134,6 +136,7 @@ class Database:
         for_batches = max(2, pool_size - shared)
         self._pool = PipelinePool(url, for_batches)
         self._batches = Batches(self._pool, max(1, for_batches - 1), clock)
+        self.pool_sizes = {"batches": for_batches, "statements": shared}
         # One for all kinds of calls: those for one locked customer may be of many kinds, and must leave connections to others.
         self._lock_wait_slots = asyncio.Semaphore(max(1, for_batches // 2))
 
@@ -266,6 +269,7 @@ async def attempt(run: Callable[[], Awaitable[T]]) -> T:
         try:
             return await run()
         except PoolTimeoutError as error:
+            count(Happening.POOL_EXHAUSTED)
             raise Unavailable from error
         except (DBAPIError, psycopg.Error) as error:
             sqlstate = getattr(getattr(error, "orig", error), "sqlstate", None)
@@ -275,11 +279,14 @@ async def attempt(run: Callable[[], Awaitable[T]]) -> T:
                 # A restart of PostgreSQL broke it: the pool has closed all connections, so try a new one.
                 if attempts:
                     raise Unavailable from error
+                count(Happening.RETRY, "disconnected")
                 await asyncio.sleep(NOTICE)
             elif sqlstate not in _RETRYABLE:
                 if isinstance(error, OperationalError | psycopg.OperationalError):
                     raise Unavailable from error
                 raise
+            else:
+                count(Happening.RETRY, _RETRYABLE[sqlstate])
             failure = error
         # Jitter, so that transactions that conflicted do not conflict again.
         await asyncio.sleep(random.uniform(0, 0.004 * 2**attempts))  # noqa: S311 - not a secret

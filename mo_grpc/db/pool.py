@@ -10,6 +10,7 @@ from sqlalchemy import URL
 from mo_grpc.db.connections import connect
 from mo_grpc.db.pipeline import Pipeline
 from mo_grpc.errors import Unavailable
+from mo_grpc.telemetry.counts import Happening, count
 
 POOL_TIMEOUT = 0.8
 """Seconds that work waits for a connection at most; after that the caller is told to retry."""
@@ -90,6 +91,7 @@ async def slot(slots: asyncio.Semaphore) -> AsyncIterator[None]:
         async with asyncio.timeout(POOL_TIMEOUT if slots.locked() else None):
             await slots.acquire()
     except TimeoutError as error:
+        count(Happening.POOL_EXHAUSTED)
         raise Unavailable from error
     try:
         yield

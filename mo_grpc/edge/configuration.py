@@ -70,7 +70,7 @@ def render(settings: Settings, secrets: Path | None = None, admin_socket: Path |
         descriptor = DESCRIPTOR_SET.read_bytes()
     except FileNotFoundError:
         raise EdgeError(f"{DESCRIPTOR_SET} is missing: run `make generate`.") from None
-    _check(settings)
+    _check(settings, admin_socket)
     files = FileDescriptorSet.FromString(descriptor)
     paths = rest_paths(files)
     upstreams = settings.mo_edge_upstream_host
@@ -81,6 +81,8 @@ def render(settings: Settings, secrets: Path | None = None, admin_socket: Path |
         listen_port=settings.mo_http_port,
         admin_port=settings.mo_edge_admin_port,
         admin_socket=admin_socket and str(admin_socket),
+        metrics_host=_listen_address(settings.mo_metrics_host),
+        metrics_port=settings.edge_metrics_port,
         **_certificates(settings),
         tls=settings.tls,
         secrets=secrets and str(secrets),
@@ -136,11 +138,13 @@ def render_secrets(paths: Mapping[str, Path]) -> dict[str, str]:
     return {f"envoy-{name}.yaml": template.render(values, name=name) for name in ("certificate", "client_ca") if name in paths}
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: Settings, admin_socket: Path | None) -> None:
     if "*" in settings.cors_allowed_origins and settings.cors_allow_credentials:
         raise EdgeError("CORS_ALLOW_CREDENTIALS with the origin * would let every site act for its visitors.")
     if settings.tls != (settings.mo_tls_key is not None):
         raise EdgeError("MO_TLS_CERTIFICATE and MO_TLS_KEY belong together.")
+    if settings.edge_metrics_port and settings.mo_edge_admin_port is None and admin_socket is None:
+        raise EdgeError("MO_EDGE_METRICS_PORT needs MO_EDGE_ADMIN_PORT.")
     if not settings.tls and (settings.mo_tls_client_ca or settings.mo_http_redirect_port is not None):
         raise EdgeError("MO_TLS_CLIENT_CA and MO_HTTP_REDIRECT_PORT need MO_TLS_CERTIFICATE.")
 

@@ -12,6 +12,7 @@ from mo_grpc.idempotency.rules import HEADER, REPLAYED, IdempotencyKey, Keyed, R
 from mo_grpc.idempotency.store import remembering
 from mo_grpc.rpc.caller import caller
 from mo_grpc.rpc.context import Context
+from mo_grpc.telemetry.counts import Happening, count
 
 C = TypeVar("C")
 R = TypeVar("R")
@@ -55,6 +56,7 @@ class Writer(Generic[C, R, M]):
             finally:
                 self._in_flight.discard(key[:2])
         if isinstance(result, Replay):
+            count(Happening.REPLAY)
             await context.send_initial_metadata((REPLAYED,))
             if refusal := result.refusal:
                 raise refusal

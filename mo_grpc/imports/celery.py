@@ -9,6 +9,8 @@ from mo_grpc.db.engine import Database, database_url
 from mo_grpc.errors import Unavailable
 from mo_grpc.imports.runner import Runner
 from mo_grpc.objects.store import open_store
+from mo_grpc.telemetry.folder import CELERY
+from mo_grpc.telemetry.metrics import measured
 
 TASK = "mo_grpc.imports.run"
 _CONNECTIONS = 2
@@ -70,6 +72,7 @@ def sender(settings: Settings) -> Callable[[int], None] | None:
 
 def work(settings: Settings) -> None:
     """Run a worker until it is told to stop. Quiet, because Celery ends when it cannot print its banner."""
-    make_app(settings).worker_main(
-        ["--quiet", "worker", "--pool=solo", f"--loglevel={settings.mo_log_level}", "--without-mingle"]
-    )
+    with measured(settings, CELERY):
+        make_app(settings).worker_main(
+            ["--quiet", "worker", "--pool=solo", f"--loglevel={settings.mo_log_level}", "--without-mingle"]
+        )

@@ -16,6 +16,7 @@ from mo_grpc.imports.lines import Chunk, UnreadableError, chunks
 from mo_grpc.imports.rules import Import, State
 from mo_grpc.objects.base import ObjectNotFound, ObjectStore
 from mo_grpc.process.tasks import is_outage, outlast
+from mo_grpc.telemetry.counts import Happening, count
 
 log = structlog.get_logger()
 
@@ -64,16 +65,18 @@ class Runner:
         blocks = self.objects.read(found.source, found.bytes_done)
         layout = Layout.parse(found.layout) if found.layout else None
         async for chunk in chunks(blocks, layout):
-            lines_count = await self._take_chunk(found, claim, chunk)
-            if lines_count is None:
+            after = await self._take_chunk(found, claim, chunk)
+            if after is None:
                 log.info("import was taken away", id=found.id)
                 return
-            found = found._replace(line_number=found.line_number + chunk.lines, lines_count=lines_count)
+            count(Happening.IMPORT_LINE, "created", after.created_count - found.created_count)
+            count(Happening.IMPORT_LINE, "failed", after.failed_count - found.failed_count)
+            found = after
         if found.bytes_total and not found.lines_count:
             raise UnreadableError("There is no line of a customer in the file.")
         await self._finish(found, claim, State.SUCCEEDED)
 
-    async def _take_chunk(self, found: Import, claim: str, chunk: Chunk) -> int | None:
+    async def _take_chunk(self, found: Import, claim: str, chunk: Chunk) -> Import | None:
         return await self._database.write(lambda c: store.take_chunk(c, claim, self._lease, found, chunk))
 
     async def _finish(self, found: Import, claim: str, state: State, failure: str = "") -> None:

@@ -59,6 +59,11 @@ _CLAIM = text(f"""
     RETURNING {_COLUMNS}
 """)  # noqa: S608 - constants
 
+_OLDEST_OPEN = text(f"""
+    SELECT coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0) FROM imports
+    WHERE state IN ({State.PENDING}, {State.RUNNING})
+""")  # noqa: S608 - constants
+
 _LIST_UNCLAIMED = text(f"SELECT id FROM imports WHERE {_UNCLAIMED} ORDER BY id")  # noqa: S608 - constants
 
 _KNOWN = text("SELECT source FROM imports WHERE source = ANY(:sources)")
@@ -172,7 +177,7 @@ def _take(layout: Layout) -> TextClause:
         layout = :layout,
         lease_until = clock_timestamp() + CAST(:lease AS interval)
     WHERE id = :id
-    RETURNING lines_count
+    RETURNING lines_count, created_count, failed_count
 """)  # noqa: S608 - constants
 
 
@@ -254,6 +259,11 @@ async def claim_import(connection: AsyncConnection, owner: str, lease: str, impo
     return Import._make(row) if row else None
 
 
+async def oldest_open(connection: AsyncConnection) -> float:
+    """How many seconds ago the oldest import was created that is not over; 0 if there is none."""
+    return float((await connection.execute(_OLDEST_OPEN)).scalar_one())
+
+
 async def list_unclaimed(connection: AsyncConnection) -> list[int]:
     """The imports that nobody runs, oldest first."""
     return list((await connection.execute(_LIST_UNCLAIMED)).scalars())
@@ -264,10 +274,10 @@ async def list_known_sources(connection: AsyncConnection, sources: Sequence[str]
     return set((await connection.execute(_KNOWN, {"sources": list(sources)})).scalars())
 
 
-async def take_chunk(connection: AsyncConnection, owner: str, lease: str, found: Import, chunk: Chunk) -> int | None:
+async def take_chunk(connection: AsyncConnection, owner: str, lease: str, found: Import, chunk: Chunk) -> Import | None:
     """Import some lines, with their errors, and move the cursor behind them.
 
-    Returns how many lines have been imported or reported so far; None if the import is no longer the owner's.
+    Returns the import with its new counts; None if it is no longer the owner's.
     """
     if (await connection.execute(_HOLD, {"id": found.id, "owner": owner})).one_or_none() is None:
         return None
@@ -281,7 +291,10 @@ async def take_chunk(connection: AsyncConnection, owner: str, lease: str, found:
         "before": found.line_number,
         "content": chunk.content,
     }
-    return int((await connection.execute(_take(chunk.layout), values)).scalar_one())
+    lines, created, failed = (await connection.execute(_take(chunk.layout), values)).one()
+    return found._replace(
+        line_number=found.line_number + chunk.lines, lines_count=lines, created_count=created, failed_count=failed
+    )
 
 
 async def finish_import(connection: AsyncConnection, owner: str, import_id: int, state: State, failure: str = "") -> bool:

@@ -1,8 +1,11 @@
 """Every SQL statement that gives events their positions."""
 
-from typing import Any, Final
+from decimal import Decimal
+from typing import Any, Final, NamedTuple
 
 import psycopg
+
+from mo_grpc.journal.rules import Kind
 
 CHANNEL: Final = "mo_journal"
 """The channel that is notified of each new last position."""
@@ -22,6 +25,9 @@ _PREPARE = f"""
     SELECT set_config('idle_session_timeout', '3s', false), set_config('statement_timeout', '{LONGEST_STATEMENT}s', false),
         set_config('lock_timeout', '0', false), set_config('jit', 'off', false)
 """
+
+# The amount of a payment, or of the loan that is paid out.
+_MONEY = f"CASE WHEN kind = {Kind.LOAN_ACTIVATED} THEN outstandings_after[1] ELSE coalesce(amount, 0) END"
 
 # What is new has become visible since the last snapshot: its transaction began after that, or was still running. Neither the
 # ids of transactions nor times follow the order of commits. `pg_current_snapshot()` is the snapshot with which this statement
@@ -45,12 +51,13 @@ _ASSIGN = f"""
             CASE WHEN is_past THEN ARRAY(SELECT pg_snapshot_xip(seen)::text::bigint) ELSE '{{}}' END AS late
         FROM head
     ), found AS MATERIALIZED (
-        SELECT customer_id, number, kind, recorded_at FROM journal_events
+        SELECT customer_id, number, kind, recorded_at, {_MONEY} AS money FROM journal_events
         WHERE xid >= (SELECT first FROM unseen) AND xid < (SELECT behind_last FROM unseen)
         UNION ALL
-        SELECT customer_id, number, kind, recorded_at FROM journal_events WHERE xid = ANY ((SELECT late FROM unseen)::bigint[])
+        SELECT customer_id, number, kind, recorded_at, {_MONEY} FROM journal_events
+        WHERE xid = ANY ((SELECT late FROM unseen)::bigint[])
     ), new AS MATERIALIZED (
-        SELECT customer_id, number, kind, recorded_at FROM found
+        SELECT customer_id, number, kind, recorded_at, money FROM found
         WHERE (
             SELECT position FROM journal_positions AS given
             WHERE given.customer_id = found.customer_id AND given.number = found.number
@@ -66,7 +73,8 @@ _ASSIGN = f"""
         FROM (SELECT count(*) FROM new) AS new
         WHERE singleton AND EXISTS (SELECT FROM found)
     )
-    SELECT count(*), pg_notify('{CHANNEL}', (position + count(*))::text) FROM head, new GROUP BY position
+    SELECT kind, count(*), sum(money), pg_notify('{CHANNEL}', ((SELECT position FROM head) + (SELECT count(*) FROM new))::text)
+    FROM new GROUP BY kind
 """  # noqa: S608 - constants
 
 
@@ -82,11 +90,18 @@ async def prepare(connection: "psycopg.AsyncConnection[Any]") -> None:
     await connection.execute(_PREPARE)
 
 
-async def assign(connection: "psycopg.AsyncConnection[Any]") -> int:
-    """Give positions to the events that have become visible, and notify `CHANNEL`; return how many there were.
+class Assigned(NamedTuple):
+    """Events of one kind that have got their positions: how many, and the sum of the money that they move."""
+
+    kind: Kind
+    events: int
+    money: Decimal
+
+
+async def assign(connection: "psycopg.AsyncConnection[Any]") -> list[Assigned]:
+    """Give positions to the events that have become visible, and notify `CHANNEL`; return how many there were of each kind.
 
     The connection must have been elected. An event has its position for ever (docs/rules.md, R82).
     """
     cursor = await connection.execute(_ASSIGN)
-    row = await cursor.fetchone()
-    return int(row[0]) if row else 0
+    return [Assigned(Kind(kind), events, money) for kind, events, money, _ in await cursor.fetchall()]

@@ -16,7 +16,9 @@ from sqlalchemy import URL
 from mo_grpc.db.connections import connect
 from mo_grpc.db.listen import LONGEST_PAUSE, SILENCE
 from mo_grpc.journal import positions
+from mo_grpc.journal.rules import Kind
 from mo_grpc.process.tasks import is_outage, pause
+from mo_grpc.telemetry.counts import Happening, count
 
 log = structlog.get_logger()
 
@@ -28,6 +30,8 @@ IDLE = 0.1
 
 Writers do not notify the sequencer, because their commits would wait for each other.
 """
+
+MOVES_MONEY = {Kind.LOAN_ACTIVATED, Kind.PAYMENT_COMPLETED, Kind.PAYMENT_BOUNCED}
 
 ELECTION = 0.3
 """Seconds between two attempts to take over."""
@@ -73,5 +77,9 @@ async def _assign_for_ever(connection: "psycopg.AsyncConnection[Any]") -> None:
     while True:
         async with asyncio.timeout(positions.LONGEST_STATEMENT + SILENCE):
             found = await positions.assign(connection)
+        for kind, events, money in found:
+            count(Happening.EVENT, kind.name, events)
+            if kind in MOVES_MONEY:
+                count(Happening.MONEY, kind.name, float(money))
         interval = BUSY if found else min(2 * interval, IDLE)
         await asyncio.sleep(interval)

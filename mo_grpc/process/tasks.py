@@ -15,6 +15,7 @@ import structlog
 from google.rpc import code_pb2
 
 from mo_grpc.errors import ServiceError
+from mo_grpc.telemetry.counts import Happening, count
 
 log = structlog.get_logger()
 
@@ -56,6 +57,7 @@ async def outlast(name: str, work: Callable[[], Awaitable[object]]) -> None:
             if not is_outage(error):
                 raise
             failures += 1
+            count(Happening.TASK_FAILURE, name)
             seconds = pause(failures)
             log.warning("background task waits", task=name, cause=repr(error.__cause__ or error), retry_in=round(seconds, 1))
         await asyncio.sleep(seconds)
@@ -100,6 +102,11 @@ class Tasks:
         """Write what is pending every `interval` seconds, and once more when all tasks are stopped."""
         self.start(name, repeat(name, work, interval))
         self._at_end.append((name, work))
+
+    @property
+    def names(self) -> list[str]:
+        """The names of those that run."""
+        return [task.get_name() for task in self._running]
 
     async def stop(self, *names: str) -> None:
         """End the tasks of these names, or all, and wait until they have ended."""

@@ -26,6 +26,7 @@ from mo_grpc.edge.admin import admin_address
 from mo_grpc.errors import ServiceError
 from mo_grpc.process.children import AlreadyLockedError, FileLock
 from mo_grpc.process.supervisor import become
+from mo_grpc.run.scraping import prometheus_file, write_scrape_configuration
 from mo_grpc.run.services import SIGNALS, Plan
 from mo_grpc.telemetry.traces import require_library
 
@@ -91,6 +92,9 @@ def _run(settings: Settings, cleanup: ExitStack) -> NoReturn:
         raise StartError(f"MO_DATA_DIR cannot be used: {error}.") from None
     _check_port("MO_GRPC_PORT", settings.mo_grpc_host, settings.mo_grpc_port)
     _check_port("MO_HTTP_PORT", settings.mo_http_host, settings.mo_http_port)
+    for name, port in (("MO_METRICS_PORT", settings.metrics_port), ("MO_EDGE_METRICS_PORT", settings.edge_metrics_port)):
+        if port:
+            _check_port(name, settings.mo_metrics_host, port)
     if settings.mo_edge_admin_port:
         _check_port("MO_EDGE_ADMIN_PORT", "127.0.0.1", settings.mo_edge_admin_port)
     if settings.mo_http_redirect_port:
@@ -111,6 +115,8 @@ def _run(settings: Settings, cleanup: ExitStack) -> NoReturn:
         postgres.start()
         plan = plan._replace(postgres=postgres.process.pid, leftovers=[str(path) for path in postgres.leftovers])
     migrate(settings)
+    if settings.metrics_port:
+        write_scrape_configuration(settings)
     forget_owner()
     require_key(settings)
     revoke_key(settings)  # that of a run that was killed
@@ -191,6 +197,10 @@ def greeting(settings: Settings, key: Credential) -> str:
     grpc_address = _address(settings.mo_grpc_host, settings.mo_grpc_port)
     url = _url(settings)
     header = settings.api_key_custom_header
+    metrics = ""
+    if port := settings.metrics_port:
+        address = f"http://{_address(settings.mo_metrics_host, port)}/metrics"
+        metrics = f"  Metrics   {address}   for Prometheus: {prometheus_file(settings)}\n"
     customer = '{"external_id": "ana", "score": "1000.00"}'
     return f"""
 MO over gRPC is up. Ctrl-C stops it.
@@ -199,7 +209,7 @@ MO over gRPC is up. Ctrl-C stops it.
   REST      {url}
   Swagger   {url}/swagger/   ReDoc {url}/redoc/
   Admin     {url}{settings.admin_url}   an account for it: mo-grpc users create EMAIL --role administrator
-  data      {settings.mo_data_dir}
+{metrics}  data      {settings.mo_data_dir}
   API key   {key}   until this run ends, or for a day
 
 Create a customer over gRPC, then read it over REST:

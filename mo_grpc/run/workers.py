@@ -17,6 +17,7 @@ from mo_grpc.process.children import PYTHON, spawn
 from mo_grpc.process.restarts import Restarts
 from mo_grpc.process.sockets import READY, REPLACE, WorkersError, claim, make_run_dir, serving_socket, worker_sockets
 from mo_grpc.process.supervisor import Child, SupervisorError, become, supervise, wait_for
+from mo_grpc.telemetry.folder import forget_all, forget_gauges, metrics_folder, worker_name
 
 if TYPE_CHECKING:
     from mo_grpc.config import Settings
@@ -44,13 +45,16 @@ class Plan(NamedTuple):
     """Seconds that a worker's calls get to finish."""
     log_level: str
     log_format: str
+    metrics: str | None
+    """The folder of the workers' metrics, if they are on."""
 
 
 class _Worker(Child):
     """A process, at the private socket of a number."""
 
-    def __init__(self, number: int, timeout: float) -> None:
+    def __init__(self, number: int, timeout: float, metrics: Path | None) -> None:
         self.socket_number = number
+        self._metrics = metrics
         self.ready = False
         self.wants_successor = False
         self._pipe, theirs = os.pipe()
@@ -76,6 +80,8 @@ class _Worker(Child):
         if self._pipe >= 0:
             os.close(self._pipe)
             self._pipe = -1
+            if self._metrics:
+                forget_gauges(self._metrics, worker_name(self.socket_number))
         return True
 
 
@@ -128,6 +134,7 @@ class Workers:
         self._sockets = [Path(socket) for socket in plan.sockets]
         self._link = Path(plan.link)
         self._timeout = plan.grace + MARGIN
+        self._metrics = Path(plan.metrics) if plan.metrics else None
         self._slots = [_Slot(number) for number in range(len(plan.sockets) - 1)]
         self._leaving: list[_Worker] = []
         self._linked: _Worker | None = None
@@ -152,7 +159,7 @@ class Workers:
         self._keep_link(serving)
         for slot in self._slots:
             if slot.wants(others_serve=bool(serving)) and (free := self._free_sockets()):
-                slot.coming = _Worker(free[0], self._timeout)
+                slot.coming = _Worker(free[0], self._timeout, self._metrics)
 
     def end(self) -> None:
         """Let all finish their calls."""
@@ -189,6 +196,9 @@ def run_workers(settings: "Settings") -> NoReturn:
     from mo_grpc.telemetry.traces import require_library  # not for the supervisor that this becomes
 
     require_library(settings)
+    metrics = metrics_folder(settings) if settings.metrics_port else None
+    if metrics:
+        forget_all(metrics, worker_name("*"))
     make_run_dir(settings)
     claim(settings, serving_socket(settings))
     _reserve(settings.mo_grpc_host, settings.mo_grpc_port)
@@ -198,6 +208,7 @@ def run_workers(settings: "Settings") -> NoReturn:
         grace=settings.mo_shutdown_grace_seconds,
         log_level=settings.mo_log_level,
         log_format=settings.mo_log_format,
+        metrics=str(metrics) if metrics else None,
     )
     become("serve", plan._asdict())
 

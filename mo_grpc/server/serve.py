@@ -8,7 +8,7 @@ import sys
 from collections.abc import Coroutine
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
@@ -23,12 +23,18 @@ from mo_grpc.process.tasks import Tasks
 from mo_grpc.rpc.metadata import Addresses
 from mo_grpc.server.cleaning import clean_up
 from mo_grpc.server.health import NOT_SERVING, SERVING, HealthServicer
+from mo_grpc.server.sampling import start_sampling
 from mo_grpc.server.server import Built, make_server
 from mo_grpc.server.state import ServerState, server_state
 from mo_grpc.telemetry.call_log import CallLog
 from mo_grpc.telemetry.calls import observers
+from mo_grpc.telemetry.folder import worker_name
+from mo_grpc.telemetry.metrics import measured
 from mo_grpc.telemetry.traces import traced
 from mo_grpc.webhooks.deliverer import Deliverer
+
+if TYPE_CHECKING:
+    from mo_grpc.telemetry.meter import Meter
 
 log = structlog.get_logger()
 
@@ -89,7 +95,7 @@ def background_work(settings: Settings, database: Database, state: ServerState) 
     return work
 
 
-async def serve_async(settings: Settings, worker: int, supervisor: int | None) -> bool:
+async def serve_async(settings: Settings, worker: int, supervisor: int | None, meter: "Meter | None") -> bool:
     """Serve until the supervisor ends it (SIGHUP); then report NOT_SERVING, finish the running calls, and close the database.
 
     SIGTERM and SIGINT ask the supervisor for a successor first; without one, they end the server as well.
@@ -119,6 +125,8 @@ async def serve_async(settings: Settings, worker: int, supervisor: int | None) -
             tasks.start(name, each)
         # Until the calls have ended, whose events get their positions.
         tasks.start("positions of events", sequence(url))
+        if meter:
+            start_sampling(settings, meter, database, state, tasks)
         log.info("serving", address=settings.grpc_address, worker=worker)
         await stop.wait()
         log.info("draining", grace_seconds=settings.mo_shutdown_grace_seconds, worker=worker)
@@ -151,10 +159,13 @@ def serve(settings: Settings, worker: int, supervisor: int | None) -> None:
     """
     # The garbage collector stops all calls while it looks at every object there is. What has been imported stays, so it need
     # not be looked at, and the calls' own objects go by their reference counts: p99 was 60 ms before, and is 20 ms.
-    with traced(settings, worker, Addresses(settings.mo_trusted_edges).is_edge):
+    with (
+        traced(settings, worker, Addresses(settings.mo_trusted_edges).is_edge),
+        measured(settings, worker_name(worker)) as meter,
+    ):
         gc.collect()
         gc.freeze()
         gc.set_threshold(100_000, 20, 50)
-        well = uvloop.run(serve_async(settings, worker, supervisor))
+        well = uvloop.run(serve_async(settings, worker, supervisor, meter))
     if not well:
         sys.exit(os.EX_SOFTWARE)

@@ -5,12 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount
 
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database, database_url
@@ -38,14 +35,9 @@ def make_app(settings: Settings) -> Starlette:
             yield
         await database.close()
 
-    routes = [*reference.routes(settings), *honeypot.routes(settings, database), Route("/metrics", _metrics)]
+    routes = [*reference.routes(settings), *honeypot.routes(settings, database)]
     apart = (settings.admin_honeypot_url, honeypot.STATIC_URL)
     return Starlette(routes=routes, middleware=[Middleware(SecurityHeaders, apart=apart)], lifespan=lifespan)
-
-
-async def _metrics(_: Request) -> Response:
-    """Counters since the start, for Prometheus. Envoy has no route to it."""
-    return Response(generate_latest(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def _grpc_address(settings: Settings) -> str:

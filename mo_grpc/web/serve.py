@@ -9,6 +9,8 @@ import uvicorn
 
 from mo_grpc.config import Settings
 from mo_grpc.process.sockets import make_run_dir, web_socket
+from mo_grpc.telemetry.folder import WEB
+from mo_grpc.telemetry.metrics import measured
 from mo_grpc.web.app import make_app
 
 MAX_CONCURRENT = 200
@@ -26,7 +28,8 @@ def serve(settings: Settings) -> None:
     if settings.mo_web_host is None:
         make_run_dir(settings)
         web_socket(settings).unlink(missing_ok=True)
-    uvicorn.Server(configuration(settings)).run()
+    with measured(settings, WEB):
+        uvicorn.Server(configuration(settings)).run()
 
 
 def configuration(settings: Settings) -> uvicorn.Config:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.conftest import TLS, Stack
 from tests.databases import owner
+from tests.telemetry.scraping import scrape
 from tests.waiting import eventually
 
 LOGIN = "/admin/login/"
@@ -211,8 +212,7 @@ def test_without_its_cookie_it_answers_as_django_does(visitor: httpx.Client) -> 
 
 def unkept(stack: Stack) -> int:
     """How many attempts were counted alone, since the start."""
-    with inside(stack, "127.0.0.1") as client:
-        return int(re.findall(r"^mo_honeypot_attempts_unstored_total (\d+)\.0$", client.get("/metrics").text, re.MULTILINE)[0])
+    return int(scrape(stack)("mo_honeypot_attempts_total", stored="no"))
 
 
 def try_to_log_in(client: httpx.Client, address: str, name: str) -> float:

@@ -77,12 +77,6 @@ def test_no_path_leads_out_of_the_assets(visitor: httpx.Client) -> None:
         assert visitor.get(path).status_code in (400, 404)
 
 
-def test_what_it_counts_is_not_for_visitors(visitor: httpx.Client, stack: Stack) -> None:
-    assert visitor.get("/metrics").status_code == 404
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(stack.data_dir / "run" / "web.sock")), verify=TLS) as inside:
-        assert re.search(r"^mo_honeypot_attempts_total \d+\.0$", inside.get("http://web/metrics").text, re.MULTILINE)
-
-
 def test_the_document_names_the_header_of_the_settings(stack: Stack, visitor: httpx.Client) -> None:
     scheme = json.loads(visitor.get("/openapi.json").text)["components"]["securitySchemes"]["apiKey"]
     assert scheme["name"] == "x-api-key"

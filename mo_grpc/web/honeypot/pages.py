@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote
 
-from prometheus_client import Counter
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
@@ -19,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database
 from mo_grpc.errors import ServiceError
+from mo_grpc.telemetry.counts import Happening, count
 from mo_grpc.web.headers import address_of
 from mo_grpc.web.honeypot import django
 from mo_grpc.web.honeypot.rules import AttemptCounter, StorageLimit, attempt, wait
@@ -26,9 +26,6 @@ from mo_grpc.web.honeypot.store import add_attempts
 
 MAX_WAITING = 50
 """Attempts that wait at a time; further ones are answered at once, so that other requests are not delayed."""
-
-ATTEMPTS = Counter("mo_honeypot_attempts", "Attempts to log in at the honeypot.")
-UNSTORED = Counter("mo_honeypot_attempts_unstored", "Those of them that were not stored: too many, or the database was away.")
 
 MAX_FORM = 16 * 1024
 STATIC_URL = "/static/admin"
@@ -122,19 +119,17 @@ class Honeypot:
         return self._answers.page(content, secret, now)
 
     async def _record(self, request: Request, username: str) -> None:
-        ATTEMPTS.inc()
         address = address_of(request, self._trusted)
         now = time.monotonic()
-        count = self._counter.count(address, now)
-        if self._limit.take(count, now):
+        tries = self._counter.count(address, now)
+        stored = False
+        if self._limit.take(tries, now):
             kept = attempt(address, request.headers.get("user-agent", ""), request.scope["path"], username)
-            try:
+            with suppress(ServiceError):  # the answer does not tell that the database is away
                 await self._database.write(lambda connection: add_attempts(connection, [kept]))
-            except ServiceError:  # the answer does not tell that the database is away
-                UNSTORED.inc()
-        else:
-            UNSTORED.inc()
-        if (seconds := wait(count)) and not self._waiting.locked():
+                stored = True
+        count(Happening.HONEYPOT_ATTEMPT, "yes" if stored else "no")
+        if (seconds := wait(tries)) and not self._waiting.locked():
             async with self._waiting:
                 await asyncio.sleep(seconds)
 
