@@ -35,26 +35,18 @@ class Files(Collector):
                 yield from text_fd_to_metric_families(file)
 
 
-class Exposition:
-    """Answers at a port, by a thread for each client, until it is closed."""
+def expose(folder: Path, host: str, port: int, token: str | None) -> None:
+    """Answer at a port, by a thread for each client, until the process ends.
 
-    def __init__(self, folder: Path, host: str, port: int, token: str | None) -> None:
-        """Listen.
-
-        Raises:
-            OSError: the port cannot be used.
-        """
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
-        registry.register(Files(folder))
-        self._server = _Server((host, port), _Handler)
-        self._server.set_app(_guarded(make_wsgi_app(registry), token))
-        Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._server.shutdown()
-        self._server.server_close()
+    Raises:
+        OSError: the port cannot be used.
+    """
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
+    registry.register(Files(folder))
+    server = _Server((host, port), _Handler)
+    server.set_app(_guarded(make_wsgi_app(registry), token))
+    Thread(target=server.serve_forever, name="metrics", daemon=True).start()
 
 
 class _Server(ThreadingMixIn, WSGIServer):

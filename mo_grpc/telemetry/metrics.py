@@ -40,7 +40,7 @@ def measured(settings: Settings, process: str) -> Iterator[Meter | None]:
     except OSError as error:
         raise MetricsError(f"The folder {folder} of the metrics cannot be used: {error.strerror}.") from None
     name_metrics_folder(folder)
-    from mo_grpc.telemetry.exposition import Exposition
+    from mo_grpc.telemetry.exposition import expose
     from mo_grpc.telemetry.meter import Meter
 
     forget_gauges(folder, process)
@@ -48,7 +48,7 @@ def measured(settings: Settings, process: str) -> Iterator[Meter | None]:
     token = settings.mo_metrics_token
     host, port = settings.mo_metrics_host, settings.metrics_port
     try:
-        exposition = Exposition(folder, host, port, token.get_secret_value() if token else None)
+        expose(folder, host, port, token.get_secret_value() if token else None)
     except OSError as error:
         raise MetricsError(f"Port {port} of {host} cannot be used ({error.strerror}); set MO_METRICS_PORT.") from None
     ended = Event()
@@ -61,7 +61,6 @@ def measured(settings: Settings, process: str) -> Iterator[Meter | None]:
         ended.set()
         observers.remove(meter.calls)
         counters.remove(meter.count)
-        exposition.close()
         forget_gauges(folder, process)
 
 
