@@ -19,6 +19,7 @@ from benchmarks.rows import eight, hot_customer, one, rest, sixty_four
 from benchmarks.sizes import table_size
 from benchmarks.soak import soak
 from benchmarks.stack import running
+from benchmarks.telemetry import telemetry
 
 Benchmark = Callable[[Load], Row | list[Row]]
 ALL: dict[str, Benchmark] = {
@@ -28,6 +29,7 @@ ALL: dict[str, Benchmark] = {
     "hot": hot_customer,
     "batch": batch,
     "journal": journal,
+    "telemetry": telemetry,
     "distance": distance,
     "flood": flood,
     "rest": rest,

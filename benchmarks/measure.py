@@ -142,11 +142,11 @@ def _latencies(result: Result) -> tuple[float, float, float]:
     return result.percentile(50), result.percentile(95), result.percentile(99)
 
 
-def in_turns(load: Load, sides: Mapping[str, Callable[[], Sample]]) -> list[Sample]:
+def in_turns(load: Load, sides: Mapping[str, Callable[[], Sample]], repeats: int = REPEATS) -> list[Sample]:
     """Measure all sides in turns, after a warm-up, so that other work affects all alike; return their medians."""
     for side in sides.values():
         side()
-    rounds = [[side() for side in sides.values()] for _ in range(REPEATS)]
+    rounds = [[side() for side in sides.values()] for _ in range(repeats)]
     medians = [Sample._make(map(statistics.median, zip(*runs, strict=True))) for runs in zip(*rounds, strict=True)]
     load.samples.update(zip(sides, medians, strict=True))
     return medians

@@ -29,11 +29,12 @@ def start_sampling(settings: Settings, meter: Meter, database: Database, state: 
 
 async def _sample_process(meter: Meter, state: ServerState, tasks: Tasks) -> None:
     loop = asyncio.get_running_loop()
+    lag = meter.processes.lag.labels(meter.process)
     while True:
-        due = loop.time() + INTERVAL
+        began = loop.time()
         await asyncio.sleep(INTERVAL)
-        meter.processes.lag.observe(max(0.0, loop.time() - due))
-        meter.note_calls()
+        meter.calls.tell()
+        lag.observe(max(0.0, loop.time() - INTERVAL - began))
         now = time.monotonic()
         for ring, cache in (("keys", state.keys), ("tokens", state.tokens)):
             meter.processes.ring_age.labels(ring).set(now - cache.current_at)

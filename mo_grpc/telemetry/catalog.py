@@ -4,13 +4,17 @@ Labels are bounded: methods and codes of the protos, reasons and kinds of enumer
 a name or an amount of a customer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from prometheus_client import Counter, Gauge, Histogram, Summary
+from prometheus_client import Counter, Gauge
+
+from mo_grpc.telemetry.histograms import Histogram
 
 LATENCIES: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 WAITS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+PHASES: Final = (0.001, 0.005, 0.025, 0.1, 0.5)
+COARSE: Final = (1,)
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 RPC: Final = ("grpc_type", "grpc_service", "grpc_method")
@@ -25,16 +29,18 @@ def _gauge(name: str, question: str, *labels: str, of_all: str = "livesum") -> G
     return Gauge(name, question, labels, registry=None, multiprocess_mode=of_all)  # type: ignore[arg-type]
 
 
+def _histogram(name: str, question: str, buckets: Sequence[float], *labels: str) -> Histogram:
+    return Histogram(name, question, labels, buckets=buckets, registry=None)
+
+
 class CallMetrics:
     """What is asked about calls. The first four have the names that gRPC servers' metrics usually have."""
 
     def __init__(self, *, histograms: bool) -> None:
         self.started = _counter("grpc_server_started", "How many calls come in?", *RPC)
         self.handled = _counter("grpc_server_handled", "How do calls end?", *RPC, "grpc_code")
-        self.seconds = (
-            Histogram("grpc_server_handling_seconds", "How long do calls take?", RPC, buckets=LATENCIES, registry=None)
-            if histograms
-            else Summary("grpc_server_handling_seconds", "How long do calls take?", RPC, registry=None)
+        self.seconds = _histogram(
+            "grpc_server_handling_seconds", "How long do calls take?", LATENCIES if histograms else COARSE, *RPC
         )
         self.in_flight = _gauge("mo_calls_in_flight", "How many calls run at this moment?")
         self.refusals = _counter("mo_refusals", "Why are calls refused?", "reason")
@@ -44,13 +50,9 @@ class WorkMetrics:
     """What is asked about the work in the database."""
 
     def __init__(self) -> None:
-        self.batch_size = Histogram("mo_batch_size", "How many calls share a batch?", buckets=SIZES, registry=None)
-        self.batch_wait = Histogram(
-            "mo_batch_wait_seconds", "How long does a call wait for its batch?", buckets=WAITS, registry=None
-        )
-        self.phases = Summary(
-            "mo_work_phase_seconds", "Where does the time in the database go?", ("work", "phase"), registry=None
-        )
+        self.batch_size = _histogram("mo_batch_size", "How many calls share a batch?", SIZES)
+        self.batch_wait = _histogram("mo_batch_wait_seconds", "How long does a call wait for its batch?", WAITS)
+        self.phases = _histogram("mo_work_phase_seconds", "Where does the time in the database go?", PHASES, "work", "phase")
         self.statements = _counter("mo_statements", "How many statements are sent?")
         self.round_trips = _counter("mo_round_trips", "In how many round trips?")
         self.pool_size = _gauge("mo_pool_size", "How many connections may there be?", "pool")
@@ -64,7 +66,7 @@ class ProcessMetrics:
     def __init__(self) -> None:
         self.workers = _gauge("mo_workers", "How many server processes should run?", of_all="livemax")
         self.memory = _gauge("mo_memory_bytes", "How much memory does a process hold?", "process")
-        self.lag = Histogram("mo_event_loop_lag_seconds", "How late is the event loop?", buckets=(*WAITS, 5), registry=None)
+        self.lag = _histogram("mo_event_loop_lag_seconds", "How late is the event loop?", (*WAITS, 5), "process")
         self.tasks = _gauge("mo_background_tasks", "Does each background task run?", "task")
         self.ring_age = _gauge("mo_ring_age_seconds", "How old is what is known of keys and tokens?", "ring", of_all="livemax")
 

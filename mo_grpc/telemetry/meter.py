@@ -68,11 +68,6 @@ class Meter:
         }[what]
         return counter.labels(label) if label else counter
 
-    def note_calls(self) -> None:
-        """Take the readings of what runs at this moment; not from another thread than that in which the calls run."""
-        self._call_metrics.in_flight.set(self.calls.in_flight)
-        self.calls.note_pools()
-
     def note_memory(self) -> None:
         """Take the reading of this process's memory."""
         resident = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])

@@ -59,6 +59,7 @@ def measured(settings: Settings, process: str) -> Iterator[Meter | None]:
         yield meter
     finally:
         ended.set()
+        meter.calls.tell()
         observers.remove(meter.calls)
         counters.remove(meter.count)
         forget_gauges(folder, process)

@@ -2,48 +2,50 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
+import grpc
 from google.protobuf import descriptor_pool
-from prometheus_client import Counter, Histogram, Summary
 
 from mo_grpc.telemetry.calls import UNKNOWN_METHOD, Call, Observer, Work
 from mo_grpc.telemetry.catalog import CallMetrics, WorkMetrics
+from mo_grpc.telemetry.histograms import Notes
 
 
 class MeteredCalls(Observer):
-    """Counts and times the calls and the work of a process. The children of metrics are kept, since finding one costs most."""
+    """Counts and times the calls and the work of a process, and tells the metrics now and then, since that costs more."""
 
     def __init__(self, calls: CallMetrics, work: WorkMetrics) -> None:
-        self.in_flight = 0
-        self._running: set[Work] = set()
         self._calls = calls
         self._work = work
+        self._in_flight = 0
+        self._running: set[Work] = set()
         self._rpcs: dict[str, _Rpc] = {}
-        self._refusals: dict[str, Counter] = {}
-        self._phases: dict[tuple[bool, str], Summary] = {}
+        self._refusals: defaultdict[str, int] = defaultdict(int)
+        self._phases: dict[tuple[bool, str], Notes] = {}
+        self._size, self._wait = Notes(work.batch_size), Notes(work.batch_wait)
+        self._statements = self._round_trips = 0
 
     def call_began(self, call: Call) -> None:
         """Count a call that comes in."""
-        self.in_flight += 1
+        self._in_flight += 1
         rpc = self._rpcs.get(call.method)
         if rpc is None:
-            rpc = self._rpcs[call.method] = _Rpc(self._calls, call)
-        rpc.started.inc()
+            rpc = self._rpcs[call.method] = _Rpc(self._calls, call.method)
+        rpc.started += 1
 
     def call_ended(self, call: Call) -> None:
         """Count how a call ended, and how long it and its waiting took."""
-        self.in_flight -= 1
+        self._in_flight -= 1
         rpc = self._rpcs[call.method]
-        rpc.handled(call).inc()
+        rpc.handled[call.code] += 1
         if not call.streams:
             rpc.seconds.observe(call.ended - call.began)
         for work, asked in call.rides:
             if work.batch:
-                self._work.batch_wait.observe(work.began - asked)
+                self._wait.observe(work.began - asked)
         if call.reason:
-            refusal = self._refusals.get(call.reason)
-            if refusal is None:
-                refusal = self._refusals[call.reason] = self._calls.refusals.labels(call.reason)
-            refusal.inc()
+            self._refusals[call.reason] += 1
 
     def work_began(self, work: Work) -> None:
         """Note that some work begins, by waiting for a connection."""
@@ -53,19 +55,29 @@ class MeteredCalls(Observer):
         """Count the statements of some work, and how long its phases took."""
         self._running.discard(work)
         if work.batch:
-            self._work.batch_size.observe(work.size)
-        self._work.statements.inc(work.statements)
-        self._work.round_trips.inc(work.round_trips)
-        for phase in work.phases:
-            key = work.batch, phase.name
+            self._size.observe(work.size)
+        self._statements += work.statements
+        self._round_trips += work.round_trips
+        for name, began, ended in work.phases:
+            key = work.batch, name
             seconds = self._phases.get(key)
             if seconds is None:
-                name = "batch" if work.batch else "transaction"
-                seconds = self._phases[key] = self._work.phases.labels(name, phase.name)
-            seconds.observe(phase.ended - phase.began)
+                seconds = self._phases[key] = Notes(self._work.phases.labels("batch" if work.batch else "transaction", name))
+            seconds.observe(ended - began)
 
-    def note_pools(self) -> None:
-        """Take the readings of the connections that are in use or waited for."""
+    def tell(self) -> None:
+        """Tell the metrics what was noted, and what runs at this moment."""
+        self._calls.in_flight.set(self._in_flight)
+        for rpc in self._rpcs.values():
+            rpc.tell()
+        for reason, count in self._refusals.items():
+            self._calls.refusals.labels(reason).inc(count)
+        self._refusals.clear()
+        for notes in (self._size, self._wait, *self._phases.values()):
+            notes.tell()
+        self._work.statements.inc(self._statements)
+        self._work.round_trips.inc(self._round_trips)
+        self._statements = self._round_trips = 0
         for batch, name in ((True, "batches"), (False, "statements")):
             waits = [work.phase == "pool" for work in self._running if work.batch is batch]
             self._work.pool_waiting.labels(name).set(sum(waits))
@@ -73,21 +85,23 @@ class MeteredCalls(Observer):
 
 
 class _Rpc:
-    """The metrics of one RPC."""
+    """What was noted of one RPC."""
 
-    def __init__(self, metrics: CallMetrics, call: Call) -> None:
-        self._labels = _labels(call.method)
+    def __init__(self, metrics: CallMetrics, method: str) -> None:
+        self._labels = _labels(method)
         self._metrics = metrics
-        self._handled: dict[str, Counter] = {}
-        self.started = metrics.started.labels(*self._labels)
-        self.seconds: Histogram | Summary = metrics.seconds.labels(*self._labels)
+        self.started = 0
+        self.handled: defaultdict[grpc.StatusCode, int] = defaultdict(int)
+        self.seconds = Notes(metrics.seconds.labels(*self._labels))
 
-    def handled(self, call: Call) -> Counter:
-        code = call.code.name
-        found = self._handled.get(code)
-        if found is None:
-            found = self._handled[code] = self._metrics.handled.labels(*self._labels, code)
-        return found
+    def tell(self) -> None:
+        if self.started:
+            self._metrics.started.labels(*self._labels).inc(self.started)
+            self.started = 0
+        for code, count in self.handled.items():
+            self._metrics.handled.labels(*self._labels, code.name).inc(count)
+        self.handled.clear()
+        self.seconds.tell()
 
 
 def _labels(method: str) -> tuple[str, str, str]:
