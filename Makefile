@@ -38,6 +38,7 @@ lint: .venv/.synced ## Check everything that needs no run: style, types, protos,
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python deploy/grafana/generate.py --check
 	protos/breaking.sh
 	$(BIN)/uv lock --check --quiet
 	$(BIN)/pre-commit validate-config
@@ -49,8 +50,9 @@ format: .venv/.synced ## Format the code and the protos, and fix what can be fix
 	$(BIN)/buf format --write
 
 .PHONY: generate
-generate: .venv/.synced ## Rebuild generated/ from protos/.
+generate: .venv/.synced ## Rebuild generated/ from protos/, and Grafana's dashboards.
 	$(BIN)/python protos/generate.py
+	$(BIN)/python deploy/grafana/generate.py
 
 .PHONY: screenshots
 screenshots: .venv/.synced ## Take the pictures of the README from a service of its own; needs Chromium.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from psycopg import sql
 
 from mo_grpc.config import Settings

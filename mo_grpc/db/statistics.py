@@ -11,7 +11,7 @@ _STATISTICS = text("""
         (SELECT count(*) FROM pg_stat_activity WHERE datid IS NOT NULL) AS connections,
         current_setting('max_connections')::int AS max_connections,
         pg_database_size(datid) AS size_bytes,
-        xact_commit AS commits, xact_rollback AS rollbacks, blks_hit, blks_read, deadlocks,
+        xact_commit AS commits, xact_rollback AS rollbacks, blks_hit, blks_read,
         (SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock') AS waiting_for_locks,
         (SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)::float8
             FROM pg_stat_activity WHERE pid <> pg_backend_pid()) AS oldest_transaction_seconds,

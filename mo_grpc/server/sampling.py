@@ -40,6 +40,7 @@ async def _sample_process(meter: Meter, state: ServerState, tasks: Tasks) -> Non
             meter.processes.ring_age.labels(ring).set(now - cache.current_at)
         for name in tasks.names:
             meter.processes.tasks.labels(name).set(1)
+            meter.business.task_failures.labels(name)  # at zero until it fails
 
 
 async def _sample_database(meter: Meter, database: Database) -> None:

@@ -17,6 +17,8 @@ class Happening(StrEnum):
     TASK_FAILURE = "task failure"  # the background task that is tried again
 
 
+RETRY_REASONS = ("serialization", "deadlock", "id taken meanwhile", "disconnected")
+
 counters: list[Callable[[Happening, str, float], None]] = []
 """Who wants to know, in this process."""
 

@@ -7,7 +7,7 @@ from typing import Final
 from prometheus_client import Counter, values
 
 from mo_grpc.telemetry.catalog import BusinessMetrics, CallMetrics, PostgresMetrics, ProcessMetrics, WorkMetrics
-from mo_grpc.telemetry.counts import Happening
+from mo_grpc.telemetry.counts import RETRY_REASONS, Happening
 from mo_grpc.telemetry.observing import MeteredCalls
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -45,6 +45,12 @@ class Meter:
             getattr(self.business, name).labels(outcome)
         for movement in _MOVEMENTS.values():
             self.business.money.labels(movement)
+        for reason in RETRY_REASONS:
+            self.business.retries.labels(reason)
+        for outcome in ("created", "failed"):
+            self.business.import_lines.labels(outcome)
+        for stored in ("yes", "no"):
+            self.business.honeypot.labels(stored)
 
     def count(self, what: Happening, label: str, amount: float) -> None:
         """Count something that has happened."""
