@@ -199,6 +199,8 @@ class Settings(BaseSettings):
     mo_metrics_histograms: bool = True
     # Where Prometheus finds Envoy's own metrics.
     mo_edge_metrics_port: Port | None = None
+    # How long a server that is to end still takes calls, while it says already that it is not ready.
+    mo_drain_delay_seconds: Annotated[float, Field(ge=0, le=600)] = 0.0
     mo_shutdown_grace_seconds: Annotated[float, Field(ge=0)] = 20.0
 
     @field_validator("mo_database_url", "mo_migration_database_url")
@@ -252,6 +254,11 @@ class Settings(BaseSettings):
     def tls(self) -> bool:
         """Whether the edge speaks TLS."""
         return self.mo_tls_certificate is not None
+
+    @property
+    def longest_drain(self) -> float:
+        """Seconds that a part may take to end at most."""
+        return self.mo_drain_delay_seconds + self.mo_shutdown_grace_seconds
 
     @property
     def metrics_port(self) -> int | None:

@@ -38,10 +38,13 @@ class Server:
 
 
 @contextmanager
-def a_server(environment: dict[str, str], log: IO[bytes] | None = None, /, **settings: str) -> Iterator[Server]:
+def a_server(
+    environment: dict[str, str], log: IO[bytes] | None = None, /, *, healthy: str = "", **settings: str
+) -> Iterator[Server]:
     """A worker of `mo-grpc serve`, without a supervisor, on a port and in a folder of its own, over the same database, healthy.
 
-    The settings may give it another address. It is ended afterwards by SIGTERM, unless it has ended already.
+    `healthy` is the name by which its health is asked. The settings may give it another address. It is ended afterwards by
+    SIGTERM, unless it has ended already.
     """
     host, port = settings.get("MO_GRPC_HOST", "127.0.0.1"), settings.get("MO_GRPC_PORT") or str(free_port())
     # What it encrypts and seals is with the database's key, wherever its folder is.
@@ -61,7 +64,7 @@ def a_server(environment: dict[str, str], log: IO[bytes] | None = None, /, **set
         process = COMMANDS.start_beside(same_key | environment | own | settings, "serve", "--worker", "0", stderr=log)
         server = Server(process, channel, f"{host}:{port}")
         try:
-            eventually(lambda: server.health() == SERVING, TO_START)
+            eventually(lambda: server.health(healthy) == SERVING, TO_START)
             yield server
         finally:
             if process.poll() is None:

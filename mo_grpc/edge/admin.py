@@ -63,10 +63,14 @@ class Admin:
         """Whether Envoy listens and finds a healthy server and the pages."""
         return self._ask("GET", "/ready")[0] == http.HTTPStatus.OK and all(self._count(name) for name in _HEALTHY)
 
-    def drain(self, timeout: float) -> None:
-        """Take no new connections, ask the old ones to go, and wait until no call runs, for `timeout` seconds at most."""
+    def drain(self, delay: float, timeout: float) -> None:
+        """Say that it is not ready; after `delay` seconds, take no new connections, and ask the old ones to go.
+
+        Then wait until no call runs, for `timeout` seconds at most.
+        """
+        self._ask("POST", "/healthcheck/fail")
+        time.sleep(delay)
+        self._ask("POST", "/drain_listeners")
         deadline = time.monotonic() + timeout
-        for path in ("/healthcheck/fail", "/drain_listeners"):
-            self._ask("POST", path)
         while self._count(_RUNNING_CALLS) and time.monotonic() < deadline:
             time.sleep(0.02)

@@ -21,6 +21,8 @@ class Plan(NamedTuple):
     """The files, by kind (`certificates.paths`)."""
     folder: str
     """Where Envoy finds links to them."""
+    delay: float
+    """Seconds for which it says that it is not ready, but takes calls."""
     grace: float
     """Seconds that running calls get to finish."""
     log_level: str
@@ -52,7 +54,7 @@ class Envoy:
     def end(self) -> None:
         """Let running calls finish, then end Envoy."""
         if self._child and self._child.running:
-            Admin(self._plan.admin).drain(self._plan.grace)
+            Admin(self._plan.admin).drain(self._plan.delay, self._plan.grace)
             self._child.stop()
 
 

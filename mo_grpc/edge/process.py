@@ -51,6 +51,7 @@ def run(settings: Settings) -> NoReturn:
         admin=admin_address(settings),
         certificates={kind: str(path) for kind, path in certificates.paths(settings).items()},
         folder=str(folder),
+        delay=settings.mo_drain_delay_seconds,
         grace=settings.mo_shutdown_grace_seconds,
         log_level=settings.mo_log_level,
         log_format=settings.mo_log_format,

@@ -107,7 +107,7 @@ def _run(settings: Settings, cleanup: ExitStack) -> NoReturn:
         key_note=str(data_dir / KEY_NOTE),
         greeting=-1,
         admin=admin_address(settings),
-        grace=settings.mo_shutdown_grace_seconds,
+        grace=settings.longest_drain,
     )
     if settings.external_database_url is None:
         postgres = EmbeddedPostgres(data_dir)

@@ -205,7 +205,7 @@ def run_workers(settings: "Settings") -> NoReturn:
     plan = Plan(
         sockets=[str(path) for path in worker_sockets(settings)],
         link=str(serving_socket(settings)),
-        grace=settings.mo_shutdown_grace_seconds,
+        grace=settings.longest_drain,
         log_level=settings.mo_log_level,
         log_format=settings.mo_log_format,
         metrics=str(metrics) if metrics else None,

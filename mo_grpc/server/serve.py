@@ -22,7 +22,7 @@ from mo_grpc.process.sockets import READY, REPLACE, WorkersError, claim, notify,
 from mo_grpc.process.tasks import Tasks
 from mo_grpc.rpc.metadata import Addresses
 from mo_grpc.server.cleaning import clean_up
-from mo_grpc.server.health import NOT_SERVING, SERVING, HealthServicer
+from mo_grpc.server.health import HealthServicer
 from mo_grpc.server.sampling import start_sampling
 from mo_grpc.server.server import Built, make_server
 from mo_grpc.server.state import ServerState, server_state
@@ -43,24 +43,31 @@ FIRST_CONTACT = 3.0
 
 
 async def report_health(status: HealthServicer, state: ServerState, supervisor: int | None) -> None:
-    """Report SERVING while keys and tokens can be checked; the first time, tell the supervisor.
+    """Report whether there is all that calls need, and log each change; the first time, tell the supervisor.
 
-    NOT_SERVING while they cannot, as when the database is out of reach: all calls are UNAVAILABLE.
+    Without it, as when the database is out of reach, all calls are UNAVAILABLE.
     """
     reported = False
+    before = None
     while True:
-        current = state.keys.is_current and state.tokens.is_current
-        status.report(SERVING if current else NOT_SERVING)
-        if current and not reported:
+        missing = state.missing
+        status.report(ready=not missing)
+        if missing != before:
+            if missing:
+                log.warning("not ready", missing=missing)
+            else:
+                log.info("ready")
+            before = missing
+        if not missing and not reported:
             reported = notify(supervisor, READY) or True
         await asyncio.sleep(0.1)
 
 
 async def first_contact(state: ServerState) -> None:
-    """Wait until keys and tokens can be checked, or until it has taken too long."""
+    """Wait until there is all that calls need, or until it has taken too long."""
     with suppress(TimeoutError):
         async with asyncio.timeout(FIRST_CONTACT):
-            while not (state.keys.is_current and state.tokens.is_current):  # noqa: ASYNC110 - both change with the time, too
+            while state.missing:  # noqa: ASYNC110 - it changes with the time, too
                 await asyncio.sleep(0.01)
 
 
@@ -96,7 +103,10 @@ def background_work(settings: Settings, database: Database, state: ServerState) 
 
 
 async def serve_async(settings: Settings, worker: int, supervisor: int | None, meter: "Meter | None") -> bool:
-    """Serve until the supervisor ends it (SIGHUP); then report NOT_SERVING, finish the running calls, and close the database.
+    """Serve until the supervisor ends it (SIGHUP); then drain, and close the database.
+
+    Draining has two steps: it is not ready any more, but takes calls for MO_DRAIN_DELAY_SECONDS, until whoever sends them has
+    noticed; then it takes no more, and finishes those that run.
 
     SIGTERM and SIGINT ask the supervisor for a successor first; without one, they end the server as well.
     A background task that fails ends it, too; then the answer is False.
@@ -129,7 +139,14 @@ async def serve_async(settings: Settings, worker: int, supervisor: int | None, m
             start_sampling(settings, meter, database, state, tasks)
         log.info("serving", address=settings.grpc_address, worker=worker)
         await stop.wait()
-        log.info("draining", grace_seconds=settings.mo_shutdown_grace_seconds, worker=worker)
+        built.health.fail()
+        log.info(
+            "draining",
+            delay_seconds=settings.mo_drain_delay_seconds,
+            grace_seconds=settings.mo_shutdown_grace_seconds,
+            worker=worker,
+        )
+        await asyncio.sleep(settings.mo_drain_delay_seconds)
         await tasks.stop(*work)
         await drain(built, settings.mo_shutdown_grace_seconds)
     await database.close()

@@ -11,6 +11,7 @@ from mo_grpc.auth.tokens.ring import TokenRing
 from mo_grpc.config import Settings
 from mo_grpc.crypto import Vault
 from mo_grpc.db.engine import Database
+from mo_grpc.db.schema import Schema
 from mo_grpc.imports.celery import sender
 from mo_grpc.imports.runner import Background, Runner
 from mo_grpc.journal.feed import Feed
@@ -32,6 +33,13 @@ class ServerState(NamedTuple):
     background: Background
     feed: Feed
     sender: Sender
+    schema: Schema
+
+    @property
+    def missing(self) -> list[str]:
+        """What calls need, and is not there; without anything missing, the server is ready."""
+        parts = {"API keys": self.keys.is_current, "tokens": self.tokens.is_current, "schema": self.schema.is_current}
+        return [name for name, there in parts.items() if not there]
 
 
 @asynccontextmanager
@@ -47,12 +55,13 @@ async def server_state(settings: Settings, database: Database, tasks: Tasks | No
     sending = Sender(vault, allow_private=settings.mo_webhook_allow_private)
     keys, tokens = KeyRing(database), TokenRing(settings, database, vault)
     limits, refusals, feed = Limits(database), RefusedCalls(database, vault), Feed(database)
+    schema = Schema(database)
     # A quota that was used up before a restart is used up after it.
     await attempt("limits of API keys", limits.exchange)
-    for part in (keys, tokens, limits, refusals, feed):
+    for part in (keys, tokens, limits, refusals, feed, schema):
         part.start(tasks)
     try:
         addresses = Addresses(settings.mo_trusted_edges)
-        yield ServerState(keys, tokens, limits, refusals, vault, addresses, background, feed, sending)
+        yield ServerState(keys, tokens, limits, refusals, vault, addresses, background, feed, sending, schema)
     finally:
         await tasks.stop()

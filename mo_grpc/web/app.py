@@ -12,6 +12,7 @@ from starlette.routing import Mount
 from mo_grpc.config import Settings
 from mo_grpc.db.engine import Database, database_url
 from mo_grpc.process.sockets import serving_socket
+from mo_grpc.web import health
 from mo_grpc.web.admin.app import make_admin
 from mo_grpc.web.headers import SecurityHeaders
 from mo_grpc.web.honeypot import pages as honeypot
@@ -31,11 +32,16 @@ def make_app(settings: Settings) -> Starlette:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         # A channel belongs to the event loop in which it is created.
         async with grpc.aio.insecure_channel(_grpc_address(settings), options=_BACKOFF) as channel:
+            app.state.channel = channel
             app.router.routes.append(Mount(settings.admin_url.rstrip("/"), make_admin(settings, database, channel)))
             yield
         await database.close()
 
-    routes = [*reference.routes(settings), *honeypot.routes(settings, database)]
+    routes = [
+        *reference.routes(settings),
+        *honeypot.routes(settings, database),
+        *health.routes(database),
+    ]
     apart = (settings.admin_honeypot_url, honeypot.STATIC_URL)
     return Starlette(routes=routes, middleware=[Middleware(SecurityHeaders, apart=apart)], lifespan=lifespan)
 

@@ -191,6 +191,8 @@ def test_health_counts_what_users_calls_need(own: Own) -> None:
             connection.execute("LOCK TABLE users")
             eventually(lambda: worker.health() == NOT_SERVING, 30)
             assert code() == UNAVAILABLE
+            assert worker.health("readiness") == NOT_SERVING
+            assert worker.health("startup") == worker.health("liveness") == SERVING
             connection.rollback()
         eventually(lambda: worker.health() == SERVING, 30)
         assert code() == 16
