@@ -39,6 +39,7 @@ lint: .venv/.synced ## Check everything that needs no run: style, types, protos,
 	$(BIN)/buf format --diff --exit-code
 	$(BIN)/python protos/generate.py --check
 	$(BIN)/python deploy/grafana/generate.py --check
+	$(BIN)/python migrations/lint.py
 	protos/breaking.sh
 	$(BIN)/uv lock --check --quiet
 	$(BIN)/pre-commit validate-config

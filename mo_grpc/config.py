@@ -68,6 +68,7 @@ def _page_path(value: object) -> object:
 CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 CommaSecrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
 PagePath = Annotated[str, BeforeValidator(_page_path), Field(pattern=r"^/([A-Za-z0-9_~-]+/)+$")]
+Days = Annotated[int, Field(ge=1, le=36_500)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 METRICS_PORT = 9464
@@ -98,6 +99,12 @@ class Settings(BaseSettings):
     # Connections of a worker at most; fewer if PostgreSQL allows fewer.
     mo_database_pool_size: Annotated[int, Field(ge=2, le=1000)] = 10
     mo_idempotency_retention_hours: Annotated[int, Field(ge=1)] = 24
+    # After how many days other things are deleted; history, the journal and the audit log never are.
+    mo_upload_retention_days: Annotated[int, Field(ge=0)] = 90
+    mo_import_error_retention_days: Days = 365
+    mo_call_count_retention_days: Days = 90
+    mo_webhook_retention_days: Days = 30
+    mo_honeypot_retention_days: Days = 90
 
     mo_grpc_host: str = "127.0.0.1"
     mo_grpc_port: Port = 50051

@@ -137,16 +137,20 @@ def serve(
 def migrate(
     revision: Annotated[str, typer.Option(help="Where to go: `head`, or an older revision.")] = "head",
     down: Annotated[bool, typer.Option("--down", help="Go back to the revision, losing data.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only print what would be done.")] = False,
+    wait: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to try to get the locks.")] = 600,
 ) -> None:
-    """Bring the database's schema up to date."""
+    """Bring the database's schema up to date. Calls go on meanwhile: for a lock it waits half a second, again and again."""
     from mo_grpc.db import migrate
     from mo_grpc.db.engine import migration_url
 
     settings = _settings()
-    if down:
+    if plan:
+        print(migrate.plan(migration_url(settings), revision), end="")
+    elif down:
         migrate.downgrade(migration_url(settings), revision)
     else:
-        migrate.migrate(settings, revision)
+        migrate.migrate(settings, revision, wait)
 
 
 @app.command()

@@ -23,6 +23,7 @@ from mo_grpc.db.embedded import SERVICE_ROLE, embedded_url
 from mo_grpc.db.locks import Locked, LockedError, Locks
 from mo_grpc.db.pipeline import gather_warnings
 from mo_grpc.db.pool import DEMOTED, POOL_TIMEOUT, Disconnected, PipelinePool
+from mo_grpc.db.sentences import LOCK_NOT_AVAILABLE
 from mo_grpc.errors import Conflict, OutcomeUnknown, ServiceError, Unavailable
 from mo_grpc.telemetry.calls import Work, current_work, working
 from mo_grpc.telemetry.counts import Happening, count
@@ -40,8 +41,6 @@ NOTICE = 0.2
 # serialization_failure, deadlock_detected, and unique_violation: the stores look for taken ids under the customers' locks, so a
 # unique violation means that another customer's call took the id in between. The next attempt sees it.
 _RETRYABLE = {"40001": "serialization", "40P01": "deadlock", "23505": "id taken meanwhile"}
-
-_LOCK_NOT_AVAILABLE = "55P03"
 
 _WAIT_FOR_LOCKS = text("SET LOCAL lock_timeout = 0")
 _SET_CLOCK = text("SELECT set_config('mo.clock', :now, true)")
@@ -273,7 +272,7 @@ async def attempt(run: Callable[[], Awaitable[T]]) -> T:
             raise Unavailable from error
         except (DBAPIError, psycopg.Error) as error:
             sqlstate = getattr(getattr(error, "orig", error), "sqlstate", None)
-            if sqlstate == _LOCK_NOT_AVAILABLE:
+            if sqlstate == LOCK_NOT_AVAILABLE:
                 raise LockedError from error
             if isinstance(error, Disconnected) or getattr(error, "connection_invalidated", False):
                 # A restart of PostgreSQL broke it: the pool has closed all connections, so try a new one.

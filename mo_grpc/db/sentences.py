@@ -7,6 +7,8 @@ import psycopg
 _MIGRATE = "The database's schema is not the one of this version: run `mo-grpc migrate`"
 _LOCKED = "Another session holds a lock that this command needs; the view pg_locks shows which. Nothing was changed: try again"
 
+LOCK_NOT_AVAILABLE = "55P03"
+
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _SENTENCES = {
     "25006": "The database is read-only, as a standby is: use the address of the primary",
@@ -14,7 +16,7 @@ _SENTENCES = {
     "42703": _MIGRATE,
     "42883": _MIGRATE,
     "42501": "The database does not let this login do it. If its schema is of another version, run `mo-grpc migrate`",
-    "55P03": _LOCKED,
+    LOCK_NOT_AVAILABLE: _LOCKED,
     "57014": _LOCKED,
 }
 

@@ -29,6 +29,13 @@ class Import(Base):
         Index("imports_open_idx", "id", postgresql_where=text(f"state IN ({State.PENDING}, {State.RUNNING})")),
         # For whoever looks for uploads that have no import.
         Index("imports_source_idx", "source"),
+        # For whoever removes the errors of old ones.
+        Index(
+            "imports_with_errors_idx",
+            "finished_at",
+            postgresql_where=text("failed_count > 0 AND errors_removed_at IS NULL"),
+        ),
+        Index("imports_errors_removed_at_idx", "errors_removed_at", postgresql_where=text("errors_removed_at IS NOT NULL")),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
@@ -52,6 +59,8 @@ class Import(Base):
     # Who runs it, and until when nobody else may.
     lease_owner: Mapped[str | None] = mapped_column(Text)
     lease_until: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
+    # When its errors had been kept for long enough.
+    errors_removed_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
 
 
 class LineError(Base):

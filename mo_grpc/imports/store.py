@@ -66,6 +66,10 @@ _OLDEST_OPEN = text(f"""
 
 _LIST_UNCLAIMED = text(f"SELECT id FROM imports WHERE {_UNCLAIMED} ORDER BY id")  # noqa: S608 - constants
 
+_OPEN_SOURCES = text(f"""
+    SELECT source FROM imports WHERE source = ANY(:sources) AND state IN ({State.PENDING}, {State.RUNNING})
+""")  # noqa: S608 - constants
+
 _KNOWN = text("SELECT source FROM imports WHERE source = ANY(:sources)")
 
 _HOLD = text(f"SELECT id FROM imports WHERE {_OWN} FOR NO KEY UPDATE")  # noqa: S608 - constants
@@ -262,6 +266,11 @@ async def claim_import(connection: AsyncConnection, owner: str, lease: str, impo
 async def oldest_open(connection: AsyncConnection) -> float:
     """How many seconds ago the oldest import was created that is not over; 0 if there is none."""
     return float((await connection.execute(_OLDEST_OPEN)).scalar_one())
+
+
+async def list_open_sources(connection: AsyncConnection, sources: Sequence[str]) -> set[str]:
+    """Which of these files have an import that is not over."""
+    return set((await connection.execute(_OPEN_SOURCES, {"sources": sources})).scalars())
 
 
 async def list_unclaimed(connection: AsyncConnection) -> list[int]:

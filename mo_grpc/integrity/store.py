@@ -71,7 +71,7 @@ INVARIANTS = (
         """,  # noqa: S608 - constants
     ),
     Invariant(
-        "An import has an error for each line that failed, and has read a file that SUCCEEDED to its end",
+        "An import has an error for each line that failed, while they are kept, and has read a file that SUCCEEDED to its end",
         "imports",
         f"""
         SELECT format('%s (%s)', id, source) AS external_id,
@@ -79,7 +79,8 @@ INVARIANTS = (
         FROM imports LEFT JOIN (
             SELECT import_id AS id, count(*) AS errors FROM import_errors GROUP BY import_id
         ) AS reported USING (id)
-        WHERE failed_count <> coalesce(errors, 0) OR (state = {State.SUCCEEDED} AND bytes_done <> bytes_total)
+        WHERE (failed_count <> coalesce(errors, 0) AND errors_removed_at IS NULL)
+            OR (state = {State.SUCCEEDED} AND bytes_done <> bytes_total)
         """,  # noqa: S608 - constants
     ),
     Invariant(

@@ -7,7 +7,6 @@ import signal
 import sys
 from collections.abc import Coroutine
 from contextlib import suppress
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -93,9 +92,9 @@ def _listen(server: grpc.aio.Server, settings: Settings, worker: int) -> None:
 def background_work(settings: Settings, database: Database, state: ServerState) -> dict[str, Coroutine[Any, Any, None]]:
     """The work that a server does beside the calls, by name; other servers go on with it."""
     work = {
-        "cleaning up": clean_up(database, timedelta(hours=settings.mo_idempotency_retention_hours)),
+        "cleaning up": clean_up(database, settings),
         "imports": state.background.follow(),
-        "uploads without an import": remove_for_ever(database, state.background.runner.objects),
+        "old uploads": remove_for_ever(database, state.background.runner.objects, settings.mo_upload_retention_days),
     }
     if not settings.use_celery:
         work["webhooks"] = Deliverer(database, state.sender).follow()

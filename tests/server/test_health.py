@@ -21,7 +21,7 @@ from tests.web.test_alone import the_pages
 from tests.web.test_honeypot import inside
 
 NAMES = ("", "mo.loans.v1.LoanService", "readiness", "startup", "liveness")
-OLD, NEW, NEWER = "0040", "0030", "9999"
+OLD, NEW, NEWER = "0030", "0050", "9999"
 
 
 def says(server: Server) -> dict[str, bool]:

@@ -18,6 +18,8 @@ class HoneypotAttempt(Base):
         CheckConstraint("length(path) <= 300", "path"),
         CheckConstraint("length(username) <= 150", "username"),
         Index(None, "address", "id"),
+        # For deleting old ones.
+        Index(None, "at"),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
