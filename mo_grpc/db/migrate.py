@@ -11,6 +11,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 from sqlalchemy import URL, create_engine, pool  # noqa: TID251 - of `db`
 from sqlalchemy.exc import DBAPIError
@@ -118,7 +119,7 @@ def statements(config: Config, current: str | None, revision: str) -> str:
 def _explained() -> Iterator[None]:
     try:
         yield
-    except CommandError as error:
+    except (CommandError, RevisionError) as error:
         raise MigrationError(
             f"The schema cannot be migrated: {error}. Is the database's schema newer than this version?"
         ) from None
