@@ -169,9 +169,7 @@ class Load:
         self._over.set()
 
 
-def test_no_call_fails_while_the_schema_and_the_servers_are_upgraded(
-    stack: Stack, previous: Path, tmp_path: Path
-) -> None:
+def test_no_call_fails_while_the_schema_and_the_servers_are_upgraded(stack: Stack, previous: Path, tmp_path: Path) -> None:
     port, http = str(free_port()), str(free_port())
     with fresh_database(stack.data_dir) as url:
         new = stack.environment | {"MO_DATABASE_URL": plain(url), "MO_GRPC_PORT": port, "MO_WORKERS": "1"}
