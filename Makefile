@@ -40,6 +40,7 @@ lint: .venv/.synced ## Check everything that needs no run: style, types, protos,
 	$(BIN)/python protos/generate.py --check
 	$(BIN)/python deploy/grafana/generate.py --check
 	$(BIN)/python migrations/lint.py
+	$(BIN)/python deploy/kubernetes/check.py
 	protos/breaking.sh
 	$(BIN)/uv lock --check --quiet
 	$(BIN)/pre-commit validate-config
@@ -54,6 +55,7 @@ format: .venv/.synced ## Format the code and the protos, and fix what can be fix
 generate: .venv/.synced ## Rebuild generated/ from protos/, and Grafana's dashboards.
 	$(BIN)/python protos/generate.py
 	$(BIN)/python deploy/grafana/generate.py
+	$(BIN)/python deploy/kubernetes/check.py --write
 
 .PHONY: screenshots
 screenshots: .venv/.synced ## Take the pictures of the README from a service of its own; needs Chromium.

@@ -13,7 +13,13 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -81,6 +87,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_file=".env", env_file_encoding="utf-8", extra="ignore", env_ignore_empty=True, frozen=True
     )
+
+    # A folder with a file for each setting that it gives, as Docker and Kubernetes mount secrets; the environment wins.
+    mo_secrets_dir: Path | None = None
 
     # The folder of the embedded PostgreSQL, its sockets and the run's files.
     mo_data_dir: Path = Path(".mo")
@@ -209,6 +218,20 @@ class Settings(BaseSettings):
     # How long a server that is to end still takes calls, while it says already that it is not ready.
     mo_drain_delay_seconds: Annotated[float, Field(ge=0, le=600)] = 0.0
     mo_shutdown_grace_seconds: Annotated[float, Field(ge=0)] = 20.0
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read MO_SECRETS_DIR, if it is set, after what pydantic reads."""
+        sources = (init_settings, env_settings, dotenv_settings)
+        folder = os.environ.get("MO_SECRETS_DIR")  # noqa: TID251 - here it is read
+        return (*sources, SecretsSettingsSource(settings_cls, folder)) if folder else sources
 
     @field_validator("mo_database_url", "mo_migration_database_url")
     @classmethod

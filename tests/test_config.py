@@ -163,3 +163,17 @@ def test_a_name_that_is_no_setting_is_warned_of_with_the_nearest_that_is(tmp_pat
     assert warned.keys() == MISSPELT.keys()
     assert all(warned[name].startswith(f"{name} is no setting") and hint in warned[name] for name, hint in MISSPELT.items())
     assert "hush-hush" not in done.stderr + done.stdout
+
+
+def test_secrets_may_be_files_and_the_environment_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    (folder / "secret_key").write_text("the-key-of-a-file-which-is-long-enough\n")
+    (folder / "mo_database_url").write_text("postgresql://somebody:secret@host/mo\n")
+    monkeypatch.setenv("MO_SECRETS_DIR", str(folder))
+    monkeypatch.setenv("MO_DATABASE_URL", "postgresql://another:secret@host/mo")
+    settings = Settings()
+    assert settings.secret_key is not None
+    assert settings.secret_key.get_secret_value() == "the-key-of-a-file-which-is-long-enough"
+    assert settings.external_database_url is not None
+    assert settings.external_database_url.username == "another"

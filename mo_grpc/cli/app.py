@@ -78,19 +78,25 @@ _KNOWN = "The end of a stream as an earlier audit printed it: that event must st
 
 _AUDIT_METRICS = "Write what was found for Prometheus, as a text file; one in MO_DATA_DIR/metrics is scraped with the service."
 
+_EVERY = "Audit for ever, with such a pause, and answer at MO_METRICS_PORT what was found."
+
 
 @app.command()
 def audit(
     known: Annotated[list[str] | None, typer.Option(metavar="STREAM:NUMBER:SEAL", help=_KNOWN)] = None,
     metrics: Annotated[Path | None, typer.Option(metavar="FILE.prom", help=_AUDIT_METRICS)] = None,
+    every: Annotated[float | None, typer.Option(min=0, metavar="HOURS", help=_EVERY)] = None,
 ) -> None:
     """Check that all amounts add up and that the audit log is complete. Other work goes on meanwhile.
 
     Exit status 1 if something is wrong, and 2 if it could not be checked.
     """
-    from mo_grpc.cli.audit import run
+    from mo_grpc.cli.audit import run, run_for_ever
 
-    run(known or [], metrics)
+    if every is None:
+        run(known or [], metrics)
+    else:
+        run_for_ever(every)
 
 
 @app.command()

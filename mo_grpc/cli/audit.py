@@ -1,8 +1,11 @@
 """The command line's `audit`."""
 
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import typer
 from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
@@ -22,6 +25,23 @@ from mo_grpc.db.sentences import explain
 from mo_grpc.errors import ServiceError
 from mo_grpc.integrity.rules import SHOWN, Finding
 from mo_grpc.integrity.store import audit
+from mo_grpc.telemetry.folder import AUDIT, metrics_folder
+from mo_grpc.telemetry.metrics import measured
+
+
+def run_for_ever(hours: float) -> NoReturn:
+    """Audit again and again, so many hours after the last audit, and show Prometheus what was found.
+
+    Raises:
+        MetricsError: the port of the metrics cannot be used.
+    """
+    settings = terminal.settings()
+    with measured(settings, AUDIT) as meter:
+        metrics = metrics_folder(settings) / f"{AUDIT}.prom" if meter else None
+        while True:
+            with suppress(typer.Exit):  # it has been told
+                run([], metrics)
+            time.sleep(hours * 3600)
 
 
 def run(known: Sequence[str], metrics: Path | None = None) -> None:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:  # a supervisor does without the settings' libraries
 
 WEB = "web"
 CELERY = "celery"
+AUDIT = "audit"
 
 
 def worker_name(number: int | str) -> str:

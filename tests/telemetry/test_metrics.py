@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from mo_grpc.db.embedded import embedded_url
+from tests.commands import COMMANDS
 from tests.conftest import Stack, free_port, run_cli
 from tests.databases import connect, locked, owner, waiting
 from tests.doors import Door, GrpcDoor, Refused
@@ -354,3 +355,23 @@ def test_the_audit_is_scraped_with_the_service(stack: Stack, over_grpc: GrpcDoor
     assert stack.cli("audit", "--metrics", str(file)).returncode == 0
     done = stack.cli("audit", "--metrics", str(file / "below"), check=False)
     assert (done.returncode, re.sub(r".*below", "below", done.stderr)) == (2, "below cannot be written: Not a directory.\n")
+
+
+def test_an_auditor_audits_again_and_again_and_shows_what_it_found(stack: Stack, tmp_path: Path) -> None:
+    port = free_port()
+    settings = {"MO_DATA_DIR": str(tmp_path), "MO_DATABASE_URL": stack.database_url, "MO_METRICS_PORT": str(port)}
+    auditor = COMMANDS.start_beside(stack.environment | settings, "audit", "--every", "0.00001")
+
+    def audited_at() -> float:
+        try:
+            return Scrape(httpx.get(f"http://127.0.0.1:{port}/metrics").text)("mo_audit_timestamp_seconds")
+        except httpx.TransportError:
+            return 0
+
+    try:
+        eventually(lambda: audited_at() > 0, TO_START)
+        first = audited_at()
+        eventually(lambda: audited_at() > first, TO_START)
+    finally:
+        auditor.send_signal(signal.SIGTERM)
+        auditor.wait(30)
