@@ -41,6 +41,7 @@ lint: .venv/.synced ## Check everything that needs no run: style, types, protos,
 	$(BIN)/python deploy/grafana/generate.py --check
 	$(BIN)/python migrations/lint.py
 	$(BIN)/python deploy/kubernetes/check.py
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
 	protos/breaking.sh
 	$(BIN)/uv lock --check --quiet
 	$(BIN)/pre-commit validate-config
@@ -56,6 +57,10 @@ generate: .venv/.synced ## Rebuild generated/ from protos/, and Grafana's dashbo
 	$(BIN)/python protos/generate.py
 	$(BIN)/python deploy/grafana/generate.py
 	$(BIN)/python deploy/kubernetes/check.py --write
+
+.PHONY: image-test
+image-test: .venv/.synced ## Build the image and make a payment through it; needs root, buildah and debootstrap.
+	@$(BIN)/python docker/image_test.py
 
 .PHONY: screenshots
 screenshots: .venv/.synced ## Take the pictures of the README from a service of its own; needs Chromium.

@@ -24,7 +24,7 @@ GIVEN = {
     "DATABASE_OWNER_PASSWD": "own'er %p@ss:word/",
     "DATABASE_PASSWD": "serv'er %p@ss:word/",
 }
-SERVING = ("grpc", "web", "worker", "edge-config")
+SERVING = ("grpc", "web", "worker", "audit", "edge-config")
 
 
 def told(service: str, given: dict[str, str]) -> dict[str, str]:
@@ -76,6 +76,35 @@ def test_what_serves_is_not_told_the_owners_password(service: str) -> None:
 def test_every_setting_may_stand_in_env() -> None:
     for service in (*SERVING, "migrate"):
         assert told(service, GIVEN | {"MO_LOG_LEVEL": "debug"})["MO_LOG_LEVEL"] == "debug"
+
+
+def test_every_setting_that_it_names_exists_and_so_does_every_file() -> None:
+    for service in (*SERVING, "migrate"):
+        names = COMPOSE["services"][service]["environment"]
+        assert {name.lower() for name in names} - {"mo_postgres_password"} <= Settings.model_fields.keys()
+    for service in COMPOSE["services"].values():
+        for volume in service.get("volumes", ()):
+            source = volume.split(":")[0]
+            assert (ROOT / source).exists() if source.startswith(".") else source in COMPOSE["volumes"]
+
+
+@pytest.mark.parametrize("service", [*SERVING, "migrate"])
+def test_no_container_of_ours_may_more_than_it_needs(service: str) -> None:
+    container = COMPOSE["services"][service]
+    assert container["read_only"] is True
+    assert container["cap_drop"] == ["ALL"]
+    assert container["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_its_prometheus_finds_the_containers_and_takes_its_configuration(tmp_path: Path) -> None:
+    text = (ROOT / "deploy" / "prometheus" / "compose.yml").read_text()
+    (tmp_path / "prometheus.yml").write_text(text.replace("/etc/prometheus", str(ROOT / "deploy" / "prometheus")))
+    subprocess.run(["promtool", "check", "config", str(tmp_path / "prometheus.yml")], check=True, capture_output=True)
+    jobs = {job["job_name"]: job["dns_sd_configs"][0] for job in yaml.safe_load(text)["scrape_configs"]}
+    assert {*jobs["mo-grpc"]["names"], *jobs["mo-edge"]["names"]} <= COMPOSE["services"].keys()
+    told_to = told("grpc", GIVEN)
+    assert str(jobs["mo-grpc"]["port"]) == told_to["MO_METRICS_PORT"]
+    assert str(jobs["mo-edge"]["port"]) == told_to["MO_EDGE_METRICS_PORT"]
 
 
 def test_its_steps_lead_to_two_logins_of_which_neither_is_the_superuser(tmp_path: Path) -> None:
