@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from mo_grpc.db.embedded import SERVICE_ROLE, embedded_url
-from tests import secrets
+from tests import factories, secrets
 from tests.commands import COMMANDS
 from tests.doors import Door, GrpcDoor, RestDoor
 
@@ -171,6 +171,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         process.communicate(timeout=60)
     assert process.returncode == 0
     assert secrets.shown_in(data_dir / "log") == []
+    assert factories.named_in(data_dir / "log") == []
 
 
 # pytest-grpc's fixtures, over the server of the stack instead of one of its own.

@@ -1,7 +1,9 @@
 """Makes customers, loans and payments through a public door, each with an id of its own."""
 
 import itertools
+import re
 import uuid
+from pathlib import Path
 from typing import Any
 
 from tests.doors import Door, Json
@@ -16,6 +18,14 @@ SOME_DAY = "2099-06-30T00:00:00Z"
 def new_id(kind: str) -> str:
     """An id that no other test has."""
     return f"{kind}-{_run}-{next(_count)}"
+
+
+def named_in(folder: Path) -> list[str]:
+    """Lines of the logs in a folder that name what was made here; Envoy's, which has the addresses of calls, is left out."""
+    logs = [path for path in folder.glob("*.log") if path.name != "edge.log"]
+    return [
+        line for path in logs for line in path.read_text(errors="replace").splitlines() if re.search(f"-{_run}-[0-9]", line)
+    ]
 
 
 def a_customer(door: Door, score: str = "1000.00", **fields: Any) -> str:

@@ -5,8 +5,14 @@ from pathlib import Path
 import pytest
 
 from mo_grpc.auth.api_keys.rules import Credential
-from tests import secrets
+from tests import factories, secrets
 from tests.conftest import Stack
+
+
+def test_a_line_that_names_a_customer_is_found(tmp_path: Path) -> None:
+    line = f"the customer {factories.new_id('customer')} is gone"
+    (tmp_path / "serve.log").write_text(f"ready\n{line}\n")
+    assert factories.named_in(tmp_path) == [line]
 
 
 def test_the_search_finds_what_was_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
