@@ -29,7 +29,12 @@ Connection = psycopg.Connection[Any]
 
 def connect(url: URL, *, autocommit: bool = False) -> Connection:
     """A connection of the tests' own; used as a context manager, it commits at the end."""
-    return psycopg.connect(url.set(drivername="postgresql").render_as_string(hide_password=False), autocommit=autocommit)
+    return psycopg.connect(as_text(url), autocommit=autocommit)
+
+
+def as_text(url: URL) -> str:
+    """A URL as settings have it, with its password."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def owner(data_dir: Path) -> Connection:

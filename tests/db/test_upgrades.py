@@ -20,7 +20,7 @@ from sqlalchemy import URL
 from mo_grpc.db.migrate import downgrade
 from mo_grpc.process.children import stop
 from tests.conftest import KEY, Stack, free_port, run_cli
-from tests.databases import connect, fresh_database, migrated_database
+from tests.databases import as_text, connect, fresh_database, migrated_database
 from tests.doors import Refused, RestDoor
 from tests.e2e.edges import EDGE, started, status_of
 from tests.factories import a_customer, a_loan, pay
@@ -32,16 +32,12 @@ BEFORE = "0030"
 """The revision before the newest."""
 
 
-def plain(url: URL) -> str:
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)
-
-
 @pytest.fixture
 def older(stack: Stack) -> Iterator[tuple[URL, dict[str, str]]]:
     """A database whose schema is one revision behind, and the settings for it."""
     with migrated_database(stack.data_dir) as url:
         downgrade(url, BEFORE)
-        yield url, stack.environment | {"MO_DATABASE_URL": plain(url)}
+        yield url, stack.environment | {"MO_DATABASE_URL": as_text(url)}
 
 
 def revision(url: URL) -> str:
@@ -65,7 +61,7 @@ def test_a_plan_says_what_would_be_done_and_does_nothing(older: tuple[URL, dict[
 
 def test_from_nothing_a_plan_shows_all(stack: Stack) -> None:
     with fresh_database(stack.data_dir) as url:
-        shown = run_cli(stack.environment | {"MO_DATABASE_URL": plain(url)}, "migrate", "--plan").stdout
+        shown = run_cli(stack.environment | {"MO_DATABASE_URL": as_text(url)}, "migrate", "--plan").stdout
     assert shown.startswith("nothing -> 0001: ")
     assert "CREATE TABLE customers" in shown
     assert "-- Writes the events of all customers who have none." in shown
@@ -172,7 +168,7 @@ class Load:
 def test_no_call_fails_while_the_schema_and_the_servers_are_upgraded(stack: Stack, previous: Path, tmp_path: Path) -> None:
     port, http = str(free_port()), str(free_port())
     with fresh_database(stack.data_dir) as url:
-        new = stack.environment | {"MO_DATABASE_URL": plain(url), "MO_GRPC_PORT": port, "MO_WORKERS": "1"}
+        new = stack.environment | {"MO_DATABASE_URL": as_text(url), "MO_GRPC_PORT": port, "MO_WORKERS": "1"}
         old = new | {
             "PYTHONPATH": f"{previous}:{previous / 'generated'}",
             "MO_GRPC_HOST": "127.0.0.2",

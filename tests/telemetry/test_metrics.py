@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,11 +15,12 @@ import grpc
 import httpx
 import psycopg
 import pytest
+from sqlalchemy import URL
 
 from mo_grpc.db.embedded import embedded_url
 from tests.commands import COMMANDS
 from tests.conftest import Stack, free_port, run_cli
-from tests.databases import connect, locked, owner, waiting
+from tests.databases import as_text, connect, locked, migrated_database, owner, waiting
 from tests.doors import Door, GrpcDoor, Refused
 from tests.factories import a_customer, a_loan, new_id, pay
 from tests.run.test_workers import a_server, workers
@@ -336,31 +338,44 @@ def test_a_dead_workers_gauges_go_its_counters_stay_and_the_others_answer(stack:
     assert not list(folder.glob("gauge_*"))
 
 
-def test_the_audit_is_scraped_with_the_service(stack: Stack, over_grpc: GrpcDoor) -> None:
+@pytest.fixture(scope="module")
+def audited(stack: Stack) -> Iterator[tuple[URL, dict[str, str]]]:
+    """A database that nobody else breaks, and the settings for it."""
+    with migrated_database(stack.data_dir) as url:
+        yield url, stack.environment | {"MO_DATABASE_URL": as_text(url)}
+
+
+def test_the_audit_is_scraped_with_the_service(stack: Stack, audited: tuple[URL, dict[str, str]]) -> None:
+    url, environment = audited
     file = stack.data_dir / "metrics" / "audit.prom"
-    stack.cli("audit", "--metrics", str(file))
+
+    def audit(path: Path) -> "subprocess.CompletedProcess[str]":
+        return run_cli(environment, "audit", "--metrics", str(path), check=False)
+
+    assert audit(file).returncode == 0
     found = scrape(stack)
     assert {dict(labels)["invariant"] for name, labels in found.series if name == "mo_audit_checked_rows"}
     assert found("mo_audit_broken_rows") == 0
     assert abs(found("mo_audit_timestamp_seconds") - file.stat().st_mtime) < 5
-    loan = a_loan(over_grpc, a_customer(over_grpc), "100.00")
-    owe = "UPDATE loans SET outstanding = %s WHERE external_id = %s"
-    with as_owner(stack) as connection:
-        connection.execute(owe, (99, loan))
+    with connect(url, autocommit=True) as connection:
+        statement = (
+            "INSERT INTO customers (external_id, score, status, created_at, updated_at) VALUES ('x', 1, 1, now(), now())"
+        )
+        connection.execute(statement)  # without its event
         try:
-            assert stack.cli("audit", "--metrics", str(file), check=False).returncode == 1
+            assert audit(file).returncode == 1
             assert scrape(stack)("mo_audit_broken_rows") >= 1
         finally:
-            connection.execute(owe, (100, loan))
-    assert stack.cli("audit", "--metrics", str(file)).returncode == 0
-    done = stack.cli("audit", "--metrics", str(file / "below"), check=False)
+            connection.execute("DELETE FROM customers")
+    assert audit(file).returncode == 0
+    done = audit(file / "below")
     assert (done.returncode, re.sub(r".*below", "below", done.stderr)) == (2, "below cannot be written: Not a directory.\n")
 
 
-def test_an_auditor_audits_again_and_again_and_shows_what_it_found(stack: Stack, tmp_path: Path) -> None:
+def test_an_auditor_audits_again_and_again_and_shows_what_it_found(audited: tuple[URL, dict[str, str]], tmp_path: Path) -> None:
     port = free_port()
-    settings = {"MO_DATA_DIR": str(tmp_path), "MO_DATABASE_URL": stack.database_url, "MO_METRICS_PORT": str(port)}
-    auditor = COMMANDS.start_beside(stack.environment | settings, "audit", "--every", "0.00001")
+    settings = {"MO_DATA_DIR": str(tmp_path), "MO_METRICS_PORT": str(port)}
+    auditor = COMMANDS.start_beside(audited[1] | settings, "audit", "--every", "0.00001")
 
     def audited_at() -> float:
         try:

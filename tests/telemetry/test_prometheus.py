@@ -12,7 +12,8 @@ import httpx
 import pytest
 import yaml
 
-from tests.conftest import Stack, free_port
+from tests.conftest import Stack, free_port, run_cli
+from tests.databases import as_text, migrated_database
 from tests.doors import GrpcDoor, Refused, RestDoor
 from tests.factories import a_customer, a_loan, new_id, pay
 from tests.waiting import TO_START, eventually
@@ -66,7 +67,9 @@ def some_load(direct: GrpcDoor, rest: RestDoor) -> None:
 def prometheus(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """Prometheus, which scrapes more often than it should, so that rates are there soon."""
     folder, port = tmp_path_factory.mktemp("prometheus"), free_port()
-    stack.cli("audit", "--metrics", str(stack.data_dir / "metrics" / "audit.prom"))
+    with migrated_database(stack.data_dir) as url:
+        environment = stack.environment | {"MO_DATABASE_URL": as_text(url)}
+        run_cli(environment, "audit", "--metrics", str(stack.data_dir / "metrics" / "audit.prom"))
     (folder / "prometheus.yml").write_text(configuration(stack).replace("_interval: 5s", "_interval: 500ms"))
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(

@@ -101,7 +101,7 @@ def test_addresses_and_queries(stack: Stack, visitor: httpx.Client) -> None:
         for path in paths(stack, "GET", value):
             queries = ["", "&".join(f"{name}={value}" for name in QUERIES)]
             listed = re.fullmatch(r"/grappelli/([\w-]+|imports/[^/]*)(\.csv)?", path)
-            queries += [f"{name}={value}&stream=logins" for name in QUERIES] if listed and value in HOSTILE[:6] else []
+            queries += [f"{name}={value}&stream=logins" for name in QUERIES] if listed and value in HOSTILE[:6:2] else []
             addresses = {f"{path}?{query}" if query else path: query for query in queries}
             for address, query in addresses.items():
                 if address in asked:  # a path that names nothing is the same for every value
