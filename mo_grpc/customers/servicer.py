@@ -15,7 +15,6 @@ from mo_grpc.idempotency.writer import request_key
 from mo_grpc.journal.origin import origin
 from mo_grpc.journal.past import Instant
 from mo_grpc.journal.previews import PreviewedWriter
-from mo_grpc.journal.rules import Origin
 from mo_grpc.rpc.caller import caller, require_customer
 from mo_grpc.rpc.context import Context
 from mo_grpc.rpc.conversions import moment, money, parse_money, timestamp
@@ -65,7 +64,7 @@ class CustomerServicer(customers_pb2_grpc.CustomerServiceServicer):
 
     async def UpdateCustomer(self, request: customers_pb2.UpdateCustomerRequest, context: Context) -> customers_pb2.Customer:
         heed_if_match(request, context)
-        command = to_change(request, origin(request))
+        command = to_change(request)
         _require(command.external_id)
         return await self._change(command, request, request_key(request, context), context)
 
@@ -112,11 +111,12 @@ def to_message(customer: Customer) -> customers_pb2.Customer:
     )
 
 
-def to_change(request: customers_pb2.UpdateCustomerRequest, made_by: Origin) -> CustomerChange:
+def to_change(request: customers_pb2.UpdateCustomerRequest) -> CustomerChange:
     """The command of an update, from the fields that the mask names; the others are not read (AIP-134).
 
     Raises:
         InvalidFields: a named field is wrong or may not be cleared, or there is nothing to change.
+        InvalidArgument: the preview token is not one of this request.
     """
     sent = request.customer
     named = set(request.update_mask.paths) or {field.name for field, _ in sent.ListFields()} & set(CHANGEABLE)
@@ -141,7 +141,7 @@ def to_change(request: customers_pb2.UpdateCustomerRequest, made_by: Origin) -> 
         values["preapproved_at"] = (
             moment(masked.preapproved_at, "preapproved_at") if masked.HasField("preapproved_at") else None
         )
-    return CustomerChange(masked.external_id, masked.etag, values, made_by)
+    return CustomerChange(masked.external_id, masked.etag, values, origin(request))
 
 
 def _copy(source: Message, target: Message, name: str) -> None:

@@ -5,6 +5,7 @@ import re
 from typing import Generic, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
+from google.rpc import code_pb2
 from google.rpc.status_pb2 import Status
 from mo.errors.v1.error_reason_pb2 import ErrorReason
 
@@ -76,6 +77,11 @@ def make_key(owner: str, key: str, method: str, request: Message, field: str = H
         raise InvalidFields([FieldViolation(field, "must be 1 to 255 visible ASCII characters")])
     digest = hashlib.sha256(method.encode() + b"\0" + request.SerializeToString(deterministic=True))
     return IdempotencyKey(owner, key, digest.digest())
+
+
+def passes(result: object) -> bool:
+    """Whether a result is a refusal that may pass, so that it is not stored and the key can be used again (R52)."""
+    return isinstance(result, ServiceError) and result.code == code_pb2.ABORTED
 
 
 def mismatch() -> InvalidArgument:

@@ -12,7 +12,7 @@ from mo_grpc.db.cleaning import Cleaner
 from mo_grpc.db.locks import Locked, Locks
 from mo_grpc.db.pipeline import Query, Rows, Statement, array, bytes_array, text_array
 from mo_grpc.errors import ServiceError
-from mo_grpc.idempotency.rules import IdempotencyKey, Keyed, Record, Replay, in_flight, mismatch
+from mo_grpc.idempotency.rules import IdempotencyKey, Keyed, Record, Replay, in_flight, mismatch, passes
 
 C = TypeVar("C")
 R = TypeVar("R")
@@ -77,7 +77,9 @@ def remembering(write: BatchWrite[C, R], to_message: Callable[[Any], Message]) -
         for index, result in zip(fresh, results, strict=True):
             key = keyed[index].idempotency
             done[index] = result
-            if key and not isinstance(result, Locked):
+            if key and passes(result):
+                settled[key[:2]] = in_flight()
+            elif key and not isinstance(result, Locked):
                 answer = done[index] = result if isinstance(result, ServiceError) else to_message(result)
                 records.append(_record(key, answer))
         settled |= {(record.owner, record.key): Replay(record) for record in records}

@@ -184,6 +184,46 @@ def test_what_is_passing_is_not_remembered(door: Door, stack: Stack) -> None:
     assert not once.replayed
 
 
+def test_a_call_that_was_aborted_can_be_made_again_with_its_key(door: Door) -> None:
+    customer, once = a_customer(door, "100"), door.keyed(new_id("key"))
+    change = {"external_id": customer, "score": "200"}
+    with pytest.raises(Refused) as stale:
+        once("customers.UpdateCustomer", customer=change | {"etag": '"7"'})
+    assert stale.value.reason == "STALE_ETAG"
+    assert (
+        once("customers.UpdateCustomer", customer=change | {"etag": stale.value.info["metadata"]["etag"]})["score"] == "200.00"
+    )
+    assert not once.replayed
+
+
+def test_a_stale_preview_is_shown_anew_with_each_retry(door: Door) -> None:
+    customer, once = a_customer(door), door.keyed(new_id("key"))
+    request = {"external_id": a_loan(door, customer, activate=False)}
+    token = door("loans.ActivateLoan", **request, validate_only=True)["preview_token"]
+    a_loan(door, customer)
+    for _ in range(2):
+        with pytest.raises(Refused) as stale:
+            once("loans.ActivateLoan", **request, preview_token=token)
+        assert stale.value.reason == "PREVIEW_STALE"
+    assert (
+        once("loans.ActivateLoan", **request, preview_token=stale.value.info["metadata"]["preview_token"])["status"] == "ACTIVE"
+    )
+
+
+def test_in_a_batch_an_item_does_not_wait_for_one_that_was_aborted_with_its_key(door: Door) -> None:
+    customer, key = a_customer(door), new_id("key")
+    payment = {"external_id": new_id("payment"), "customer_external_id": customer, "total_amount": "1.00"}
+    token = door("payments.CreatePayment", payment=payment, validate_only=True)["preview_token"]
+    a_loan(door, customer)
+    item = {"payment": payment, "idempotency_key": key, "preview_token": token}
+    results = door("payments.BatchCreatePayments", requests=[item, item])["results"]
+    reasons = [result["status"]["details"][0]["reason"] for result in results]
+    assert reasons == ["PREVIEW_STALE", "IDEMPOTENCY_KEY_IN_FLIGHT"]
+    unconditional = {name: value for name, value in item.items() if name != "preview_token"}
+    [result] = door("payments.BatchCreatePayments", requests=[unconditional])["results"]
+    assert result["payment"]["status"] == "COMPLETED"
+
+
 def refusal_code(door: Door, change: Json) -> int:
     with pytest.raises(Refused) as refused:
         door("customers.UpdateCustomer", customer=change)

@@ -18,7 +18,7 @@ def assert_chain(events: list[Json]) -> None:
         assert event["hash"] == last.hex(), event
     loans: dict[str, tuple[str, str]] = {}
     for before, event in pairwise([{"recorded_at": "", "balance_after": None}, *events]):
-        assert before["recorded_at"] <= event["recorded_at"]
+        assert _time(before["recorded_at"]) <= _time(event["recorded_at"])
         assert before["balance_after"] == event.get("balance_before")
         for loan in event["loans"]:
             begin = (loan["status_before"], loan["outstanding_before"])
