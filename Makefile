@@ -3,6 +3,9 @@
 PYTHON ?= python3
 # More options for `make test` or `make demo`: `make test ARGS='-k balance --no-cov'`.
 ARGS ?=
+# How long `make soak` repeats each of its tests, and the seed that it begins with.
+MINUTES ?= 10
+SEED ?= 1
 BIN := .venv/bin
 UV_VERSION := 0.13.9
 # uv installs into this .venv, with the Python that created it.
@@ -24,6 +27,10 @@ demo: .venv/.synced ## Fill the running service with a portfolio, through its pu
 .PHONY: test
 test: .venv/.synced ## Run all tests; fails below 95 % coverage.
 	@$(BIN)/pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=95 $(ARGS)
+
+.PHONY: soak
+soak: .venv/.synced ## Compare random histories with the reference model: `make soak MINUTES=60 SEED=7`.
+	@$(BIN)/pytest --no-cov --capture=no --minutes=$(MINUTES) --seed=$(SEED) tests/model $(ARGS)
 
 .PHONY: bench
 bench: .venv/.synced ## Measure the service against its limits; `make bench ROW=8` for one row.

@@ -19,6 +19,7 @@ from mo_grpc.db.embedded import SERVICE_ROLE, embedded_url
 from tests import factories, secrets
 from tests.commands import COMMANDS
 from tests.doors import Door, GrpcDoor, RestDoor
+from tests.model import rounds
 
 KEY = re.compile(r"mo_[0-9A-Za-z]{12}_[0-9A-Za-z]{38}")
 # Made once: reading the authorities for each client, who never uses them, takes longer than most tests.
@@ -35,6 +36,7 @@ LONGEST = (
     "auth/api_keys/test_limits.py",
     "imports/test_import_runs.py",
     "db/test_embedded.py",
+    "model/",
     "web/",
     "demo/",
     "audit_log/",
@@ -42,6 +44,10 @@ LONGEST = (
     "faults/",
     "server/",
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    rounds.add_options(parser)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
