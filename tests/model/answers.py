@@ -22,6 +22,8 @@ def call(door: Door, rpc: str, request: Json) -> Outcome:
 
 def refusal(refused: Refused) -> Json:
     """What a client reads of a refusal: the reason, its metadata, the wrong fields, and what would happen now."""
+    if not refused.details:
+        return {"reason": refused.message}  # the client's own, such as a deadline
     content = {"reason": refused.reason, "metadata": refused.info["metadata"]}
     if refused.reason == "INVALID_FIELDS":
         content["fields"] = sorted(re.sub(r"^requests\[[0-9]+\]\.", "", field) for field in refused.fields)

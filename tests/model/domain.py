@@ -223,6 +223,9 @@ class Domain:
     def explain_payment(self, request: Json, _: Told) -> Json:
         return self.explanations[self._find("payment", request["external_id"])["external_id"]]
 
+    def list_events(self, request: Json, _: Told) -> Json:
+        return {"events": [*self.events.get(request["customer_external_id"], ())]}
+
     # What all have in common
 
     def _find(self, kind: str, external_id: str) -> Json:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -45,7 +46,7 @@ def handling(number: signal.Signals, how: signal.Handlers) -> Iterator[None]:
         signal.signal(number, before)
 
 
-def workers(process: "subprocess.Popen[str]") -> set[int]:
+def workers(process: "subprocess.Popen[Any]") -> set[int]:
     return {child for child in children(process.pid) if b"--worker" in cmdline(child)}
 
 
