@@ -32,6 +32,10 @@ test: .venv/.synced ## Run all tests; fails below 95 % coverage.
 soak: .venv/.synced ## Compare random histories with the reference model: `make soak MINUTES=60 SEED=7`.
 	@$(BIN)/pytest --no-cov --capture=no --minutes=$(MINUTES) --seed=$(SEED) tests/model $(ARGS)
 
+.PHONY: mutation
+mutation: .venv/.synced ## Put small faults into a copy of the service, and see which checks find them; takes an hour or two.
+	@$(BIN)/python -m tests.model.mutation $(ARGS)
+
 .PHONY: bench
 bench: .venv/.synced ## Measure the service against its limits; `make bench ROW=8` for one row.
 	@$(BIN)/python -m benchmarks $(ROW)

@@ -5,11 +5,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from math import inf
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
@@ -21,7 +21,6 @@ from tests.model.calls import Call, Maker
 from tests.model.domain import Outcome
 from tests.model.laboratory import BEGIN
 from tests.model.linear import Operation
-from tests.model.service import Service
 from tests.waiting import eventually
 
 CLIENTS = ("grpc", "grpc", "grpc", "rest", "rest")
@@ -33,10 +32,20 @@ _UNKNOWN = (1, 4, 13, 14)
 _NOTHING_DONE = ("IDEMPOTENCY_KEY_IN_FLIGHT", "CONFLICT", "OVERLOADED")
 
 
+class Called(Protocol):
+    """A service that a crowd calls."""
+
+    def door(self, kind: str) -> AbstractContextManager[Door]: ...
+
+    def wait_until_ready(self) -> None: ...
+
+    def settled(self) -> bool: ...
+
+
 class Crowd:
     """One history. Ids and idempotency keys belong to one of the two customers, so that each can be checked alone."""
 
-    def __init__(self, service: Service, name: str, rng: Random) -> None:
+    def __init__(self, service: Called, name: str, rng: Random) -> None:
         self._service = service
         self._rng = rng
         self.customers = [f"{name}-a", f"{name}-b"]

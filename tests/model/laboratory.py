@@ -18,12 +18,12 @@ from tests.doors import Door, GrpcDoor, RestDoor
 from tests.e2e.edges import running_edge, started
 from tests.servers import SERVING
 
-PROGRAM = (sys.executable, "-m", "mo_grpc")
+PROGRAM = (sys.executable, "-P", "-m", "mo_grpc")
 BEGIN = datetime(2030, 1, 1, tzinfo=UTC)
 CALLERS = ("first", "second")
 DOORS = ("grpc", "rest")
 
-_CLOCK = """
+CLOCK = """
     CREATE TABLE model_clock (at timestamptz NOT NULL);
     GRANT SELECT ON model_clock TO mo_service;
     INSERT INTO model_clock VALUES ('2030-01-01T00:00:00Z');
@@ -73,23 +73,28 @@ def serves(channel: grpc.Channel) -> bool:
 
 
 @contextmanager
+def a_worker(environment: dict[str, str], log: Path) -> Iterator[grpc.Channel]:
+    """A server of one process, on the port that its environment says."""
+    with (
+        log.open("wb") as stderr,
+        grpc.insecure_channel(f"127.0.0.1:{environment['MO_GRPC_PORT']}") as channel,
+        started([*PROGRAM, "serve", "--worker", "0"], environment, lambda: serves(channel), stderr),
+    ):
+        yield channel
+
+
+@contextmanager
 def a_laboratory(stack: Stack, folder: Path) -> Iterator[Laboratory]:
     """Start it, in a folder of its own."""
     with ExitStack() as stay:
         url = stay.enter_context(migrated_database(stack.data_dir))
         environment = unmeasured(stack.environment) | {"MO_DATABASE_URL": as_text(url)}
         connection = stay.enter_context(connect(url, autocommit=True))
-        connection.execute(_CLOCK)
-        environment |= {
-            "MO_GRPC_PORT": str(free_port()),
-            "MO_DATABASE_URL": service_url(stack, url),
-            "MO_DATA_DIR": str(folder),
-        }
-        address = f"127.0.0.1:{environment['MO_GRPC_PORT']}"
-        channel = stay.enter_context(grpc.insecure_channel(address))
-        log = stay.enter_context((folder / "server.log").open("wb"))
-        stay.enter_context(started([*PROGRAM, "serve", "--worker", "0"], environment, lambda: serves(channel), log))
-        edge = stay.enter_context(running_edge(folder, address))
+        connection.execute(CLOCK)
+        own = {"MO_GRPC_PORT": str(free_port()), "MO_DATABASE_URL": service_url(stack, url), "MO_DATA_DIR": str(folder)}
+        environment |= own
+        channel = stay.enter_context(a_worker(environment, folder / "server.log"))
+        edge = stay.enter_context(running_edge(folder, f"127.0.0.1:{own['MO_GRPC_PORT']}"))
         doors: dict[tuple[str, str], Door] = {}
         for caller in CALLERS:
             [api_key] = KEY.findall(run_cli(environment, "keys", "create", caller).stdout)
