@@ -32,6 +32,11 @@ test: .venv/.synced ## Run all tests; fails below 95 % coverage.
 soak: .venv/.synced ## Compare random histories with the reference model: `make soak MINUTES=60 SEED=7`.
 	@$(BIN)/pytest --no-cov --capture=no --minutes=$(MINUTES) --seed=$(SEED) tests/model $(ARGS)
 
+.PHONY: fuzz
+fuzz: .venv/.synced ## Look for bytes that break a parser, guided by coverage: `make fuzz MINUTES=60`.
+	@$(BIN)/uv sync --locked --all-extras --group fuzz --quiet
+	@$(BIN)/python -m tests.fuzz $(MINUTES)
+
 .PHONY: mutation
 mutation: .venv/.synced ## Put small faults into a copy of the service, and see which checks find them; takes an hour or two.
 	@$(BIN)/python -m tests.model.mutation $(ARGS)
