@@ -98,8 +98,8 @@ CHECKS = (
 )
 
 
-def make_calls_up(stack: Stack, folder: Path, header: str, *options: str) -> int:
-    """Call the service at random with a header; answers how many calls there were, which were all answered as documented."""
+def make_calls_up(stack: Stack, folder: Path, header: str, *options: str) -> str:
+    """Call the service at random with a header, which answers all calls as documented; returns the report."""
     program = shutil.which("schemathesis", path=str(Path(sys.executable).parent))
     assert program
     command = [program, "run", f"{stack.http_url}/openapi.json", "--header", header, "--checks", ",".join(CHECKS)]
@@ -108,17 +108,34 @@ def make_calls_up(stack: Stack, folder: Path, header: str, *options: str) -> int
     unfollowed = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")}
     done = subprocess.run(command, cwd=folder, env=unfollowed, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stdout[-5000:]
-    [generated] = re.findall(r"(\d+) generated", done.stdout)
-    return int(generated)
+    return done.stdout
+
+
+def number(pattern: str, report: str) -> int:
+    """A number of a report."""
+    [found] = re.findall(pattern, report)
+    return int(found)
+
+
+CALLS = r"(\d+) generated"
+
+# They end much later, and answer a line each time.
+WITHOUT_STREAMS = [part for name in ("WatchImport", "WatchEvents", "StreamEvents") for part in ("--exclude-operation-id", name)]
 
 
 def test_no_made_up_call_fails_the_service_or_is_answered_otherwise_than_documented(
     stack: Stack, all_scopes: str, tmp_path: Path
 ) -> None:
-    """Streams are left out: they end much later, and answer a line each time."""
-    streams = ("WatchImport", "WatchEvents", "StreamEvents")
-    without_streams = [argument for name in streams for argument in ("--exclude-operation-id", name)]
-    assert make_calls_up(stack, tmp_path, f"x-api-key: {all_scopes}", *without_streams) > 500
+    phases = ("--phases", "examples,coverage,fuzzing")
+    assert number(CALLS, make_calls_up(stack, tmp_path, f"x-api-key: {all_scopes}", *phases, *WITHOUT_STREAMS)) > 500
+
+
+def test_nor_does_one_that_uses_what_another_answered(stack: Stack, all_scopes: str, tmp_path: Path) -> None:
+    """Sequences of calls, by the links between operations that schemathesis infers from the document."""
+    options = ("--phases", "stateful", "--max-examples", "20", *WITHOUT_STREAMS)
+    report = make_calls_up(stack, tmp_path, f"x-api-key: {all_scopes}", *options)
+    assert number(r"API Links: +(\d+) covered", report) >= 1
+    assert number(CALLS, report) > 50
 
 
 def test_nor_does_one_of_a_user(stack: Stack, new_user: NewUser, tmp_path: Path) -> None:
@@ -126,7 +143,7 @@ def test_nor_does_one_of_a_user(stack: Stack, new_user: NewUser, tmp_path: Path)
     login = httpx.post(f"{stack.http_url}/v1/auth/tokens", headers={"authorization": basic(new_user().email)}, verify=TLS)
     token = login.json()["tokens"]["access_token"]
     services = ("--include-tag", "OtpService", "--include-tag", "TokenService", "--exclude-operation-id", "RevokeToken")
-    assert make_calls_up(stack, tmp_path, f"authorization: Bearer {token}", *services) > 100
+    assert number(CALLS, make_calls_up(stack, tmp_path, f"authorization: Bearer {token}", *services)) > 100
 
 
 def test_a_body_without_required_fields_may_be_left_out(document: Json, rest: httpx.Client) -> None:
