@@ -52,9 +52,13 @@ def timeless(value: Any) -> Any:
     return "a moment" if isinstance(value, datetime) else value
 
 
-def explained(operations: Sequence[Operation]) -> bool:
-    """Whether some order of the operations explains all outcomes, from an empty ledger on."""
-    operations = sorted(operations)
+def explained(operations: Sequence[Operation], journal: Sequence[Any] | None = None) -> bool:
+    """Whether some order of the operations explains all outcomes, from an empty ledger on.
+
+    If it is known which events there were in the end, orders that lead to others are left at once.
+    """
+    operations = sorted(operations, key=lambda operation: operation[:2])
+    journal = _journal(operations) if journal is None else journal
     known = sum(1 << place for place, operation in enumerate(operations) if operation.outcome)
     answers = [timeless(plain(operation.outcome._asdict())) if operation.outcome else None for operation in operations]
     visited: set[tuple[int, str]] = set()
@@ -68,12 +72,33 @@ def explained(operations: Sequence[Operation]) -> bool:
             operation = operations[place]
             now = BEGIN + timedelta(microseconds=done.bit_count())
             outcome = after.call(operation.rpc, operation.request, Told(now, operation.key, operation.caller))
-            if answers[place] is None or timeless(plain(outcome._asdict())) == answers[place]:
+            fits = timeless(plain(outcome._asdict())) == answers[place] if operation.outcome else _changes(ledger, after)
+            if fits and _leads_to(journal, ledger, after):
                 state = (done | 1 << place, _fingerprint(after))
                 if state not in visited:
                     visited.add(state)
                     states.append((state[0], after))
     return False
+
+
+def _journal(operations: Sequence[Operation]) -> Sequence[Any] | None:
+    """The events of the last look into the journal; None if nobody has looked."""
+    looks = [operation.outcome for operation in operations if operation.outcome and operation.rpc == "journal.ListEvents"]
+    return [timeless(event) for event in looks[-1].content["events"]] if looks else None
+
+
+def _changes(before: Ledger, after: Ledger) -> bool:
+    """Whether a call changed anything; of one whose outcome is unknown, it need not be known when it did not."""
+    return (before.events, before.answers) != (after.events, after.answers)
+
+
+def _leads_to(journal: Sequence[Any] | None, before: Ledger, after: Ledger) -> bool:
+    """Whether the events that a call has added are those that came next."""
+    if journal is None:
+        return True
+    added = [(number, event) for events in after.events.values() for number, event in enumerate(events)]
+    last = sum(map(len, before.events.values()))
+    return all(number < len(journal) and timeless(plain(event)) == journal[number] for number, event in added[last:])
 
 
 def _next(operations: Sequence[Operation], done: int) -> Iterator[int]:
@@ -91,15 +116,16 @@ def _fingerprint(ledger: Ledger) -> str:
 
 def smallest_unexplained(operations: Sequence[Operation]) -> list[Operation]:
     """Of a history that nothing explains: the shortest beginning that nothing explains, without what it does not need."""
+    journal = _journal(operations)
     for end in sorted(operation.ended for operation in operations):
         part = [_until(end, operation) for operation in operations if operation.began <= end]
-        if not explained(part):
+        if not explained(part, journal):
             break
-    for operation in sorted(part, reverse=True):
+    for operation in sorted(part, key=lambda operation: operation[:2], reverse=True):
         fewer = [other for other in part if other is not operation]
-        if (operation.changes_nothing or operation.outcome is None) and not explained(fewer):
+        if (operation.changes_nothing or operation.outcome is None) and not explained(fewer, journal):
             part = fewer
-    return sorted(part)
+    return sorted(part, key=lambda operation: operation[:2])
 
 
 def _until(end: float, operation: Operation) -> Operation:
