@@ -34,6 +34,10 @@ _MODULES = (
 """What the commands import when they run."""
 
 
+OTHER_COPY = "TESTS_OTHER_COPY"
+"""In a command's environment, the folder that has another `mo_grpc` to run."""
+
+
 def _serve(path: str) -> None:
     """Fork for each command; answer with its pid, and its exit status when it has ended. In the forks, run the commands."""
     for module in _MODULES:
@@ -72,8 +76,6 @@ def _serve(path: str) -> None:
 
 def _run(connection: socket.socket) -> None:
     """Become the command: what it raises, an exit status too, is for Python to handle."""
-    from mo_grpc.cli.app import main
-
     with connection:
         text, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
     for number, descriptor in enumerate(descriptors):
@@ -84,7 +86,19 @@ def _run(connection: socket.socket) -> None:
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["mo-grpc", *arguments]
+    if other := environment.get(OTHER_COPY):
+        _forget("mo_grpc")
+        sys.path.insert(0, other)
+    from mo_grpc.cli.app import main
+
     main()
+
+
+def _forget(package: str) -> None:
+    """Let a package be imported again, from elsewhere."""
+    for name in [*sys.modules]:
+        if name.split(".")[0] == package:
+            del sys.modules[name]
 
 
 class Forked:

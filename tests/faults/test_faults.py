@@ -17,6 +17,7 @@ from tests.conftest import KEY, Stack, run_cli, settings_environment
 from tests.databases import locked, waiting
 from tests.doors import GrpcDoor, Refused, RestDoor
 from tests.factories import a_customer, a_loan, mutation, new_id, outstanding, pay
+from tests.faults.cut_points import CUT_POINTS
 from tests.faults.proxy import COMMIT, Fault, Plan, Proxy, a_proxy
 from tests.faults.service import Faulty, acknowledged, effects, ids_of, retried, through
 from tests.rpcs import MUTATIONS
@@ -34,7 +35,16 @@ HAPPENED = {
 }
 
 
-@pytest.mark.parametrize("fault", [Fault.CUT, Fault.CUT_ANSWER])
+CUTS = (Fault.CUT, Fault.CUT_ANSWER)
+
+
+def test_the_cuts_of_every_rpc_are_documented() -> None:
+    assert sorted(CUT_POINTS) == sorted(MUTATIONS)
+    for points in CUT_POINTS.values():
+        assert points.tried == len(CUTS) * (points.with_key + points.without_key)
+
+
+@pytest.mark.parametrize("fault", CUTS)
 @pytest.mark.parametrize("rpc", MUTATIONS)
 def test_a_connection_cut_at_any_statement_and_a_retry_take_effect_once(
     faulty: Faulty, over_grpc: GrpcDoor, stack: Stack, rpc: str, fault: Fault
@@ -56,11 +66,12 @@ def test_a_connection_cut_at_any_statement_and_a_retry_take_effect_once(
         again = retried(keyed, rpc, request)
         assert isinstance(answer, Refused) or (keyed.replayed and again == answer)
         assert effects(stack, request) == once, statement
-    assert statement > 6  # the key's lock and record, what is locked and read, the effect, its event, the record, COMMIT
+    # The key's lock and record, what is locked and read, the effect, its event, the record, COMMIT.
+    assert statement - 1 == CUT_POINTS[rpc].with_key
     assert lost == 4, "what happened is unknown only while these four are under way, in one round trip"
 
 
-@pytest.mark.parametrize("fault", [Fault.CUT, Fault.CUT_ANSWER])
+@pytest.mark.parametrize("fault", CUTS)
 @pytest.mark.parametrize("rpc", MUTATIONS)
 def test_without_a_key_too_a_cut_connection_leaves_all_or_nothing(
     faulty: Faulty, over_grpc: GrpcDoor, stack: Stack, rpc: str, fault: Fault
@@ -81,7 +92,7 @@ def test_without_a_key_too_a_cut_connection_leaves_all_or_nothing(
             with pytest.raises(Refused) as refused:
                 faulty.door(rpc, **request)
             assert refused.value.reason in HAPPENED
-    assert statement > 2
+    assert statement - 1 == CUT_POINTS[rpc].without_key
 
 
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01"])

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -23,17 +24,18 @@ from hypothesis.stateful import run_state_machine_as_test
 from sqlalchemy import URL
 
 from mo_grpc.db.embedded import SERVICE_ROLE, EmbeddedPostgres, embedded_url
-from tests.commands import COMMANDS
+from tests.commands import COMMANDS, OTHER_COPY
 from tests.conftest import KEY, free_port, run_cli, settings_environment
 from tests.databases import as_text, connect, fresh_database
 from tests.doors import Door, GrpcDoor
 from tests.model import calls
 from tests.model.crowd import Crowd
-from tests.model.laboratory import CALLERS, CLOCK, Laboratory, a_worker
+from tests.model.laboratory import CALLERS, CLOCK, Laboratory, serves
 from tests.model.linear import assert_explained
 from tests.model.machine import Histories
 from tests.model.mutants import Mutant, mutants
 from tests.repository import ROOT
+from tests.waiting import TO_START, eventually
 
 TESTS = {
     "customers": "customers journal/test_as_of.py auth/api_keys/test_bound_keys.py imports/test_import_files.py",
@@ -92,8 +94,7 @@ class Runner:
             source = ROOT / name
             (shutil.copytree if source.is_dir() else shutil.copy2)(source, self._in_copy(name))
         self.data_dir = folder / "data"
-        own = {"PYTHONPATH": f"{self.copy}:{self.copy}/generated", "PYTHONDONTWRITEBYTECODE": "1"}
-        self.environment = settings_environment(self.data_dir) | own
+        self.environment = settings_environment(self.data_dir)
         self.keys: list[str] = []
 
     def _in_copy(self, name: str) -> Path:
@@ -126,19 +127,29 @@ class Runner:
         with ExitStack() as stay, tempfile.TemporaryDirectory() as folder:
             url = stay.enter_context(fresh_database(self.data_dir, "mo"))
             connection = stay.enter_context(connect(url, autocommit=True))
-            service: URL = embedded_url(self.data_dir, SERVICE_ROLE).set(database=url.database)
-            channels = []
-            for number in range(2):
-                own = {"MO_DATABASE_URL": as_text(service), "MO_DATA_DIR": f"{folder}/{number}"}
-                environment = self.environment | own | {"MO_GRPC_PORT": str(free_port())}
-                Path(environment["MO_DATA_DIR"]).mkdir()
-                channels.append(stay.enter_context(a_worker(environment, Path(folder) / f"{number}.log")))
+            channels = [stay.enter_context(self._server(url, Path(folder) / str(number))) for number in range(2)]
+            for channel in channels:
+                eventually(partial(serves, channel), TO_START)
             doors: dict[tuple[str, str], Door] = {
                 (kind, caller): GrpcDoor(channel, (("x-api-key", key),), 5)
                 for kind, channel in zip(("grpc", "rest"), channels, strict=True)
                 for caller, key in zip(CALLERS, self.keys, strict=True)
             }
             yield Mutated(Laboratory(url, doors, connection), channels, self.keys[0])
+
+    @contextmanager
+    def _server(self, database: URL, folder: Path) -> Iterator[grpc.Channel]:
+        folder.mkdir()
+        url: URL = embedded_url(self.data_dir, SERVICE_ROLE).set(database=database.database)
+        own = {"MO_DATABASE_URL": as_text(url), "MO_DATA_DIR": str(folder), "MO_GRPC_PORT": str(free_port())}
+        environment = self.environment | own | {OTHER_COPY: str(self.copy)}
+        with (folder / "log").open("wb") as log, grpc.insecure_channel(f"127.0.0.1:{own['MO_GRPC_PORT']}") as channel:
+            process = COMMANDS.start_beside(environment, "serve", "--worker", "0", stderr=log)
+            try:
+                yield channel
+            finally:
+                process.kill()
+                process.wait()
 
     def found_by(self) -> str:
         """Which histories find the fault that is in the copy now; empty if none does."""
@@ -156,7 +167,7 @@ class Runner:
         """The first test of the module's domain that fails with the fault that is in the copy now; empty if none does."""
         tests = [f"tests/{name}" for name in TESTS[module.split("/")[0]].split()]
         command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-cov", "-p", "no:cacheprovider", *tests]
-        environment = os.environ | {name: self.environment[name] for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")}
+        environment = os.environ | {"PYTHONPATH": f"{self.copy}:{self.copy}/generated", "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(command, cwd=self.copy, env=environment, capture_output=True, text=True, timeout=900, check=False)
         failed = [line.split(" - ")[0] for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
         return failed[0] if failed else ""
@@ -173,7 +184,7 @@ def _passes(check: Callable[[], None]) -> bool:
 
 
 def random_histories(mutated: Mutated) -> None:
-    """The tour, and thirty histories."""
+    """The tour, and fifteen histories."""
     Histories.laboratory = mutated.laboratory
     tour = Histories()
     tour.begin("300", "20")
@@ -181,7 +192,7 @@ def random_histories(mutated: Mutated) -> None:
         tour.make(call)
     tour.teardown()
     limits = settings(
-        max_examples=30,
+        max_examples=15,
         stateful_step_count=40,
         deadline=None,
         database=None,
@@ -193,10 +204,10 @@ def random_histories(mutated: Mutated) -> None:
 
 
 def concurrent_histories(mutated: Mutated) -> None:
-    """Twenty histories of clients that call both servers."""
+    """Twelve histories of clients that call both servers."""
     mutated.laboratory.connection.execute(_REAL_CLOCK)
     rng = Random(1)  # noqa: S311 - not a secret
-    for number in range(20):
+    for number in range(12):
         crowd = Crowd(mutated, f"m{number}", rng)
         crowd.run(None)
         for customer in crowd.customers:
