@@ -34,7 +34,10 @@ def sent_name(disposition: str) -> str:
     """The file's name in the value of such a header; empty if there is none."""
     message = Message()
     message[DISPOSITION] = disposition
-    return message.get_filename("") or ""
+    try:
+        return message.get_filename("") or ""
+    except (TypeError, ValueError):  # from inside the library, about parameters that contradict each other
+        return ""
 
 
 class Form:

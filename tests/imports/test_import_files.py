@@ -197,6 +197,7 @@ def test_a_line_may_end_where_a_chunk_does(over_grpc: GrpcDoor, end: bytes) -> N
         (r'attachment; filename="C:\\folder\\may.csv"', "may.csv"),
         ('attachment; filename="../../etc/passwd"', "passwd"),
         ("attachment", ""),
+        ("attachment; filename*=may.csv; filename*1=june.csv", ""),
     ],
 )
 def test_the_files_name_is_kept(door: Door, sent: str, kept: str) -> None:

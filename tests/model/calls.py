@@ -148,6 +148,8 @@ def tour() -> list[Call]:
     update, create = "customers.UpdateCustomer", "loans.CreateLoan"
     wrong_ids = ["loans.GetLoan", "payments.GetPayment", "payments.ExplainPayment", "customers.GetCustomer"]
     calls = [
+        Call("payments.CreatePayment", {"payment": payment | {"external_id": "p6", "total_amount": "110"}}),
+        Call("payments.RejectPayment", {"external_id": "p6", "reason": "It was of two loans."}),
         Call(create, {"loan": loan | {"amount": "5000"}}, "k8"),
         Call(create, {"loan": loan | {"amount": "5000"}}, "k8", "rest"),
         Call(create, {"loan": loan | {"amount": "5"}}, "k9"),

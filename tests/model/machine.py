@@ -67,6 +67,7 @@ class Histories(RuleBasedStateMachine):
             }
             self.make(Call("loans.CreateLoan", {"loan": loan}))
         for loan_id in ("l1", "l0", "l3"):
+            self.step_clock(timedelta(microseconds=1))
             self.make(Call("loans.ActivateLoan", {"external_id": loan_id}))
         payment = {"external_id": "p0", "customer_external_id": "c0", "total_amount": paid}
         self.make(Call("payments.CreatePayment", {"payment": payment}))
