@@ -144,7 +144,7 @@ class Histories(RuleBasedStateMachine):
             for external_id in rows:
                 if rpc := {"customer": "customers.GetCustomerBalance", "payment": "payments.ExplainPayment"}.get(kind):
                     self.make(Call(rpc, {"external_id": external_id}))
-        eventually(self.laboratory.settled, 30)
+        eventually(self.laboratory.settled, 10)
         for customer, events in self.ledger.events.items():
             found = reading.events(self.laboratory.doors["grpc", "first"], customer_external_id=customer)
             assert_chain(found)

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -128,8 +127,6 @@ class Runner:
             url = stay.enter_context(fresh_database(self.data_dir, "mo"))
             connection = stay.enter_context(connect(url, autocommit=True))
             channels = [stay.enter_context(self._server(url, Path(folder) / str(number))) for number in range(2)]
-            for channel in channels:
-                eventually(partial(serves, channel), TO_START)
             doors: dict[tuple[str, str], Door] = {
                 (kind, caller): GrpcDoor(channel, (("x-api-key", key),), 5)
                 for kind, channel in zip(("grpc", "rest"), channels, strict=True)
@@ -146,6 +143,8 @@ class Runner:
         with (folder / "log").open("wb") as log, grpc.insecure_channel(f"127.0.0.1:{own['MO_GRPC_PORT']}") as channel:
             process = COMMANDS.start_beside(environment, "serve", "--worker", "0", stderr=log)
             try:
+                eventually(lambda: process.poll() is not None or serves(channel), TO_START)
+                assert process.poll() is None, "it has ended"
                 yield channel
             finally:
                 process.kill()
