@@ -150,10 +150,16 @@ def tour() -> list[Call]:
     calls = [
         Call("payments.CreatePayment", {"payment": payment | {"external_id": "p6", "total_amount": "110"}}),
         Call("payments.RejectPayment", {"external_id": "p6", "reason": "It was of two loans."}),
+        # Exactly what is left of the line, and a cent more; paid out when nothing is left; paid back to the last cent.
+        Call(create, {"loan": loan | {"external_id": "l7", "amount": "249.50"}}),
+        Call(create, {"loan": loan | {"amount": "0.01"}}),
+        Call("loans.ActivateLoan", {"external_id": "l7"}),
+        Call("payments.CreatePayment", {"payment": {"external_id": "p5", "customer_external_id": "c1", "total_amount": "300"}}),
         Call(create, {"loan": loan | {"amount": "5000"}}, "k8"),
         Call(create, {"loan": loan | {"amount": "5000"}}, "k8", "rest"),
-        Call(create, {"loan": loan | {"amount": "5"}}, "k9"),
-        Call(create, {"loan": loan | {"amount": "5"}}, "k9", "rest"),
+        Call(create, {"loan": loan | {"amount": "5", "maximum_payment_date": BEGIN + timedelta(microseconds=3)}}),
+        Call(create, {"loan": loan | {"amount": "5", "maximum_payment_date": BEGIN + timedelta(microseconds=4)}}, "k9"),
+        Call(create, {"loan": loan | {"amount": "5", "maximum_payment_date": BEGIN + timedelta(microseconds=4)}}, "k9", "rest"),
         Call(update, {"customer": {"external_id": "c1", "score": "0"}}),
         Call("loans.ActivateLoan", {"external_id": "l8"}),
         Call(update, {"customer": {"external_id": "c1", "status": "INACTIVE"}}),
