@@ -180,3 +180,11 @@ def tour() -> list[Call]:
     for call in (customer, Call("loans.ActivateLoan", {"external_id": "l2"})):
         calls += [call._replace(key=call.rpc, door=door) for door in DOORS]
     return [*calls, *[Call(rpc, {"external_id": f"{rpc.split('.')[0][0]}99"}) for rpc in wrong_ids]]
+
+
+def outdated() -> list[Call]:
+    """Calls about `c0` whose previews get stale."""
+    loan = {"external_id": "l6", "customer_external_id": "c0", "amount": "1", "maximum_payment_date": BEGIN + timedelta(days=1)}
+    payment = {"external_id": "p4", "customer_external_id": "c0", "total_amount": "1"}
+    batch = {"requests": [{"payment": payment}, {"payment": payment | {"external_id": "p3"}, "preview_token": "x"}]}
+    return [Call("loans.CreateLoan", {"loan": loan}), Call("payments.BatchCreatePayments", batch)]

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from random import Random
 from typing import Any, ClassVar, TypeVar
 
@@ -48,6 +48,8 @@ class Histories(RuleBasedStateMachine):
         self.prefix = f"h{self.histories}-"
         self.ledger = Ledger()
         self.tokens = answers.Tokens()
+        self.past: dict[datetime, Ledger] = {}
+        """What there was at each time, after all that happened then."""
         self.made: list[Call] = []
         self.shown: list[Call] = []
         self.laboratory.set_clock(BEGIN)
@@ -104,6 +106,20 @@ class Histories(RuleBasedStateMachine):
     def read(self, call: Call) -> None:
         self.make(call)
 
+    @rule(call=READS, back=st.integers(0, 5))
+    def look_back(self, call: Call, back: int) -> None:
+        """What was so at an earlier time (R92), or did not exist yet (R93)."""
+        if not call.rpc.split(".")[1].startswith("Get"):
+            return
+        time = [*self.past][-1 - back % len(self.past)]
+        told, request = Told(self.laboratory.now), self._own(call.request)
+        now, then = self.ledger.call(call.rpc, request, told), self.past[time].call(call.rpc, request, told)
+        not_yet = {"reason": "NOT_YET_CREATED", "metadata": {"external_id": request["external_id"]}}
+        expected = now if now.code else Outcome(9, not_yet) if then.code else then
+        door = self.laboratory.doors[call.door, call.caller]
+        self._compare(call, expected, answers.call(door, call.rpc, request | {"as_of": {"time": time}}))
+        self.seen["as of a time", answers.label(expected, request) if expected.code else "ok"] += 1
+
     @precondition(lambda self: self.made)
     @rule(number=st.integers(0, 3), door=st.sampled_from(DOORS), caller=st.sampled_from(CALLERS))
     def again(self, number: int, door: str, caller: str) -> None:
@@ -126,12 +142,31 @@ class Histories(RuleBasedStateMachine):
         errors = self.laboratory.doors["grpc", "first"]("imports.ListImportErrors", id=found["id"])["errors"]
         actual = {"created_count": found["created_count"], "failed": [error["line_number"] for error in errors]}
         assert actual == expected, (own, errors)
+        self.past[self.laboratory.now] = self.ledger.copy()
         self.seen["imports.UploadCustomers", "ok"] += 1
         self.seen["imports.UploadCustomers", "a wrong line"] += bool(errors)
 
     @rule(step=st.sampled_from([timedelta(microseconds=1), timedelta(hours=1), timedelta(days=1)]))
     def step_clock(self, step: timedelta) -> None:
         self.laboratory.step_clock(step)
+
+    def walk(self, rng: Random, steps: int) -> None:
+        """A history without hypothesis, whose steps are more even: it meets more outcomes, but is not reduced when it fails."""
+        maker = Maker(rng)
+        self.begin(rng.choice(["300", "1000"]), rng.choice(["20", "100.00", "120.5"]))
+        for _ in range(steps):
+            step = rng.choice([self.change, self.retry, self.preview_and_do, self.read, self.look_back, self.step_clock])
+            if step == self.step_clock:
+                self.step_clock(timedelta(microseconds=1))
+            elif step == self.retry:
+                self.retry(maker.change(), rng.choice(["k0", "k1", "k2"]), rng.sample(DOORS, 2))
+            elif step == self.preview_and_do:
+                self.preview_and_do(maker.change(), "", rng.choice(["", "c0", "c1"]))
+            elif step == self.look_back:
+                self.look_back(maker.read(), rng.randrange(6))
+            else:
+                step(maker.read() if step == self.read else maker.change())
+        self.teardown()
 
     def teardown(self) -> None:
         """Compare all there is: customers, balances, loans, payments, explanations and the journal."""
@@ -164,12 +199,16 @@ class Histories(RuleBasedStateMachine):
         for result in expected.content.get("results", ()):
             [(_, content)] = result.items()
             self.seen["an item of a batch", content.get("reason") or content["status"]] += 1
-        known = expected._replace(content=self.tokens.learn(answers.plain(expected.content), actual.content))
-        assert actual == known, "\n".join([f"{call}", *answers.differences(known._asdict(), actual._asdict())])
+        self._compare(call, expected, actual)
+        self.past[told.now] = self.ledger.copy()
         if told.key:
             self.made.append(call)
         if as_shown := _as_shown(call.request, expected.content):
             self.shown.append(call._replace(request=as_shown))
+
+    def _compare(self, call: Call, expected: Outcome, actual: Outcome) -> None:
+        known = expected._replace(content=self.tokens.learn(answers.plain(expected.content), actual.content))
+        assert actual == known, "\n".join([f"{call}", *answers.differences(known._asdict(), actual._asdict())])
 
     def _list(self, call: Call, request: Json) -> Outcome:
         """All pages of a list, as far as they are of this history, whose rows are the newest."""
