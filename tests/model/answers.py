@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from tests.doors import Door, Json, Refused
-from tests.model.domain import Outcome
+from tests.model.requests import Outcome
 
 _MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z")
 _NOT_MODELLED = ("position", "hash", "actor", "request_id")

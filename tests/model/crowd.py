@@ -18,9 +18,9 @@ from tests.journal import reading
 from tests.journal.chain import assert_chain
 from tests.model import answers
 from tests.model.calls import Call, Maker
-from tests.model.domain import Outcome
 from tests.model.laboratory import BEGIN
 from tests.model.linear import Operation
+from tests.model.requests import Outcome
 from tests.waiting import eventually
 
 CLIENTS = ("grpc", "grpc", "grpc", "rest", "rest")

@@ -3,45 +3,12 @@
 A row is the answer that shows it, with times as `datetime`. Rows are replaced, never changed, so that a copy costs little.
 """
 
-from datetime import datetime
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
-from tests.model.requests import Json, is_id, is_money, named
+from tests.model.requests import Json, Refusal, Told, is_id, is_money, named, refuse, wrong
 
-NOBODY = "STATUS_UNSPECIFIED"
-
-
-class Told(NamedTuple):
-    """What a call has beside its request: the time at which it is decided, its idempotency key, and who calls."""
-
-    now: datetime
-    key: str = ""
-    caller: str = ""
-
-
-class Outcome(NamedTuple):
-    """An answer, with the code 0, or a refusal."""
-
-    code: int
-    content: Json
-    replayed: bool = False
-
-
-class Refusal(Exception):
-    """A refusal, by its status code, reason and metadata."""
-
-    def __init__(self, code: int, reason: str, **content: Any) -> None:
-        super().__init__(reason)
-        self.outcome = Outcome(code, {"reason": reason, "metadata": {}} | content)
-
-
-def refuse(code: int, reason: str, **metadata: str) -> Refusal:
-    return Refusal(code, reason, metadata=metadata)
-
-
-def wrong(*fields: str) -> Refusal:
-    return Refusal(3, "INVALID_FIELDS", fields=sorted(fields))
+UNSPECIFIED = "STATUS_UNSPECIFIED"
 
 
 def cents(amount: Decimal) -> str:
@@ -126,7 +93,7 @@ class Domain:
         times = {"taken_at": None, "created_at": told.now, "updated_at": told.now}
         due = {"maximum_payment_date": sent["maximum_payment_date"]}
         row = self.loans[sent["external_id"]] = values | amounts | times | due
-        change = loan_change(row | {"status": NOBODY, "outstanding": "0.00"}, row)
+        change = loan_change(row | {"status": UNSPECIFIED, "outstanding": "0.00"}, row)
         self._record(owner, "LOAN_CREATED", told, cents(amount), [change])
         return row
 
@@ -286,8 +253,8 @@ class Domain:
         of_customer = kind.startswith("CUSTOMER")
         event = {"customer_external_id": owner, "number": len(events) + 1, "kind": kind, "recorded_at": told.now}
         event |= {"payment_external_id": payment, "amount": amount, "loans": [*loans], "backfilled": False}
-        event |= {"status_before": before["status"] if before else NOBODY}
-        event |= {"status_after": customer["status"] if of_customer else NOBODY}
+        event |= {"status_before": before["status"] if before else UNSPECIFIED}
+        event |= {"status_after": customer["status"] if of_customer else UNSPECIFIED}
         event |= {"preapproved_at": customer["preapproved_at"] if of_customer else None}
         event |= {"balance_before": events[-1]["balance_after"] if events else None, "balance_after": self.balance(owner)}
         self.events[owner] = (*events, event)

@@ -6,8 +6,8 @@ This is what every call goes through: wrong fields, previews, idempotency keys a
 import json
 import re
 
-from tests.model.domain import Domain, Outcome, Refusal, Told, number_in, refuse, wrong
-from tests.model.requests import OPTIONS, Json, wrong_fields
+from tests.model.domain import Domain, number_in
+from tests.model.requests import OPTIONS, Json, Outcome, Refusal, Told, refuse, wrong, wrong_fields
 
 
 class Ledger(Domain):

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from tests.doors import Json
 from tests.model.answers import plain
-from tests.model.domain import Outcome, Told
 from tests.model.laboratory import BEGIN
 from tests.model.ledger import Ledger
+from tests.model.requests import Outcome, Told
 
 _EFFECTS = ("Create", "Update", "Activate", "Reject", "Batch")
 

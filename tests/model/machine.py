@@ -17,9 +17,9 @@ from tests.journal import reading
 from tests.journal.chain import assert_chain
 from tests.model import answers
 from tests.model.calls import Call, Maker
-from tests.model.domain import Outcome, Told
 from tests.model.laboratory import BEGIN, CALLERS, DOORS, Laboratory
 from tests.model.ledger import Ledger
+from tests.model.requests import Outcome, Told
 from tests.waiting import eventually
 
 T = TypeVar("T")

@@ -1,14 +1,50 @@
-"""What is a valid request, in plain Python (docs/rules.md, R2 to R4, R16, R40, R43). A request is JSON as REST has it."""
+"""What a call is: a request, which is JSON as REST has it, what comes with it, and its outcome.
+
+What makes a request valid is in docs/rules.md, R2 to R4, R16, R40 and R43.
+"""
 
 import re
 from collections.abc import Callable
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 Json = dict[str, Any]
 
 OPTIONS = ("validate_only", "preview_token", "idempotency_key")
 IDS = ("external_id", "customer_external_id", "loan_external_id")
 CHANGEABLE = ("score", "status", "preapproved_at")
+
+
+class Told(NamedTuple):
+    """What a call has beside its request: the time at which it is decided, its idempotency key, and who calls."""
+
+    now: datetime
+    key: str = ""
+    caller: str = ""
+
+
+class Outcome(NamedTuple):
+    """An answer, with the code 0, or a refusal."""
+
+    code: int
+    content: Json
+    replayed: bool = False
+
+
+class Refusal(Exception):
+    """A refusal, by its status code, reason and metadata."""
+
+    def __init__(self, code: int, reason: str, **content: Any) -> None:
+        super().__init__(reason)
+        self.outcome = Outcome(code, {"reason": reason, "metadata": {}} | content)
+
+
+def refuse(code: int, reason: str, **metadata: str) -> Refusal:
+    return Refusal(code, reason, metadata=metadata)
+
+
+def wrong(*fields: str) -> Refusal:
+    return Refusal(3, "INVALID_FIELDS", fields=sorted(fields))
 
 
 def is_id(text: Any) -> bool:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from tests.doors import Json
-from tests.model.domain import Outcome, Told
 from tests.model.laboratory import BEGIN
 from tests.model.ledger import Ledger
 from tests.model.linear import Operation, assert_explained, explained, smallest_unexplained
+from tests.model.requests import Outcome, Told
 
 Step = tuple[float, float, str, Json]
 
