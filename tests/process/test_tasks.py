@@ -1,6 +1,7 @@
 """The work behind the calls: it outlasts every outage, and no fault of it stays unnoticed."""
 
 import asyncio
+import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from mo_grpc.errors import Unauthenticated
 from mo_grpc.process.tasks import Tasks, repeat
 from mo_grpc.server.state import ServerState
 from tests.conftest import KEY, Stack, free_port, run_cli
-from tests.databases import connect, open_to_all, waiting
+from tests.databases import Connection, connect, open_to_all, waiting
 from tests.doors import GrpcDoor, Refused
 from tests.process.conftest import Own, run
 from tests.run.test_workers import a_server as supervised
@@ -283,3 +284,27 @@ def test_many_keys_cost_nothing_while_nothing_changes_and_no_change_is_missed(
     finally:
         event.remove(Engine, "after_cursor_execute", executed)
         own.execute("DELETE FROM api_keys WHERE name = 'many'")
+
+
+def waiters(connection: Connection) -> set[int]:
+    """The sessions that wait for what this connection holds."""
+    connection.execute("SELECT pg_stat_clear_snapshot()")
+    return {pid for (pid,) in connection.execute("SELECT pid FROM pg_locks WHERE NOT granted").fetchall()}
+
+
+def test_a_server_that_stops_while_it_reports_a_keys_calls_loses_none(own: Own) -> None:
+    [key] = KEY.findall(run_cli(own.environment, "keys", "create", "limited", "--per-day", "100").stdout)
+    with connect(own.url) as holder, a_server(own.environment, MO_DATABASE_URL=own.environment["MO_DATABASE_URL"]) as server:
+        holder.execute("LOCK TABLE api_key_calls IN EXCLUSIVE MODE")
+        door = GrpcDoor(server.channel, (("x-api-key", key),))
+        for _ in range(3):
+            door("customers.ListCustomers", page_size=1)
+        eventually(lambda: len(waiters(holder)) == 1, 10)
+        reporting = waiters(holder)
+        server.process.send_signal(signal.SIGTERM)
+        eventually(lambda: waiters(holder) != reporting, 10)
+        holder.rollback()
+        assert server.process.wait(30) == 0
+    with connect(own.url) as connection:
+        told = connection.execute("SELECT sum(calls) FROM api_key_calls WHERE key_id = %s", [key.split("_")[1]]).fetchall()
+    assert told == [(3,)]

@@ -83,7 +83,7 @@ class Limits:
         self._pending, self._reporting = Counter(), reported
         try:
             known = Counter(await self._database.write(lambda connection: store.count_calls(connection, day, reported)))
-        except Exception:
+        except BaseException:  # a server that stops ends what is under way, and reports once more
             self._pending += reported
             raise
         finally:
